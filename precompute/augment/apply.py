@@ -1,0 +1,110 @@
+"""Apply: choices -> variants, as copies of whole rows.
+
+Every source image is encoded, padded and mirrored once. A variant is then `height` rows of that store,
+and one row of it is one element of an overlapping view whose dtype is as wide as a row: crop and flip
+are one look-up, in which NumPy copies rows and does nothing else. No arithmetic on pixels takes place
+after the store is made, so variants are the same bits on every machine.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.augment.draw import Draw
+from precompute.augment.presets import Augmentation
+
+__all__ = ["Encoder", "VariantStore"]
+
+
+class Encoder:
+    """Turns pixels 0 to 255 into the stored dtype: for floats, (pixel / 255 - mean) / deviation.
+
+    Attributes:
+        tables: (channels, 256), the stored dtype.
+        zero: (channels,), the code of normalized zero, the mean colour: exactly 0 for floats, the
+            nearest pixel value for uint8.
+    """
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...], encoding: str) -> None:
+        means, deviations = np.array(mean)[:, None], np.array(deviation)[:, None]
+        if encoding == "uint8":
+            self.tables = np.tile(np.arange(256, dtype=np.uint8), (len(mean), 1))
+            self.zero = np.rint(means[:, 0] * 255).astype(np.uint8)
+        else:
+            self.tables = ((np.arange(256) / 255 - means) / deviations).astype(encoding)
+            self.zero = np.zeros(len(mean), encoding)
+
+    def encode(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """Encode uint8 images."""
+        encoded = np.empty(images_NHWC.shape, self.tables.dtype)
+        for channel, table in enumerate(self.tables):
+            np.take(table, images_NHWC[..., channel], out=encoded[..., channel], mode="clip")
+        return encoded
+
+
+class VariantStore:
+    """All images encoded and padded, and mirrored where flips are drawn; makes variants of them.
+
+    Args:
+        images_NHWC: the source pixels, uint8.
+        encoder: pixels -> stored dtype.
+        augmentation: what may be drawn.
+    """
+
+    def __init__(self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation) -> None:
+        n, self.height, self.width, channels = images_NHWC.shape
+        self.cutout = augmentation.cutout
+        sides = 1 if augmentation.flip == "none" else 2
+        pad = augmentation.pad
+        dtype = encoder.tables.dtype
+        self._pixel_bytes = channels * dtype.itemsize
+        self._padded = (self.height + 2 * pad, self.width + 2 * pad)
+        self._store = np.empty((sides, n, *self._padded, channels), dtype)
+        for start in range(0, n, 1024):  # in blocks, so that the temporary arrays stay in the cache
+            block = slice(start, start + 1024)
+            self._store[0, block] = _pad(encoder.encode(images_NHWC[block]), encoder, pad, augmentation.pad_mode)
+            if sides == 2:
+                self._store[1, block] = self._store[0, block, :, ::-1]
+        row_bytes = self.width * self._pixel_bytes
+        self._rows = np.ndarray(
+            ((self._store.nbytes - row_bytes) // self._pixel_bytes + 1,),
+            np.dtype((np.void, row_bytes)),
+            buffer=self._store.reshape(-1).view(np.uint8),
+            strides=(self._pixel_bytes,),
+        )
+        self._row_steps = np.arange(self.height) * self._padded[1]
+        self._cut_steps = np.arange(self.cutout)
+        fill = np.tile(encoder.zero, self.cutout)
+        self._fill = fill.view(np.dtype((np.void, max(1, fill.nbytes))))[0] if self.cutout else None
+
+    def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
+        """Write the variants of the images `index_N` under `draw` to `out_NHWC` (stored dtype, contiguous)."""
+        rows, columns = self._padded
+        image = draw.flip * self._store.shape[1] + index_N
+        corner = (image * rows + draw.y) * columns + draw.x
+        out_rows = out_NHWC.reshape(-1).view(self._rows.dtype).reshape(len(index_N), self.height)
+        out_rows[...] = self._rows[corner[:, None] + self._row_steps]
+        if self.cutout:
+            self._cut(draw, out_NHWC)
+
+    def _cut(self, draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
+        n = len(out_NHWC)
+        pixel = self._pixel_bytes
+        segments = np.ndarray(
+            (n, self.height, self.width - self.cutout + 1),
+            np.dtype((np.void, self.cutout * pixel)),
+            buffer=out_NHWC.reshape(-1).view(np.uint8),
+            strides=(self.height * self.width * pixel, self.width * pixel, pixel),
+        )
+        segments[np.arange(n)[:, None], draw.cut_y[:, None] + self._cut_steps, draw.cut_x[:, None]] = self._fill
+
+
+def _pad(images_NHWC: NDArray[np.generic], encoder: Encoder, pad: int, mode: str) -> NDArray[np.generic]:
+    widths = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    if mode == "reflect":
+        return np.pad(images_NHWC, widths, mode="reflect")
+    colour = encoder.zero if mode == "zero" else encoder.tables[:, 0]
+    n, height, width, channels = images_NHWC.shape
+    padded = np.empty((n, height + 2 * pad, width + 2 * pad, channels), images_NHWC.dtype)
+    padded[...] = colour
+    padded[:, pad : pad + height, pad : pad + width] = images_NHWC
+    return padded

@@ -1,0 +1,177 @@
+"""Where the images come from: data sets by name, as uint8 arrays."""
+
+import contextlib
+import decimal
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.augment import held_out_order
+from shards.errors import DataError, MachineError, UsageError
+
+__all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "hold_out", "load"]
+
+DIGITS_TRAIN = 1500
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and labels of one split: images_NHWC uint8, labels_N int64."""
+
+    images_NHWC: NDArray[np.uint8]
+    labels_N: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """A data set: its name, the names of its classes, its splits (`train`, and perhaps `test` and `val`)."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Images]
+
+
+def load(name: str, data_dir: Path) -> SourceData:
+    """Load a data set, downloading it where it is not under `data_dir` yet and a network is there.
+
+    Raises:
+        UsageError: no data set of that name.
+        DataError: not there and not to be downloaded, or damaged.
+        MachineError: scikit-learn is needed and missing.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"--dataset: no data set named {name!r}; there are {', '.join(DATASETS)}")
+    return DATASETS[name](name, data_dir)
+
+
+def hold_out(source: SourceData, fraction: float) -> SourceData:
+    """Cut a validation split from the training images: the same images for every seed.
+
+    Raises:
+        UsageError: the fraction is not between 0 and 1, or leaves one side empty.
+    """
+    if not fraction:
+        return source
+    train = source.splits["train"]
+    count = round(fraction * len(train.labels_N))
+    if not (0 < fraction < 1 and 0 < count < len(train.labels_N)):
+        raise UsageError(f"--val-fraction: expected a fraction between 0 and 1 of {len(train.labels_N)} images, found {fraction}")
+    order = held_out_order(len(train.labels_N))
+    kept, held = np.sort(order[:-count]), np.sort(order[-count:])
+    val = Images(train.images_NHWC[held], train.labels_N[held])
+    rest = Images(train.images_NHWC[kept], train.labels_N[kept])
+    return replace(source, splits={**source.splits, "train": rest, "val": val})
+
+
+def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, pixels taken as 0 to 1.
+
+    Both come from exact integer histograms and are rounded once, to the nearest float64. A channel
+    without any deviation gets 1, so that it normalizes to zero.
+    """
+    means, deviations = [], []
+    with decimal.localcontext(prec=60):
+        for channel in range(images_NHWC.shape[3]):
+            histogram = np.bincount(images_NHWC[..., channel].reshape(-1), minlength=256).tolist()
+            count = sum(histogram)
+            total = sum(value * times for value, times in enumerate(histogram))
+            squares = sum(value * value * times for value, times in enumerate(histogram))
+            means.append(float(decimal.Decimal(total) / (255 * count)))
+            variance = decimal.Decimal(count * squares - total * total)
+            deviations.append(float(variance.sqrt() / (255 * count)) if variance else 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def _digits(name: str, _data_dir: Path) -> SourceData:
+    """scikit-learn's 1,797 handwritten digits, 8x8, 0 to 16 (UCI, Alpaydin and Kaynak, 1998).
+
+    1,500 to train and 297 held out, dealt by a fixed permutation: the file is sorted by writer.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MachineError("digits needs scikit-learn: pip install -e '.[demo]'") from None
+    bunch = load_digits()
+    images = np.minimum(bunch.images * 16, 255).astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int64)
+    order = held_out_order(len(labels))
+    train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
+    splits = {"train": Images(images[train], labels[train]), "test": Images(images[test], labels[test])}
+    return SourceData(name, tuple(str(digit) for digit in range(10)), splits)
+
+
+def _torchvision(class_name: str) -> Callable[[str, Path], SourceData]:
+    def load_both(name: str, data_dir: Path) -> SourceData:
+        import torchvision
+
+        dataset_class = getattr(torchvision.datasets, class_name)
+        _ensure_files(name, dataset_class, data_dir)
+        train, test = (_open(name, dataset_class, data_dir, train) for train in (True, False))
+        splits = {"train": _images(train), "test": _images(test)}
+        for split, images in splits.items():
+            if len(images.images_NHWC) != len(images.labels_N) or not len(images.labels_N):
+                raise DataError(
+                    f"{data_dir}: {name} {split} has {len(images.images_NHWC)} images, but {len(images.labels_N)} labels"
+                )
+        return SourceData(name, tuple(train.classes), splits)
+
+    return load_both
+
+
+DATASETS: dict[str, Callable[[str, Path], SourceData]] = {
+    "cifar10": _torchvision("CIFAR10"),
+    "cifar100": _torchvision("CIFAR100"),
+    "mnist": _torchvision("MNIST"),
+    "fashion-mnist": _torchvision("FashionMNIST"),
+    "digits": _digits,
+}
+
+# What torchvision's readers raise over missing, truncated and foreign files.
+_READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError, MemoryError)
+
+
+def _ensure_files(name: str, dataset_class: Any, data_dir: Path) -> None:
+    """Download where files are missing; torchvision shows a progress bar of its own."""
+    try:
+        dataset_class(data_dir, train=True, download=False)
+        return
+    except _READ_ERRORS as error:
+        trouble = error
+    print(f"{name}: not usable under {data_dir} ({_first_line(trouble)}); downloading", file=sys.stderr)  # noqa: T201 - progress
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            dataset_class(data_dir, train=True, download=True)
+    except _READ_ERRORS as error:
+        raise DataError(
+            f"{name}: no usable files under {data_dir} ({_first_line(trouble)}), and they can't be downloaded "
+            f"({_first_line(error)}). Name a torchvision root that holds them with --data-dir, "
+            "or try the data that comes with the package: --dataset digits"
+        ) from None
+
+
+def _open(name: str, dataset_class: Any, data_dir: Path, train: bool) -> Any:
+    try:
+        return dataset_class(data_dir, train=train, download=False)
+    except _READ_ERRORS as error:
+        raise DataError(
+            f"{name}: damaged files under {data_dir} ({_first_line(error)}). Remove them and run the same command "
+            "where a network is, or name another torchvision root with --data-dir"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _images(dataset: Any) -> Images:
+    images = np.asarray(dataset.data)
+    if images.ndim == 3:
+        images = images[..., None]
+    return Images(np.ascontiguousarray(images), np.asarray(dataset.targets, np.int64))

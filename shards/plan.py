@@ -1,0 +1,272 @@
+"""The plan: what is in a shard set, which shards hold it, and the manifest that says so."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shards.document import Fields, read_document, serialize
+from shards.errors import DataError
+from shards.record import BLOCK_BYTES, ENCODINGS, Layout, samples_per_record
+
+__all__ = ["MANIFEST", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
+
+MANIFEST = "manifest.json"
+FORMAT = "prebake"
+VERSION = 1
+SHARD_BYTES = 256 * 1024 * 1024
+SPLITS = ("test", "val", "train")  # the order of baking: what is evaluated stands ready before epoch 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from, and what training must know of them.
+
+    Attributes:
+        name: the data set.
+        classes: names of the classes; label i is classes[i].
+        mean: of each channel over the training split, pixels taken as 0 to 1.
+        deviation: likewise, the population's standard deviation.
+        sha256: of each split's pixels and labels, so that other data is told apart.
+        recipe: the training recipe to suggest, as plain text.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    sha256: Mapping[str, str]
+    recipe: str
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "Source":
+        """Take a source from a manifest; raises DataError."""
+        sums = fields.fields("sha256")
+        return cls(
+            name=fields.text("name"),
+            classes=fields.texts("classes"),
+            mean=fields.numbers("mean"),
+            deviation=fields.numbers("deviation"),
+            sha256={split: sums.text(split) for split in sums.content},
+            recipe=fields.text("recipe"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the source as a manifest holds it."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "deviation": list(self.deviation),
+            "sha256": dict(self.sha256),
+            "recipe": self.recipe,
+        }
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of one split: how many samples, of which shape (height, width, channels)."""
+
+    samples: int
+    image_shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One planned shard: a run of consecutive records of an epoch.
+
+    `first_record` counts from the epoch's start, `first_sample` likewise.
+    """
+
+    split: str
+    epoch: int
+    number: int
+    first_record: int
+    first_sample: int
+    samples: int
+    record_samples: int
+    image_shape: tuple[int, int, int]
+    encoding: str
+
+    @property
+    def stem(self) -> str:
+        """File name without its ending."""
+        epoch = f"-e{self.epoch:03d}" if self.split == "train" else ""
+        return f"{self.split}{epoch}-{self.number:03d}"
+
+    @property
+    def tar(self) -> str:
+        """Name of the archive."""
+        return f"{self.stem}.tar"
+
+    @property
+    def index(self) -> str:
+        """Name of the index; it exists exactly when the archive is whole."""
+        return f"{self.stem}.json"
+
+    def records(self) -> Iterator[tuple[str, Layout]]:
+        """Yield key and layout of each record, in file order."""
+        prefix = f"e{self.epoch:03d}" if self.split == "train" else self.split
+        for i, start in enumerate(range(0, self.samples, self.record_samples)):
+            samples = min(self.record_samples, self.samples - start)
+            yield f"{prefix}-r{self.first_record + i:05d}", _layout(samples, self.image_shape, self.encoding)
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """Size of the archive: its records, then two zero blocks, as USTAR ends."""
+        full, rest = divmod(self.samples, self.record_samples)
+        records = full * _layout(self.record_samples, self.image_shape, self.encoding).bytes
+        return records + (_layout(rest, self.image_shape, self.encoding).bytes if rest else 0) + 2 * BLOCK_BYTES
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(samples: int, image_shape: tuple[int, int, int], encoding: str) -> Layout:
+    return Layout(samples, image_shape, encoding)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a shard set will hold; `manifest.json` is its written form.
+
+    Attributes:
+        augmentation: name and parameters, plain JSON values; only `precompute` understands them.
+        encoding: dtype of the stored pixels: float16, uint8 or float32.
+        splits: the epochs of each split; `test` and `val` have one, un-augmented.
+    """
+
+    source: Source
+    augmentation: Mapping[str, Any]
+    encoding: str
+    seed: int
+    splits: Mapping[str, tuple[Epoch, ...]]
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 (32 hex digits of it) of everything but the number of epochs."""
+        text = json.dumps(self._fixed(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+    @property
+    def epochs(self) -> int:
+        """Number of planned training epochs."""
+        return len(self.splits["train"])
+
+    def with_epochs(self, epochs: int) -> "Plan":
+        """Return this plan with its first epochs only, or with the last one's shape repeated."""
+        train = self.splits["train"]
+        train = train[:epochs] + (train[-1],) * (epochs - len(train))
+        return replace(self, splits={**self.splits, "train": train})
+
+    def shards(self, split: str | None = None, epoch: int | None = None) -> list[Shard]:
+        """List the planned shards in the order of baking, of one split or epoch where named."""
+        return [
+            shard
+            for name in SPLITS
+            if name in self.splits and split in (None, name)
+            for number, content in enumerate(self.splits[name])
+            if epoch in (None, number)
+            for shard in _divide(name, number, content, self.encoding)
+        ]
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest's bytes."""
+        epochs = {split: [[e.samples, *e.image_shape] for e in epochs] for split, epochs in self.splits.items()}
+        return serialize({**self._fixed(), "splits": epochs, "identity": self.identity})
+
+    @classmethod
+    def read(cls, directory: Path) -> "Plan":
+        """Read and check a manifest.
+
+        Raises:
+            DataError: no shard set there, damaged, of another version, or contradicting itself.
+        """
+        path = directory / MANIFEST
+        if not path.is_file():
+            raise DataError(
+                f"{directory}: no {MANIFEST} here, so this is no shard set. "
+                "Bake one: python -m precompute --epochs 25, or name another directory"
+            )
+        fields = read_document(path)
+        if fields.text("format") != FORMAT or fields.integer("version") != VERSION:
+            raise DataError(
+                f"{path}: expected format {FORMAT} version {VERSION}, found {fields.text('format')} "
+                f"version {fields.integer('version')}; use the release that wrote it, or bake again with --overwrite"
+            )
+        splits = fields.fields("splits")
+        plan = cls(
+            source=Source.from_fields(fields.fields("source")),
+            augmentation=fields.fields("augmentation").content,
+            encoding=fields.text("encoding"),
+            seed=fields.integer("seed"),
+            splits={split: tuple(_epoch(item, path) for item in splits.items(split)) for split in splits.content},
+        )
+        _check(plan, fields.text("identity"), path)
+        return plan
+
+    def _fixed(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "source": self.source.to_json(),
+            "augmentation": dict(self.augmentation),
+            "encoding": self.encoding,
+            "seed": self.seed,
+            "image_shape": list(self.splits["train"][0].image_shape),
+        }
+
+
+def differences(there: Plan, asked: Plan) -> list[str]:
+    """Name what tells two plans apart, the number of epochs left out; empty where nothing does."""
+    return _unequal("", there._fixed(), asked._fixed())
+
+
+def _unequal(prefix: str, there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key in sorted({*there, *asked}):
+        a, b = there.get(key), asked.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _unequal(f"{prefix}{key}.", a, b)
+        elif a != b:
+            found.append(f"{prefix}{key} is {a!r} there, {b!r} asked for")
+    return found
+
+
+def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard]:
+    """Cut an epoch into shards of nearly equal numbers of records, none over 256 MiB where records allow."""
+    record_samples = samples_per_record(content.image_shape, encoding)
+    records = -(-content.samples // record_samples)
+    extent = _layout(record_samples, content.image_shape, encoding).bytes
+    count = -(-records // max(1, SHARD_BYTES // extent))
+    bounds = [number * records // count for number in range(count + 1)]
+    shards = []
+    for number in range(count):
+        first = bounds[number] * record_samples
+        last = min(bounds[number + 1] * record_samples, content.samples)
+        shards.append(
+            Shard(split, epoch, number, bounds[number], first, last - first, record_samples, content.image_shape, encoding)
+        )
+    return shards
+
+
+def _epoch(item: object, path: Path) -> Epoch:
+    if not (isinstance(item, list) and len(item) == 4 and all(type(n) is int and 0 < n < 2**32 for n in item)):
+        raise DataError(f"{path}: splits: expected [samples, height, width, channels], found {item!r}")
+    return Epoch(item[0], (item[1], item[2], item[3]))
+
+
+def _check(plan: Plan, identity: str, path: Path) -> None:
+    if plan.encoding not in ENCODINGS:
+        raise DataError(f"{path}: encoding: expected one of {', '.join(ENCODINGS)}, found {plan.encoding!r}")
+    unknown = set(plan.splits) - set(SPLITS)
+    if unknown or not plan.splits.get("train"):
+        raise DataError(f"{path}: splits: expected train and perhaps {SPLITS[:2]}, found {sorted(plan.splits)}")
+    if any(len(plan.splits.get(split, "1")) != 1 for split in ("test", "val")):
+        raise DataError(f"{path}: splits: test and val have one epoch each")
+    channels = {epoch.image_shape[2] for epochs in plan.splits.values() for epoch in epochs}
+    if channels != {len(plan.source.mean)} or len(plan.source.mean) != len(plan.source.deviation):
+        raise DataError(f"{path}: mean and deviation don't fit {sorted(channels)} channels")
+    if plan.identity != identity:
+        raise DataError(f"{path}: identity {identity} does not fit its own content ({plan.identity})")

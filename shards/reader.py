@@ -1,0 +1,286 @@
+"""Reading a shard set: every record is checked before a sample of it is handed out."""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from shards.errors import DataError, UsageError, listed
+from shards.index import Extent, Index
+from shards.plan import Epoch, Plan, Shard
+from shards.record import Layout
+
+__all__ = ["OpenShard", "ShardSet"]
+
+
+class OpenShard:
+    """One whole shard, open for reading: its index, and its records by number."""
+
+    def __init__(self, directory: Path, shard: Shard, identity: str) -> None:
+        self.path = directory / shard.tar
+        self.index = Index.read(directory, shard, identity)
+        self.layouts = [layout for _, layout in shard.records()]
+        try:
+            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DataError(f"{self.path}: missing, though its index is there. {_rebuild(directory)}") from None
+
+    def __enter__(self) -> "OpenShard":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+    def read(self, number: int, pixels: Sequence[memoryview], frame: "Scratch") -> None:
+        """Read and check a record: pixels to `pixels` in turn, all other bytes to `frame`.
+
+        Args:
+            number: of the record in this shard.
+            pixels: writable byte views that together take exactly the record's pixels.
+            frame: takes the rest; its `labels` and `index` are this record's afterwards.
+
+        Raises:
+            DataError: the file is shorter than its index says, or a byte differs.
+        """
+        extent, layout = self.index.extents[number], self.layouts[number]
+        head, tail = frame.views(layout)
+        buffers = [head, *pixels, tail]
+        read = os.preadv(self.descriptor, buffers, extent.offset)
+        if read != extent.bytes:
+            self._read_rest(buffers, extent, read)
+        digest = xxhash.xxh3_64(head)
+        for view in pixels:
+            digest.update(view)
+        digest.update(tail)
+        if digest.intdigest() != extent.xxh3:
+            raise DataError(
+                f"{self.path}, record {extent.key}: bytes differ from the index (xxh3 {extent.xxh3:016x} expected, "
+                f"{digest.hexdigest()} found). {_rebuild(self.path.parent)}"
+            )
+
+    def _read_rest(self, buffers: Sequence[memoryview], extent: Extent, read: int) -> None:
+        """Go on where a read came back short, as network file systems may; at the end of the file, say so."""
+        offset = extent.offset
+        for view in buffers:
+            done = min(read, len(view))
+            read -= done
+            while done < len(view):
+                count = os.preadv(self.descriptor, [view[done:]], offset + done)
+                if count == 0:
+                    raise DataError(
+                        f"{self.path}, record {extent.key}: the file ends too early ({self.index.bytes} bytes expected, "
+                        f"{os.fstat(self.descriptor).st_size} found). {_rebuild(self.path.parent)}"
+                    )
+                done += count
+            offset += len(view)
+
+
+def _rebuild(directory: Path) -> str:
+    return f"Rebuild it with the command that baked {directory}, which replaces only what is damaged"
+
+
+class Scratch:
+    """Takes what surrounds a record's pixels: headers before, source indices and labels behind."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._layout: Layout | None = None
+
+    def views(self, layout: Layout) -> tuple[memoryview, memoryview]:
+        """Return byte views for the head and the tail of a record of that layout."""
+        if layout is not self._layout:
+            self._layout = layout
+            self._head = bytearray(layout.pixels_offset)
+            start = layout.pixels_offset + layout.pixels_bytes
+            self._tail = bytearray(layout.bytes - start)
+            self._views = memoryview(self._head), memoryview(self._tail)
+            self.index: NDArray[np.uint32] = np.frombuffer(self._tail, "<u4", layout.samples, layout.index_offset - start)
+            self.labels: NDArray[np.int64] = np.frombuffer(self._tail, "<i8", layout.samples, layout.labels_offset - start)
+        return self._views
+
+
+class ShardSet:
+    """A baked data set on disk.
+
+        data = ShardSet("shards/cifar10")
+        for images, labels in data.batches("train", epoch=0, batch_size=512): ...
+
+    Only the manifest is read when it is opened; indexes load when needed.
+
+    Attributes:
+        path: the directory.
+        plan: what was planned: source, augmentation, encoding, seed, epochs.
+
+    Raises:
+        DataError: no shard set there, or its manifest is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.plan = Plan.read(self.path)
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.plan.source.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; label i is classes[i]."""
+        return self.plan.source.classes
+
+    @property
+    def epochs(self) -> int:
+        """Number of planned training epochs."""
+        return self.plan.epochs
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: train, test where there is one, val where it was cut."""
+        return tuple(self.plan.splits)
+
+    def samples(self, split: str, epoch: int = 0) -> int:
+        """Return the number of samples in one epoch of a split."""
+        return self._content(split, epoch).samples
+
+    def image_shape(self, split: str, epoch: int = 0) -> tuple[int, int, int]:
+        """Return height, width and channels of the images in one epoch of a split."""
+        return self._content(split, epoch).image_shape
+
+    def missing(self, split: str | None = None, epoch: int | None = None) -> list[str]:
+        """List planned shards that are not whole yet, by file name."""
+        return [shard.tar for shard in self.plan.shards(split, epoch) if not (self.path / shard.index).is_file()]
+
+    def open_shards(self, split: str, epoch: int = 0) -> Iterator[OpenShard]:
+        """Open an epoch's shards one after the other; the caller closes them.
+
+        Raises:
+            UsageError: no such split or epoch.
+            DataError: not baked yet, damaged, or of another plan.
+        """
+        self._content(split, epoch)
+        missing = self.missing(split, epoch)
+        if missing:
+            raise DataError(
+                f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing); "
+                "run the command that bakes it again, it goes on where it stopped"
+            )
+        for shard in self.plan.shards(split, epoch):
+            yield OpenShard(self.path, shard, self.plan.identity)
+
+    def batches(
+        self, split: str, epoch: int = 0, *, batch_size: int, drop_last: bool = False
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        """Yield one epoch as batches, in the order it was baked in (which is shuffled for train).
+
+        Args:
+            split: train, val or test.
+            epoch: which epoch's variants.
+            batch_size: samples a batch; any number from 1.
+            drop_last: leave out the last batch where it is short.
+
+        Yields:
+            images_NHWC in the stored dtype and labels_N (int64), fresh arrays each time.
+
+        Raises:
+            UsageError: no such split or epoch, or a batch size under 1.
+            DataError: not baked yet, damaged, or of another plan.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
+        return self._batches(split, epoch, batch_size, drop_last)
+
+    def _batches(
+        self, split: str, epoch: int, batch_size: int, drop_last: bool
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        content = self._content(split, epoch)
+        left = content.samples
+        images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
+        for record_images, record_labels, _ in self.records(split, epoch):
+            start = 0
+            while start < len(record_labels):
+                count = min(len(labels) - filled, len(record_labels) - start)
+                images[filled : filled + count] = record_images[start : start + count]
+                labels[filled : filled + count] = record_labels[start : start + count]
+                start, filled = start + count, filled + count
+                if filled == len(labels):
+                    if filled == batch_size or not drop_last:
+                        yield images, labels
+                    left -= filled
+                    images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
+
+    def _empty(self, shape: tuple[int, int, int], samples: int) -> tuple[NDArray[Any], NDArray[np.int64], int]:
+        return np.empty((samples, *shape), self.plan.encoding), np.empty(samples, np.int64), 0
+
+    def records(
+        self, split: str, epoch: int = 0
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64], NDArray[np.uint32]]]:
+        """Yield one epoch record by record: images_NHWC, labels_N, and index_N (the source indices).
+
+        The arrays are overwritten by the next record: copy what is to stay. Raises as `batches`.
+        """
+        scratch = Scratch()
+        for shard in self.open_shards(split, epoch):
+            with shard:
+                buffer = bytearray(shard.layouts[0].pixels_bytes)
+                for number, layout in enumerate(shard.layouts):
+                    pixels = memoryview(buffer)[: layout.pixels_bytes]
+                    shard.read(number, [pixels], scratch)
+                    images = np.frombuffer(pixels, self.plan.encoding).reshape(layout.samples, *layout.image_shape)
+                    yield images, scratch.labels, scratch.index
+
+    def normalize(self, images_NHWC: NDArray[Any]) -> NDArray[np.float32]:
+        """Return normalized float32 images, whatever the encoding: (pixel / 255 - mean) / deviation.
+
+        Args:
+            images_NHWC: as `batches` yields them.
+
+        Raises:
+            UsageError: another dtype than the stored one.
+        """
+        if images_NHWC.dtype != self.plan.encoding:
+            raise UsageError(f"normalize: expected {self.plan.encoding} as stored, found {images_NHWC.dtype}")
+        if images_NHWC.dtype != np.uint8:
+            return images_NHWC.astype(np.float32)
+        channels = range(len(self._tables))
+        return np.stack([self._tables[c][images_NHWC[..., c]] for c in channels], axis=-1)
+
+    @functools.cached_property
+    def _tables(self) -> NDArray[np.float32]:
+        source = self.plan.source
+        mean, deviation = np.array(source.mean)[:, None], np.array(source.deviation)[:, None]
+        tables: NDArray[np.float32] = ((np.arange(256) / 255 - mean) / deviation).astype(np.float32)
+        return tables
+
+    def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
+        """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) a record.
+
+        Raises:
+            UsageError: no such split or epoch.
+            DataError: not baked yet.
+        """
+        import webdataset
+
+        urls = []
+        for shard in self.open_shards(split, epoch):
+            shard.close()
+            urls.append(str(shard.path))
+        return webdataset.WebDataset(urls, shardshuffle=False).decode().to_tuple("images.npy", "labels.npy")
+
+    def _content(self, split: str, epoch: int) -> Epoch:
+        if split not in self.plan.splits:
+            raise UsageError(f"{self.path}: no split named {split!r}; there are {', '.join(self.splits)}")
+        epochs = self.plan.splits[split]
+        if not 0 <= epoch < len(epochs):
+            raise UsageError(f"{self.path}: {split} has epochs 0 to {len(epochs) - 1}, found {epoch}")
+        return epochs[epoch]

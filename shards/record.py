@@ -1,0 +1,119 @@
+"""A record: consecutive samples as three `.npy` members of a USTAR archive (FORMAT.md, "Records").
+
+The framing (tar headers, `.npy` headers, padding) is a pure function of key, samples, image shape and
+dtype, so a writer makes it once and a verifier compares it byte for byte.
+"""
+
+import functools
+import tarfile
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BLOCK_BYTES", "ENCODINGS", "RECORD_BYTES", "RECORD_SAMPLES", "Frame", "Layout", "samples_per_record"]
+
+BLOCK_BYTES = 512
+NPY_HEADER_BYTES = 128
+RECORD_SAMPLES = 128
+RECORD_BYTES = 2 * 1024 * 1024
+ENCODINGS = ("float16", "uint8", "float32")
+
+
+def samples_per_record(image_shape: tuple[int, int, int], encoding: str) -> int:
+    """Return 128, or as many samples as fit 2 MiB of pixels where those are fewer (at least 1)."""
+    sample_bytes = int(np.prod(image_shape)) * np.dtype(encoding).itemsize
+    return max(1, min(RECORD_SAMPLES, RECORD_BYTES // sample_bytes))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a record's bytes lie in its extent; all offsets and sizes in bytes."""
+
+    samples: int
+    image_shape: tuple[int, int, int]
+    encoding: str
+
+    @functools.cached_property
+    def pixels_bytes(self) -> int:
+        """Size of the pixels alone."""
+        return self.samples * int(np.prod(self.image_shape)) * np.dtype(self.encoding).itemsize
+
+    @functools.cached_property
+    def pixels_offset(self) -> int:
+        """Offset of the first pixel: behind one tar header and one `.npy` header."""
+        return BLOCK_BYTES + NPY_HEADER_BYTES
+
+    @functools.cached_property
+    def index_offset(self) -> int:
+        """Offset of the first source index."""
+        return self._index_header + BLOCK_BYTES + NPY_HEADER_BYTES
+
+    @functools.cached_property
+    def labels_offset(self) -> int:
+        """Offset of the first label."""
+        return self._labels_header + BLOCK_BYTES + NPY_HEADER_BYTES
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """Size of the extent, from the first tar header to the last padding byte."""
+        return self._labels_header + _member_bytes(8 * self.samples)
+
+    @functools.cached_property
+    def _index_header(self) -> int:
+        return _member_bytes(self.pixels_bytes)
+
+    @functools.cached_property
+    def _labels_header(self) -> int:
+        return self._index_header + _member_bytes(4 * self.samples)
+
+
+class Frame:
+    """A reusable buffer of one record, framing and samples, with views of its three arrays.
+
+    Attributes:
+        extent: the bytes of the whole record, as the tar holds them.
+        images_NHWC: (samples, height, width, channels), the stored dtype.
+        index_N: (samples,) uint32, the source indices.
+        labels_N: (samples,) int64.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.extent = bytearray(layout.bytes)
+        n = layout.samples
+        self.images_NHWC: NDArray[np.generic] = np.frombuffer(
+            self.extent, layout.encoding, layout.pixels_bytes // np.dtype(layout.encoding).itemsize, layout.pixels_offset
+        ).reshape(n, *layout.image_shape)
+        self.index_N: NDArray[np.uint32] = np.frombuffer(self.extent, "<u4", n, layout.index_offset)
+        self.labels_N: NDArray[np.int64] = np.frombuffer(self.extent, "<i8", n, layout.labels_offset)
+        self._headers = []
+        members = (("images", self.images_NHWC), ("index", self.index_N), ("labels", self.labels_N))
+        offsets = (layout.pixels_offset, layout.index_offset, layout.labels_offset)
+        for (name, array), offset in zip(members, offsets, strict=True):
+            header = _npy_header(array)
+            self.extent[offset - len(header) : offset] = header
+            self._headers.append((name, offset - len(header) - BLOCK_BYTES, len(header) + array.nbytes))
+
+    def name(self, key: str) -> None:
+        """Write the tar headers of the record `key`."""
+        for name, offset, size in self._headers:
+            self.extent[offset : offset + BLOCK_BYTES] = _tar_header(f"{key}.{name}.npy", size)
+
+
+def _member_bytes(payload: int) -> int:
+    blocks = -(-(NPY_HEADER_BYTES + payload) // BLOCK_BYTES)
+    return BLOCK_BYTES + blocks * BLOCK_BYTES
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)  # its defaults: mode 0644, user and group 0, time 0
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _npy_header(array: NDArray[np.generic]) -> bytes:
+    # Written here and not by numpy.save, whose padding has changed between releases.
+    shape = ", ".join(map(str, array.shape)) + ("," if array.ndim == 1 else "")
+    text = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': ({shape}), }}"
+    return b"\x93NUMPY\x01\x00" + (NPY_HEADER_BYTES - 10).to_bytes(2, "little") + text.ljust(117).encode("ascii") + b"\n"

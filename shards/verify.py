@@ -1,0 +1,70 @@
+"""Verifying: every byte of a shard against its plan and its index."""
+
+import os
+from pathlib import Path
+
+import xxhash
+
+from shards.errors import DataError
+from shards.index import Index
+from shards.plan import Shard
+from shards.record import BLOCK_BYTES, Frame, Layout
+
+__all__ = ["damage"]
+
+
+def damage(directory: Path, shard: Shard, identity: str) -> str | None:
+    """Read one shard whole; return what is wrong with it, or None.
+
+    Checked: the index (its own checksum, the plan's identity and layout), the archive's size, each
+    record's xxh3-64 and framing, the zeros behind the last record, the archive's xxh3-128.
+    """
+    path = directory / shard.tar
+    try:
+        index = Index.read(directory, shard, identity)
+        with path.open("rb", buffering=0) as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != index.bytes:
+                return f"{path}: {index.bytes} bytes expected, {found} found"
+            whole = xxhash.xxh3_128()
+            frames: dict[Layout, Frame] = {}
+            buffer = bytearray(max(extent.bytes for extent in index.extents))
+            for extent, (key, layout) in zip(index.extents, shard.records(), strict=True):
+                view = memoryview(buffer)[: extent.bytes]
+                if file.readinto(view) != extent.bytes:
+                    return f"{path}, record {key}: the file ended while it was read"
+                if xxhash.xxh3_64_intdigest(view) != extent.xxh3:
+                    return f"{path}, record {key}: bytes differ from the index"
+                if layout not in frames:
+                    frames[layout] = Frame(layout)
+                if not _framed(view, key, frames[layout]):
+                    return f"{path}, record {key}: headers or padding are not as the format has them"
+                whole.update(view)
+            end = file.read()
+    except DataError as error:
+        return str(error)
+    except FileNotFoundError:
+        return f"{path}: missing, though its index is there"
+    if end != bytes(2 * BLOCK_BYTES):
+        return f"{path}: bytes after the last record are not zero"
+    whole.update(end)
+    if whole.hexdigest() != index.xxh3:
+        return f"{path}: the whole file hashes to {whole.hexdigest()}, its index says {index.xxh3}"
+    return None
+
+
+def _framed(extent: memoryview, key: str, frame: Frame) -> bool:
+    """Say whether all that surrounds the three arrays is what the writer puts there."""
+    frame.name(key)
+    layout = frame.layout
+    arrays = (
+        (layout.pixels_offset, layout.pixels_bytes),
+        (layout.index_offset, 4 * layout.samples),
+        (layout.labels_offset, 8 * layout.samples),
+    )
+    start = 0
+    for offset, size in arrays:
+        if extent[start:offset] != frame.extent[start:offset]:
+            return False
+        start = offset + size
+    return extent[start:] == frame.extent[start:]

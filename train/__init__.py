@@ -1,0 +1,1 @@
+"""Training: shards -> stream -> steps -> model, report."""

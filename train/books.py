@@ -1,0 +1,78 @@
+"""Books: the files of a run."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.errors import UsageError
+
+__all__ = ["Run", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Return what a figure depends on: versions and hardware."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "gpu": gpu,
+    }
+
+
+class Run:
+    """The directory of one run: `runs/<data set>-<recipe>-s<seed>-<8 hex of all settings>/`.
+
+    Attributes:
+        checkpoint: file that the state is kept in between epochs.
+        weights: file of the trained weights.
+    """
+
+    def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
+        text = json.dumps(settings, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.path = root / f"{settings['dataset']}-{settings['recipe']['name']}-s{settings['seed']}-{digest}"
+        self.settings = settings
+        self.checkpoint = self.path / "checkpoint" / "last.pt"
+        self.weights = self.path / "weights.safetensors"
+        self._summary = self.path / "summary.json"
+        self._log = self.path / "log.jsonl"
+
+    def open(self, *, overwrite: bool, resume: bool) -> bool:
+        """Make the directory; return whether a checkpoint is there to go on from.
+
+        Raises:
+            UsageError: a run of the same settings is there already, finished or not.
+        """
+        if self.path.exists() and overwrite:
+            shutil.rmtree(self.path)
+        if self._summary.exists():
+            raise UsageError(f"{self.path}: this run is finished already; --overwrite repeats it, --out keeps both")
+        if self._log.exists() and not resume:
+            raise UsageError(f"{self.path}: this run was begun; --resume auto goes on with it, --overwrite starts anew")
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        going_on = self.checkpoint.exists()
+        if not going_on:
+            self._log.unlink(missing_ok=True)
+        self.log("resume" if going_on else "start", settings=self.settings, versions=versions())
+        return going_on
+
+    def log(self, event: str, **content: object) -> None:
+        """Add one line to `log.jsonl`."""
+        with self._log.open("a") as file:
+            file.write(json.dumps({"event": event, **content}) + "\n")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, which says that the run is finished, and drop the checkpoint."""
+        self.log("end", **summary)
+        part = self._summary.with_suffix(".part")
+        part.write_text(json.dumps(summary, indent=1) + "\n")
+        part.replace(self._summary)
+        shutil.rmtree(self.checkpoint.parent)

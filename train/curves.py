@@ -1,0 +1,43 @@
+"""Pictures of a run."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.loop import EpochReport
+from train.recipes import Recipe, schedule
+
+__all__ = ["draw_curves"]
+
+
+def draw_curves(path: Path, name: str, recipe: Recipe, reports: Sequence[EpochReport], steps: int) -> None:
+    """Draw loss and accuracy of the training and the held-out split, and lr and momentum over the steps.
+
+    Without matplotlib it says how to get it, and draws nothing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"{path.name} is not drawn; it needs matplotlib: pip install -e '.[report]'", file=sys.stderr)  # noqa: T201 - progress
+        return
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    epochs = [report.epoch + 1 for report in reports]
+    held_out = reports[0].held_out
+    loss.plot(epochs, [report.train_loss for report in reports], label="train")
+    loss.plot(epochs, [report.test_loss for report in reports], label=held_out)
+    loss.set(title=f"{name}: loss", xlabel="epoch", ylabel="cross-entropy in nats")
+    accuracy.plot(epochs, [report.train_accuracy for report in reports], label="train")
+    accuracy.plot(epochs, [report.test_accuracy for report in reports], label=held_out)
+    accuracy.set(title=f"{name}: accuracy", xlabel="epoch", ylabel="share of images")
+    rates, momenta = schedule(recipe, steps)
+    rate.plot(rates, label="learning rate")
+    momentum = rate.twinx()
+    momentum.plot(momenta, color="tab:orange", label="momentum")
+    momentum.set(ylabel="momentum", ylim=(0, 1))
+    rate.set(title=f"{recipe.name}: schedule", xlabel="step", ylabel="learning rate")
+    for axes in (loss, accuracy):
+        axes.legend()
+        axes.grid(alpha=0.3)
+    rate.legend(handles=[*rate.lines, *momentum.lines])
+    figure.savefig(path, dpi=110, format="png")

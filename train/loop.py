@@ -1,0 +1,199 @@
+"""The training loop."""
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from shards import ShardSet
+from shards.errors import DivergedError
+from train.device import PRECISIONS, autocast, synchronize
+from train.evaluate import Score, evaluate
+from train.feed import Converter, feed
+from train.models import build
+from train.recipes import Recipe, one_cycle
+from train.stream import Stream
+
+__all__ = ["EpochReport", "Settings", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run's outcome depends on, besides the shards."""
+
+    recipe: Recipe
+    epochs: int
+    seed: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch was: losses in nats, accuracies 0 to 1, rate of images, seconds of each activity.
+
+    `train_seconds` is synchronized and contains `wait_seconds`; evaluation is apart from both.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    held_out: str
+    test_loss: float
+    test_accuracy: float
+    lr: float
+    images_per_second: float
+    train_seconds: float
+    wait_seconds: float
+    evaluate_seconds: float
+
+
+@dataclass
+class State:
+    """What a checkpoint holds besides weights and optimizer."""
+
+    epoch: int = 0
+    first_loss: float = 0.0
+    reports: list[EpochReport] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one model on one shard set, epoch by epoch.
+
+    Attributes:
+        model: on its device, in channels_last memory.
+        state: the epochs done.
+    """
+
+    def __init__(self, data: ShardSet, settings: Settings) -> None:
+        self.data, self.settings = data, settings
+        self.device = torch.device(settings.device)
+        recipe = settings.recipe
+        torch.manual_seed(settings.seed)
+        model = build(recipe, len(data.plan.source.mean), len(data.classes))
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=recipe.peak_lr,
+            momentum=recipe.momentum,
+            nesterov=True,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.steps_per_epoch = data.samples("train") // recipe.batch_size
+        self.steps = self.steps_per_epoch * settings.epochs
+        self.scheduler = one_cycle(recipe, self.optimizer, self.steps)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
+        self.state = State()
+
+    def run(self) -> Iterator[EpochReport]:
+        """Train the epochs that are left, yielding a report after each.
+
+        Raises:
+            DataError: shards missing or damaged.
+            DivergedError: the loss is not finite.
+        """
+        variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.epochs)]
+        convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
+        batch_size = self.settings.recipe.batch_size
+        with Stream(
+            self.data, "train", variants, batch_size, drop_last=True, pin=self.device.type == "cuda"
+        ) as stream:
+            batches = feed(stream, convert, self.device)
+            while self.state.epoch < self.settings.epochs:
+                report = self._epoch(stream, batches)
+                self.state.reports.append(report)
+                self.state.epoch += 1
+                yield report
+
+    def _epoch(self, stream: Stream, batches: Iterator[tuple[Tensor, Tensor]]) -> EpochReport:
+        rate = self.optimizer.param_groups[0]["lr"]
+        waits_before = len(stream.waits)
+        started = time.perf_counter()
+        loss, accuracy = self._steps(batches)
+        synchronize(self.device)
+        seconds = time.perf_counter() - started
+        waits = stream.waits[waits_before:]
+        self.state.stalls += waits
+        if not torch.isfinite(torch.tensor(loss)):
+            raise DivergedError(
+                f"{self.data.name}: the loss of epoch {self.state.epoch} is {loss}; "
+                f"a lower --lr than {self.settings.recipe.peak_lr} may help"
+            )
+        evaluated = time.perf_counter()
+        score = self.evaluate(self.held_out) if self.held_out else Score(float("nan"), float("nan"), None)
+        return EpochReport(
+            epoch=self.state.epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            held_out=self.held_out or "none",
+            test_loss=score.loss,
+            test_accuracy=score.accuracy,
+            lr=float(rate),
+            images_per_second=self.steps_per_epoch * self.settings.recipe.batch_size / seconds,
+            train_seconds=seconds,
+            wait_seconds=sum(waits),
+            evaluate_seconds=time.perf_counter() - evaluated,
+        )
+
+    def _steps(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+        """Take an epoch's steps; return mean loss and accuracy, fetched from the device once, at the end."""
+        recipe = self.settings.recipe
+        total, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        first: Tensor | None = None
+        bar = tqdm(
+            itertools.islice(batches, self.steps_per_epoch),
+            total=self.steps_per_epoch,
+            desc=f"{self.data.name} epoch {self.state.epoch + 1}/{self.settings.epochs}",
+            unit=" steps",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        for step, (images, labels) in enumerate(bar):
+            with autocast(self.device, self.settings.precision):
+                logits = self.model(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.state.epoch * self.steps_per_epoch + step + 1 < self.steps:
+                self.scheduler.step()
+            total += loss.detach()
+            right += (logits.detach().argmax(1) == labels).sum()
+            first = loss.detach() if first is None else first
+        if self.state.epoch == 0 and first is not None:
+            self.state.first_loss = first.item()
+        return total.item() / self.steps_per_epoch, right.item() / (self.steps_per_epoch * recipe.batch_size)
+
+    def evaluate(self, split: str, *, tta: bool = False) -> Score:
+        """Score the model as it is."""
+        return evaluate(self.model, self.data, split, self.device, self.settings.precision, tta=tta)
+
+    def save(self) -> dict[str, object]:
+        """Return everything needed to go on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "state": asdict(self.state),
+        }
+
+    def restore(self, saved: dict[str, dict[str, object]]) -> None:
+        """Go on from what `save` returned."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.scaler.load_state_dict(saved["scaler"])
+        state = saved["state"]
+        reports = [EpochReport(**report) for report in state.pop("reports")]  # type: ignore[attr-defined] # a list of objects
+        self.state = State(**state, reports=reports)  # type: ignore[arg-type] # written by `save`

@@ -1,0 +1,182 @@
+"""Stream: records -> batches, through a ring of staging memory that a background thread fills."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from shards import ShardSet, UsageError
+from shards.reader import Scratch
+
+__all__ = ["Stream", "scatter"]
+
+
+def scatter(first: int, samples: int, batch_size: int) -> list[tuple[int, int, int]]:
+    """Divide the samples first .. first + samples - 1 of an epoch among batches.
+
+    Returns:
+        (batch, start in the batch, count) for every batch that they touch.
+    """
+    pieces = []
+    while samples:
+        batch, start = divmod(first, batch_size)
+        count = min(batch_size - start, samples)
+        pieces.append((batch, start, count))
+        first, samples = first + count, samples - count
+    return pieces
+
+
+class _Slot:
+    """One batch's worth of staging memory, and byte views to read into."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images_NHWC, self.labels_N = images, labels
+        self.pixels = memoryview(images.numpy()).cast("B")
+        self.labels = labels.numpy()
+
+
+class Stream:
+    """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in.
+
+    Pixels are read from the file straight into the batch they belong to; a batch is handed out when
+    every record that touches it has passed its checksum.
+
+        with Stream(data, "train", epochs=[0, 1, 2], batch_size=512, drop_last=True) as stream:
+            for images, labels in stream: ...
+
+    Yields images_NHWC (stored dtype) and labels_N (int64): views of the ring, overwritten after the
+    next one is asked for.
+
+    Args:
+        data: the shard set.
+        split: train, val or test.
+        epochs: which epochs' variants, in turn.
+        batch_size: samples a batch.
+        drop_last: leave out an epoch's last batch where it is short.
+        pin: page-locked staging memory, from which CUDA copies without waiting.
+
+    Attributes:
+        waits: seconds that each batch was waited for.
+
+    Raises:
+        UsageError: no such split or epoch, epochs whose images differ in size, or a batch size under 1.
+        DataError: while iterating, where shards are missing or damaged.
+    """
+
+    def __init__(
+        self,
+        data: ShardSet,
+        split: str,
+        epochs: Sequence[int],
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        pin: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
+        shapes = {data.image_shape(split, epoch) for epoch in epochs}
+        if len(shapes) != 1:
+            raise UsageError(f"{data.path}: expected epochs of one image size, found {sorted(shapes)}")
+        self._data, self._split, self._epochs = data, split, list(epochs)
+        self._batch_size, self._drop_last = batch_size, drop_last
+        self.waits: list[float] = []
+        self._stopped = threading.Event()
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[_Slot, int] | BaseException | None] = queue.SimpleQueue()
+        shape = shapes.pop()
+        dtype = getattr(torch, data.plan.encoding)
+        self._sample_bytes = torch.empty(shape, dtype=dtype).nbytes
+        # A record is read whole, so the ring must take all the batches that one may touch, and two more:
+        # one in the consumer's hands and one to go on with.
+        slots = max(4, 128 // batch_size + 4)
+        for _ in range(slots):
+            images = torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin)
+            self._free.put(_Slot(images, torch.empty(batch_size, dtype=torch.int64, pin_memory=pin)))
+        self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the reading thread and free the ring."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            # It may stand waiting for a slot; any will do, since it looks at `_stopped` first.
+            self._free.put(None)  # type: ignore[arg-type] # a wake-up, not a slot
+            self._thread.join(0.05)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            before = time.perf_counter()
+            item = self._ready.get()
+            self.waits.append(time.perf_counter() - before)
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            slot, count = item
+            yield slot.images_NHWC[:count], slot.labels_N[:count]
+            self._free.put(slot)
+
+    def _fill(self) -> None:
+        try:
+            for epoch in self._epochs:
+                self._fill_epoch(epoch)
+            self._ready.put(None)
+        except _StoppedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again where the batches are consumed
+            self._ready.put(error)
+
+    def _fill_epoch(self, epoch: int) -> None:
+        samples = self._data.samples(self._split, epoch)
+        slots: dict[int, _Slot] = {}
+        scratch = Scratch()
+        first = 0
+        for shard in self._data.open_shards(self._split, epoch):
+            with shard:
+                for number, layout in enumerate(shard.layouts):
+                    pieces = scatter(first, layout.samples, self._batch_size)
+                    for batch, _, _ in pieces:
+                        if batch not in slots:
+                            slots[batch] = self._take()
+                    shard.read(number, [self._pixels(slots[b], start, count) for b, start, count in pieces], scratch)
+                    self._hand_over(pieces, slots, scratch, samples)
+                    first += layout.samples
+
+    def _hand_over(
+        self, pieces: list[tuple[int, int, int]], slots: dict[int, _Slot], scratch: Scratch, samples: int
+    ) -> None:
+        done = 0
+        for batch, start, count in pieces:
+            slots[batch].labels[start : start + count] = scratch.labels[done : done + count]
+            done += count
+            size = min(self._batch_size, samples - batch * self._batch_size)
+            if start + count == size:
+                slot = slots.pop(batch)
+                if size < self._batch_size and self._drop_last:
+                    self._free.put(slot)
+                else:
+                    self._ready.put((slot, size))
+
+    def _pixels(self, slot: _Slot, start: int, count: int) -> memoryview:
+        return slot.pixels[start * self._sample_bytes : (start + count) * self._sample_bytes]
+
+    def _take(self) -> _Slot:
+        slot = self._free.get()
+        if self._stopped.is_set():
+            raise _StoppedError
+        return slot
+
+
+class _StoppedError(Exception):
+    """The consumer has gone."""
