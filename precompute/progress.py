@@ -27,13 +27,17 @@ class Progress:
     def __init__(self, name: str, action: str, todo: Sequence[Shard]) -> None:
         self._name, self._action = name, action
         self._images = sum(shard.samples for shard in todo)
-        self._bytes = sum(shard.bytes for shard in todo)
+        self._bytes = sum(shard.size_bytes for shard in todo)
         self._left = Counter((shard.split, shard.epoch) for shard in todo)
         self._done_images = self._done_bytes = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
         self._bar = tqdm(
-            total=self._images, desc=f"{action} {name}", unit=" images", unit_scale=True, disable=not sys.stderr.isatty()
+            total=self._images,
+            desc=f"{action} {name}",
+            unit=" images",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> "Progress":

@@ -2,7 +2,6 @@
 
 import contextlib
 import decimal
-import io
 import pickle
 import sys
 from collections.abc import Callable
@@ -14,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.augment import held_out_order
+from precompute.progress import say
 from shards.errors import DataError, MachineError, UsageError
 
 __all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "hold_out", "load"]
 
 DIGITS_TRAIN = 1500
+# What torchvision's readers and its downloader raise over missing, truncated and foreign files.
+READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def hold_out(source: SourceData, fraction: float) -> SourceData:
     train = source.splits["train"]
     count = round(fraction * len(train.labels_N))
     if not (0 < fraction < 1 and 0 < count < len(train.labels_N)):
-        raise UsageError(f"--val-fraction: expected a fraction between 0 and 1 of {len(train.labels_N)} images, found {fraction}")
+        raise UsageError(
+            f"--val-fraction: expected a fraction between 0 and 1 of {len(train.labels_N)} images, found {fraction}"
+        )
     order = held_out_order(len(train.labels_N))
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     val = Images(train.images_NHWC[held], train.labels_N[held])
@@ -112,17 +116,40 @@ def _torchvision(class_name: str) -> Callable[[str, Path], SourceData]:
         import torchvision
 
         dataset_class = getattr(torchvision.datasets, class_name)
-        _ensure_files(name, dataset_class, data_dir)
-        train, test = (_open(name, dataset_class, data_dir, train) for train in (True, False))
+        train = _open(name, dataset_class, data_dir)
+        try:
+            test = dataset_class(data_dir, train=False, download=False)
+        except READ_ERRORS as error:
+            raise DataError(
+                f"{name}: damaged files under {data_dir} ({_first_line(error)}). Remove them and run the same command "
+                "where a network is, or name another torchvision root with --data-dir"
+            ) from None
         splits = {"train": _images(train), "test": _images(test)}
         for split, images in splits.items():
-            if len(images.images_NHWC) != len(images.labels_N) or not len(images.labels_N):
-                raise DataError(
-                    f"{data_dir}: {name} {split} has {len(images.images_NHWC)} images, but {len(images.labels_N)} labels"
-                )
+            found = len(images.images_NHWC), len(images.labels_N)
+            if found[0] != found[1] or not found[0]:
+                raise DataError(f"{data_dir}: {name} {split} has {found[0]} images, but {found[1]} labels")
         return SourceData(name, tuple(train.classes), splits)
 
     return load_both
+
+
+def _open(name: str, dataset_class: Any, data_dir: Path) -> Any:
+    """Open the training split, downloading both where it can't be read; torchvision shows its progress."""
+    try:
+        return dataset_class(data_dir, train=True, download=False)
+    except READ_ERRORS as error:
+        trouble = _first_line(error)
+    say(f"{name}: not usable under {data_dir} ({trouble}); downloading")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return dataset_class(data_dir, train=True, download=True)
+    except READ_ERRORS as error:
+        raise DataError(
+            f"{name}: no usable files under {data_dir} ({trouble}), and they can't be downloaded "
+            f"({_first_line(error)}). Name a torchvision root that holds them with --data-dir, "
+            "or try the data that comes with the package: --dataset digits"
+        ) from None
 
 
 DATASETS: dict[str, Callable[[str, Path], SourceData]] = {
@@ -132,38 +159,6 @@ DATASETS: dict[str, Callable[[str, Path], SourceData]] = {
     "fashion-mnist": _torchvision("FashionMNIST"),
     "digits": _digits,
 }
-
-# What torchvision's readers raise over missing, truncated and foreign files.
-_READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError, MemoryError)
-
-
-def _ensure_files(name: str, dataset_class: Any, data_dir: Path) -> None:
-    """Download where files are missing; torchvision shows a progress bar of its own."""
-    try:
-        dataset_class(data_dir, train=True, download=False)
-        return
-    except _READ_ERRORS as error:
-        trouble = error
-    print(f"{name}: not usable under {data_dir} ({_first_line(trouble)}); downloading", file=sys.stderr)  # noqa: T201 - progress
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            dataset_class(data_dir, train=True, download=True)
-    except _READ_ERRORS as error:
-        raise DataError(
-            f"{name}: no usable files under {data_dir} ({_first_line(trouble)}), and they can't be downloaded "
-            f"({_first_line(error)}). Name a torchvision root that holds them with --data-dir, "
-            "or try the data that comes with the package: --dataset digits"
-        ) from None
-
-
-def _open(name: str, dataset_class: Any, data_dir: Path, train: bool) -> Any:
-    try:
-        return dataset_class(data_dir, train=train, download=False)
-    except _READ_ERRORS as error:
-        raise DataError(
-            f"{name}: damaged files under {data_dir} ({_first_line(error)}). Remove them and run the same command "
-            "where a network is, or name another torchvision root with --data-dir"
-        ) from None
 
 
 def _first_line(error: BaseException) -> str:

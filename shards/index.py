@@ -13,12 +13,12 @@ __all__ = ["Extent", "Index"]
 
 @dataclass(frozen=True)
 class Extent:
-    """One record in its shard: `bytes` from `offset`, both in bytes, hashing to `xxh3` (xxh3-64)."""
+    """One record in its shard: `size_bytes` from `offset` (in bytes), hashing to `xxh3` (xxh3-64)."""
 
     key: str
     samples: int
     offset: int
-    bytes: int
+    size_bytes: int
     xxh3: int
 
 
@@ -28,18 +28,24 @@ class Index:
 
     tar: str
     identity: str
-    bytes: int
+    size_bytes: int
     xxh3: str
     extents: tuple[Extent, ...]
 
     def to_bytes(self) -> bytes:
         """Return the index file's bytes."""
         records = [
-            {"key": e.key, "samples": e.samples, "offset": e.offset, "bytes": e.bytes, "xxh3": f"{e.xxh3:016x}"}
+            {"key": e.key, "samples": e.samples, "offset": e.offset, "bytes": e.size_bytes, "xxh3": f"{e.xxh3:016x}"}
             for e in self.extents
         ]
         return serialize(
-            {"shard": self.tar, "identity": self.identity, "bytes": self.bytes, "xxh3": self.xxh3, "records": records}
+            {
+                "shard": self.tar,
+                "identity": self.identity,
+                "bytes": self.size_bytes,
+                "xxh3": self.xxh3,
+                "records": records,
+            }
         )
 
     @classmethod
@@ -54,18 +60,21 @@ class Index:
         index = cls(
             tar=fields.text("shard"),
             identity=fields.text("identity"),
-            bytes=fields.integer("bytes"),
+            size_bytes=fields.integer("bytes"),
             xxh3=fields.text("xxh3"),
-            extents=tuple(_extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))),
+            extents=tuple(
+                _extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))
+            ),
         )
         if index.identity != identity:
             raise DataError(
                 f"{path}: of another plan ({identity} expected, {index.identity} found); "
                 "these files were mixed from two shard sets. Remove it and bake again"
             )
-        if (index.tar, index.bytes) != (shard.tar, shard.bytes):
+        if (index.tar, index.size_bytes) != (shard.tar, shard.size_bytes):
             raise DataError(
-                f"{path}: expected {shard.tar} of {shard.bytes} bytes, found {index.tar} of {index.bytes} bytes"
+                f"{path}: expected {shard.tar} of {shard.size_bytes} bytes, "
+                f"found {index.tar} of {index.size_bytes} bytes"
             )
         _check_extents(index.extents, shard, path)
         return index
@@ -76,7 +85,11 @@ def _extent(fields: Fields) -> Extent:
     if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
         raise DataError(f"{fields.where}: xxh3: expected 16 hex digits, found {text!r}")
     return Extent(
-        fields.text("key"), fields.integer("samples", 1), fields.integer("offset"), fields.integer("bytes", 1), int(text, 16)
+        fields.text("key"),
+        fields.integer("samples", 1),
+        fields.integer("offset"),
+        fields.integer("bytes", 1),
+        int(text, 16),
     )
 
 
@@ -86,7 +99,7 @@ def _check_extents(extents: Sequence[Extent], shard: Shard, path: Path) -> None:
         raise DataError(f"{path}: expected {len(planned)} records, found {len(extents)}")
     offset = 0
     for extent, (key, layout) in zip(extents, planned, strict=True):
-        expected = (key, layout.samples, offset, layout.bytes)
-        if (extent.key, extent.samples, extent.offset, extent.bytes) != expected:
+        expected = (key, layout.samples, offset, layout.size_bytes)
+        if (extent.key, extent.samples, extent.offset, extent.size_bytes) != expected:
             raise DataError(f"{path}: record {key}: expected (key, samples, offset, bytes) {expected}, found {extent}")
-        offset += layout.bytes
+        offset += layout.size_bytes

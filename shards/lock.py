@@ -26,7 +26,9 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"{directory}: another process is baking here; wait for it, or name another --out") from None
+            raise DataError(
+                f"{directory}: another process is baking here; wait for it, or name another --out"
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -115,11 +115,11 @@ class Shard:
             yield f"{prefix}-r{self.first_record + i:05d}", _layout(samples, self.image_shape, self.encoding)
 
     @functools.cached_property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the archive: its records, then two zero blocks, as USTAR ends."""
         full, rest = divmod(self.samples, self.record_samples)
-        records = full * _layout(self.record_samples, self.image_shape, self.encoding).bytes
-        return records + (_layout(rest, self.image_shape, self.encoding).bytes if rest else 0) + 2 * BLOCK_BYTES
+        records = full * _layout(self.record_samples, self.image_shape, self.encoding).size_bytes
+        return records + (_layout(rest, self.image_shape, self.encoding).size_bytes if rest else 0) + 2 * BLOCK_BYTES
 
 
 @functools.lru_cache(maxsize=64)
@@ -153,6 +153,14 @@ class Plan:
     def epochs(self) -> int:
         """Number of planned training epochs."""
         return len(self.splits["train"])
+
+    @property
+    def remedy(self) -> str:
+        """What to do where shards are missing or damaged, for the end of a message."""
+        return (
+            "Bake again with the options it was baked with, which writes only what is missing or damaged: "
+            f"python -m precompute --dataset {self.source.name} --epochs {self.epochs}"
+        )
 
     def with_epochs(self, epochs: int) -> "Plan":
         """Return this plan with its first epochs only, or with the last one's shape repeated."""
@@ -238,7 +246,7 @@ def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard
     """Cut an epoch into shards of nearly equal numbers of records, none over 256 MiB where records allow."""
     record_samples = samples_per_record(content.image_shape, encoding)
     records = -(-content.samples // record_samples)
-    extent = _layout(record_samples, content.image_shape, encoding).bytes
+    extent = _layout(record_samples, content.image_shape, encoding).size_bytes
     count = -(-records // max(1, SHARD_BYTES // extent))
     bounds = [number * records // count for number in range(count + 1)]
     shards = []
@@ -246,7 +254,9 @@ def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard
         first = bounds[number] * record_samples
         last = min(bounds[number + 1] * record_samples, content.samples)
         shards.append(
-            Shard(split, epoch, number, bounds[number], first, last - first, record_samples, content.image_shape, encoding)
+            Shard(
+                split, epoch, number, bounds[number], first, last - first, record_samples, content.image_shape, encoding
+            )
         )
     return shards
 

@@ -21,14 +21,15 @@ __all__ = ["OpenShard", "ShardSet"]
 class OpenShard:
     """One whole shard, open for reading: its index, and its records by number."""
 
-    def __init__(self, directory: Path, shard: Shard, identity: str) -> None:
+    def __init__(self, directory: Path, shard: Shard, plan: Plan) -> None:
         self.path = directory / shard.tar
-        self.index = Index.read(directory, shard, identity)
+        self.index = Index.read(directory, shard, plan.identity)
+        self._remedy = plan.remedy
         self.layouts = [layout for _, layout in shard.records()]
         try:
             self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise DataError(f"{self.path}: missing, though its index is there. {_rebuild(directory)}") from None
+            raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}") from None
 
     def __enter__(self) -> "OpenShard":
         return self
@@ -55,7 +56,7 @@ class OpenShard:
         head, tail = frame.views(layout)
         buffers = [head, *pixels, tail]
         read = os.preadv(self.descriptor, buffers, extent.offset)
-        if read != extent.bytes:
+        if read != extent.size_bytes:
             self._read_rest(buffers, extent, read)
         digest = xxhash.xxh3_64(head)
         for view in pixels:
@@ -64,7 +65,7 @@ class OpenShard:
         if digest.intdigest() != extent.xxh3:
             raise DataError(
                 f"{self.path}, record {extent.key}: bytes differ from the index (xxh3 {extent.xxh3:016x} expected, "
-                f"{digest.hexdigest()} found). {_rebuild(self.path.parent)}"
+                f"{digest.hexdigest()} found). {self._remedy}"
             )
 
     def _read_rest(self, buffers: Sequence[memoryview], extent: Extent, read: int) -> None:
@@ -77,15 +78,12 @@ class OpenShard:
                 count = os.preadv(self.descriptor, [view[done:]], offset + done)
                 if count == 0:
                     raise DataError(
-                        f"{self.path}, record {extent.key}: the file ends too early ({self.index.bytes} bytes expected, "
-                        f"{os.fstat(self.descriptor).st_size} found). {_rebuild(self.path.parent)}"
+                        f"{self.path}, record {extent.key}: the file ends too early "
+                        f"({self.index.size_bytes} bytes expected, {os.fstat(self.descriptor).st_size} found). "
+                        f"{self._remedy}"
                     )
                 done += count
             offset += len(view)
-
-
-def _rebuild(directory: Path) -> str:
-    return f"Rebuild it with the command that baked {directory}, which replaces only what is damaged"
 
 
 class Scratch:
@@ -102,10 +100,14 @@ class Scratch:
             self._layout = layout
             self._head = bytearray(layout.pixels_offset)
             start = layout.pixels_offset + layout.pixels_bytes
-            self._tail = bytearray(layout.bytes - start)
+            self._tail = bytearray(layout.size_bytes - start)
             self._views = memoryview(self._head), memoryview(self._tail)
-            self.index: NDArray[np.uint32] = np.frombuffer(self._tail, "<u4", layout.samples, layout.index_offset - start)
-            self.labels: NDArray[np.int64] = np.frombuffer(self._tail, "<i8", layout.samples, layout.labels_offset - start)
+            self.index: NDArray[np.uint32] = np.frombuffer(
+                self._tail, "<u4", layout.samples, layout.index_offset - start
+            )
+            self.labels: NDArray[np.int64] = np.frombuffer(
+                self._tail, "<i8", layout.samples, layout.labels_offset - start
+            )
         return self._views
 
 
@@ -172,11 +174,10 @@ class ShardSet:
         missing = self.missing(split, epoch)
         if missing:
             raise DataError(
-                f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing); "
-                "run the command that bakes it again, it goes on where it stopped"
+                f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). {self.plan.remedy}"
             )
         for shard in self.plan.shards(split, epoch):
-            yield OpenShard(self.path, shard, self.plan.identity)
+            yield OpenShard(self.path, shard, self.plan)
 
     def batches(
         self, split: str, epoch: int = 0, *, batch_size: int, drop_last: bool = False

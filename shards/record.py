@@ -55,7 +55,7 @@ class Layout:
         return self._labels_header + BLOCK_BYTES + NPY_HEADER_BYTES
 
     @functools.cached_property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the extent, from the first tar header to the last padding byte."""
         return self._labels_header + _member_bytes(8 * self.samples)
 
@@ -80,10 +80,13 @@ class Frame:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.extent = bytearray(layout.bytes)
+        self.extent = bytearray(layout.size_bytes)
         n = layout.samples
         self.images_NHWC: NDArray[np.generic] = np.frombuffer(
-            self.extent, layout.encoding, layout.pixels_bytes // np.dtype(layout.encoding).itemsize, layout.pixels_offset
+            self.extent,
+            layout.encoding,
+            layout.pixels_bytes // np.dtype(layout.encoding).itemsize,
+            layout.pixels_offset,
         ).reshape(n, *layout.image_shape)
         self.index_N: NDArray[np.uint32] = np.frombuffer(self.extent, "<u4", n, layout.index_offset)
         self.labels_N: NDArray[np.int64] = np.frombuffer(self.extent, "<i8", n, layout.labels_offset)
@@ -116,4 +119,6 @@ def _npy_header(array: NDArray[np.generic]) -> bytes:
     # Written here and not by numpy.save, whose padding has changed between releases.
     shape = ", ".join(map(str, array.shape)) + ("," if array.ndim == 1 else "")
     text = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': ({shape}), }}"
-    return b"\x93NUMPY\x01\x00" + (NPY_HEADER_BYTES - 10).to_bytes(2, "little") + text.ljust(117).encode("ascii") + b"\n"
+    return (
+        b"\x93NUMPY\x01\x00" + (NPY_HEADER_BYTES - 10).to_bytes(2, "little") + text.ljust(117).encode("ascii") + b"\n"
+    )

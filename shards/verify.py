@@ -24,14 +24,14 @@ def damage(directory: Path, shard: Shard, identity: str) -> str | None:
         index = Index.read(directory, shard, identity)
         with path.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno()).st_size
-            if found != index.bytes:
-                return f"{path}: {index.bytes} bytes expected, {found} found"
+            if found != index.size_bytes:
+                return f"{path}: {index.size_bytes} bytes expected, {found} found"
             whole = xxhash.xxh3_128()
             frames: dict[Layout, Frame] = {}
-            buffer = bytearray(max(extent.bytes for extent in index.extents))
+            buffer = bytearray(max(extent.size_bytes for extent in index.extents))
             for extent, (key, layout) in zip(index.extents, shard.records(), strict=True):
-                view = memoryview(buffer)[: extent.bytes]
-                if file.readinto(view) != extent.bytes:
+                view = memoryview(buffer)[: extent.size_bytes]
+                if file.readinto(view) != extent.size_bytes:
                     return f"{path}, record {key}: the file ended while it was read"
                 if xxhash.xxh3_64_intdigest(view) != extent.xxh3:
                     return f"{path}, record {key}: bytes differ from the index"

@@ -29,7 +29,7 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
         OSError: no space, no permission; nothing stands under a final name then.
     """
     frames: dict[Layout, Frame] = {}
-    extents = []
+    extents: list[Extent] = []
     offset = 0
     whole = xxhash.xxh3_128()
     part = directory / (shard.tar + PART)
@@ -42,8 +42,10 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
             fill(shard.first_sample + len(extents) * shard.record_samples, frame)
             whole.update(frame.extent)
             _write_all(file.fileno(), frame.extent)
-            extents.append(Extent(key, layout.samples, offset, layout.bytes, xxhash.xxh3_64_intdigest(frame.extent)))
-            offset += layout.bytes
+            extents.append(
+                Extent(key, layout.samples, offset, layout.size_bytes, xxhash.xxh3_64_intdigest(frame.extent))
+            )
+            offset += layout.size_bytes
         end = bytes(2 * BLOCK_BYTES)
         whole.update(end)
         _write_all(file.fileno(), end)

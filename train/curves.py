@@ -25,10 +25,10 @@ def draw_curves(path: Path, name: str, recipe: Recipe, reports: Sequence[EpochRe
     epochs = [report.epoch + 1 for report in reports]
     held_out = reports[0].held_out
     loss.plot(epochs, [report.train_loss for report in reports], label="train")
-    loss.plot(epochs, [report.test_loss for report in reports], label=held_out)
+    loss.plot(epochs, [report.held_out_loss for report in reports], label=held_out)
     loss.set(title=f"{name}: loss", xlabel="epoch", ylabel="cross-entropy in nats")
     accuracy.plot(epochs, [report.train_accuracy for report in reports], label="train")
-    accuracy.plot(epochs, [report.test_accuracy for report in reports], label=held_out)
+    accuracy.plot(epochs, [report.held_out_accuracy for report in reports], label=held_out)
     accuracy.set(title=f"{name}: accuracy", xlabel="epoch", ylabel="share of images")
     rates, momenta = schedule(recipe, steps)
     rate.plot(rates, label="learning rate")

@@ -25,9 +25,13 @@ def choose_device(name: str) -> torch.device:
         return torch.device(next(kind for kind in DEVICES if there[kind]))
     kind, _, number = name.partition(":")
     if kind not in DEVICES or (number and not number.isdigit()):
-        raise UsageError(f"--device: expected auto or one of {', '.join(DEVICES)} (cuda:1 for the second), found {name!r}")
+        raise UsageError(
+            f"--device: expected auto or one of {', '.join(DEVICES)} (cuda:1 for the second), found {name!r}"
+        )
     if not there[kind] or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
-        raise MachineError(f"--device: this machine has no {name}; there is {', '.join(k for k in DEVICES if there[k])}")
+        raise MachineError(
+            f"--device: this machine has no {name}; there is {', '.join(k for k in DEVICES if there[k])}"
+        )
     return torch.device(name)
 
 

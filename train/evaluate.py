@@ -26,11 +26,15 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ShardSet, split: str, device: torch.device, precision: str, *, tta: bool = False) -> Score:
+def evaluate(
+    model: nn.Module, data: ShardSet, split: str, device: torch.device, precision: str, *, tta: bool = False
+) -> Score:
     """Score the model on a split; with `tta` also with the logits of image and mirror image added."""
     model.eval()
     convert = Converter(data.plan, device, PRECISIONS[precision])
-    loss, right, right_tta = (torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device) for _ in range(3))
+    loss, right, right_tta = (
+        torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device) for _ in range(3)
+    )
     with Stream(data, split, [0], BATCH_SIZE, pin=device.type == "cuda") as stream:
         for images, labels in feed(stream, convert, device):
             with autocast(device, precision):

@@ -34,7 +34,9 @@ class Converter:
         return images_NHWC.to(self._dtype).permute(0, 3, 1, 2)
 
 
-def feed(batches: Iterable[tuple[Tensor, Tensor]], convert: Converter, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def feed(
+    batches: Iterable[tuple[Tensor, Tensor]], convert: Converter, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images NCHW, labels) on the device, the next batch on its way while one is in use.
 
     The tensors are valid until the next ones are asked for.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from shards import ShardSet
@@ -45,8 +45,8 @@ class EpochReport:
     train_loss: float
     train_accuracy: float
     held_out: str
-    test_loss: float
-    test_accuracy: float
+    held_out_loss: float
+    held_out_accuracy: float
     lr: float
     images_per_second: float
     train_seconds: float
@@ -61,7 +61,7 @@ class State:
     epoch: int = 0
     first_loss: float = 0.0
     reports: list[EpochReport] = field(default_factory=list)
-    stalls: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
 
 
 class Trainer:
@@ -104,9 +104,7 @@ class Trainer:
         variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.epochs)]
         convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
         batch_size = self.settings.recipe.batch_size
-        with Stream(
-            self.data, "train", variants, batch_size, drop_last=True, pin=self.device.type == "cuda"
-        ) as stream:
+        with Stream(self.data, "train", variants, batch_size, drop_last=True, pin=self.device.type == "cuda") as stream:
             batches = feed(stream, convert, self.device)
             while self.state.epoch < self.settings.epochs:
                 report = self._epoch(stream, batches)
@@ -122,7 +120,7 @@ class Trainer:
         synchronize(self.device)
         seconds = time.perf_counter() - started
         waits = stream.waits[waits_before:]
-        self.state.stalls += waits
+        self.state.waits += waits
         if not torch.isfinite(torch.tensor(loss)):
             raise DivergedError(
                 f"{self.data.name}: the loss of epoch {self.state.epoch} is {loss}; "
@@ -135,8 +133,8 @@ class Trainer:
             train_loss=loss,
             train_accuracy=accuracy,
             held_out=self.held_out or "none",
-            test_loss=score.loss,
-            test_accuracy=score.accuracy,
+            held_out_loss=score.loss,
+            held_out_accuracy=score.accuracy,
             lr=float(rate),
             images_per_second=self.steps_per_epoch * self.settings.recipe.batch_size / seconds,
             train_seconds=seconds,

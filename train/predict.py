@@ -4,69 +4,42 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from shards.errors import DataError
-from train.models import build
-from train.recipes import Recipe
+from shards.errors import DataError, UsageError
+from train.weights import Trained, load_weights
 
-__all__ = ["Classifier", "main"]
+__all__ = ["classify", "main", "read_image"]
 
 
-class Classifier:
-    """A trained model with all it needs: class names, image shape and normalization travel with its weights.
-
-    Args:
-        run: the directory of a finished run.
+def read_image(path: Path, trained: Trained) -> Tensor:
+    """Read an image file as (C, H, W), scaled to the size the model knows and normalized.
 
     Raises:
-        DataError: no weights there, or damaged ones.
+        DataError: not a readable image.
     """
+    from PIL import Image
 
-    def __init__(self, run: Path) -> None:
-        path = run / "weights.safetensors"
-        if not path.is_file():
-            raise DataError(f"{run}: no weights.safetensors here; name the directory of a finished run, runs/...")
-        try:
-            with safe_open(path, "pt") as file:
-                about: dict[str, Any] = json.loads(file.metadata()["prebake"])
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            self.classes: list[str] = about["classes"]
-            self.height, self.width, channels = about["image_shape"]
-            self.mode = "L" if channels == 1 else "RGB"
-            self.mean, self.deviation = torch.tensor(about["mean"]), torch.tensor(about["deviation"])
-            self.model: nn.Module = build(Recipe(**about["recipe"]), channels, len(self.classes))
-            self.model.load_state_dict(weights)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{path}: not the weights of a run ({error})") from None
-        self.model.eval()
+    height, width, channels = trained.image_shape
+    try:
+        with Image.open(path) as image:
+            converted = image.convert("L" if channels == 1 else "RGB")
+            # Bilinear in Pillow widens with the scale, so that shrinking does not alias.
+            scaled = converted.resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: can't be read as an image ({error})") from None
+    pixels = torch.from_numpy(np.array(scaled, np.float32)).reshape(height, width, channels)
+    return ((pixels / 255 - torch.tensor(trained.mean)) / torch.tensor(trained.deviation)).permute(2, 0, 1)
 
-    def read(self, path: Path) -> Tensor:
-        """Read an image file as (C, H, W), scaled to the size the model knows and normalized.
 
-        Raises:
-            DataError: not a readable image.
-        """
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(path) as image:
-                scaled = image.convert(self.mode).resize((self.width, self.height), Image.Resampling.BOX)
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: can't be read as an image ({error})") from None
-        pixels = torch.from_numpy(np.array(scaled, np.float32)).reshape(self.height, self.width, -1)
-        return ((pixels / 255 - self.mean) / self.deviation).permute(2, 0, 1)
-
-    @torch.no_grad()
-    def classify(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) -> probabilities (N, classes)."""
-        probabilities: Tensor = self.model(images).softmax(1)
-        return probabilities
+@torch.no_grad()
+def classify(trained: Trained, images: Tensor) -> Tensor:
+    """(N, C, H, W), normalized -> probabilities (N, classes)."""
+    probabilities: Tensor = trained.model(images).softmax(1)
+    return probabilities
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -77,12 +50,14 @@ def main(arguments: Sequence[str]) -> None:
     options.add_argument("--top", type=int, default=3, help="how many classes to name; default 3")
     options.add_argument("--json", action="store_true", help="one JSON object an image")
     chosen = options.parse_args(arguments)
-    classifier = Classifier(chosen.run)
-    images = torch.stack([classifier.read(path) for path in chosen.images])
-    for path, probabilities in zip(chosen.images, classifier.classify(images), strict=True):
-        best = probabilities.argsort(descending=True)[: max(1, chosen.top)].tolist()
-        named = {classifier.classes[label]: round(probabilities[label].item(), 4) for label in best}
+    if chosen.top < 1:
+        raise UsageError(f"--top: expected at least 1, found {chosen.top}")
+    trained = load_weights(chosen.run / "weights.safetensors")
+    images = torch.stack([read_image(path, trained) for path in chosen.images])
+    for path, probabilities in zip(chosen.images, classify(trained, images), strict=True):
+        best = probabilities.argsort(descending=True)[: chosen.top].tolist()
+        named = {trained.classes[label]: round(probabilities[label].item(), 4) for label in best}
         if chosen.json:
             print(json.dumps({"image": str(path), "classes": named}))  # noqa: T201 - the command's result
         else:
-            print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in named.items()))  # noqa: T201 - the command's result
+            print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in named.items()))  # noqa: T201 - likewise

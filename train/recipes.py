@@ -50,7 +50,9 @@ class Recipe:
 # davidcpage/cifar10-fast, dawn.py: 24 epochs, lr 0 -> 0.4 at epoch 5 -> 0.
 PAGE2018 = Recipe("page2018", epochs=24, warmup=5 / 24)
 # The same author's bag_of_tricks.ipynb: pool before batch norm, CELU, label smoothing.
-DEFAULT = replace(PAGE2018, name="default", epochs=25, warmup=0.2, label_smoothing=0.2, celu_alpha=0.075, pool_first=True)
+DEFAULT = replace(
+    PAGE2018, name="default", epochs=25, warmup=0.2, label_smoothing=0.2, celu_alpha=0.075, pool_first=True
+)
 # 1,500 images of 8x8: small batches, so that an epoch has steps enough.
 DIGITS = replace(DEFAULT, name="digits", batch_size=64, peak_lr=0.1)
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAGE2018, DIGITS)}

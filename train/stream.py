@@ -35,7 +35,7 @@ class _Slot:
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images_NHWC, self.labels_N = images, labels
-        self.pixels = memoryview(images.numpy()).cast("B")
+        self.pixels = images.numpy().data.cast("B")
         self.labels = labels.numpy()
 
 
@@ -103,7 +103,9 @@ class Stream:
     def __enter__(self) -> "Stream":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,7 +136,7 @@ class Stream:
             self._ready.put(None)
         except _StoppedError:
             return
-        except BaseException as error:  # noqa: BLE001 - raised again where the batches are consumed
+        except BaseException as error:
             self._ready.put(error)
 
     def _fill_epoch(self, epoch: int) -> None:

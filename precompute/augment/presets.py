@@ -36,9 +36,9 @@ class Augmentation:
     cutout: int
 
     def __post_init__(self) -> None:
-        for value, allowed, option in ((self.pad_mode, PAD_MODES, "pad-mode"), (self.flip, FLIPS, "flip")):
-            if value not in allowed:
-                raise UsageError(f"--{option}: expected one of {', '.join(allowed)}, found {value!r}")
+        for choice, allowed, option in ((self.pad_mode, PAD_MODES, "pad-mode"), (self.flip, FLIPS, "flip")):
+            if choice not in allowed:
+                raise UsageError(f"--{option}: expected one of {', '.join(allowed)}, found {choice!r}")
         for value, option in ((self.pad, "pad"), (self.cutout, "cutout")):
             if value < 0:
                 raise UsageError(f"--{option}: expected 0 or more pixels, found {value}")
@@ -47,9 +47,13 @@ class Augmentation:
         """Raise UsageError unless the parameters fit images of this size."""
         side = min(height, width)
         if self.pad_mode == "reflect" and self.pad >= side:
-            raise UsageError(f"--pad: reflecting needs fewer than {side} pixels for images of {height}x{width}, found {self.pad}")
+            raise UsageError(
+                f"--pad: reflecting needs fewer than {side} pixels for images of {height}x{width}, found {self.pad}"
+            )
         if self.cutout > side:
-            raise UsageError(f"--cutout: expected at most {side} pixels for images of {height}x{width}, found {self.cutout}")
+            raise UsageError(
+                f"--cutout: expected at most {side} pixels for images of {height}x{width}, found {self.cutout}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters as a manifest holds them."""
@@ -59,7 +63,7 @@ class Augmentation:
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
 # A mirrored digit is another sign, or none at all.
-BY_DATASET = {"mnist": {"flip": "none"}, "digits": {"flip": "none", "pad": 1, "cutout": 2}}
+BY_DATASET: dict[str, dict[str, Any]] = {"mnist": {"flip": "none"}, "digits": {"flip": "none", "pad": 1, "cutout": 2}}
 AUGMENTATIONS = {"standard": STANDARD, "plain": PLAIN}
 
 

@@ -18,7 +18,9 @@ class ConvBN(nn.Module):
     `pool_first` takes it before batch norm too, which is another net.
     """
 
-    def __init__(self, inputs: int, outputs: int, celu_alpha: float, *, pool: bool = False, pool_first: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, celu_alpha: float, *, pool: bool = False, pool_first: bool = False
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
@@ -60,7 +62,13 @@ class DavidNet(nn.Module):
     """
 
     def __init__(
-        self, channels: int, classes: int, *, celu_alpha: float = 0.0, pool_first: bool = False, head_scale: float = 0.125
+        self,
+        channels: int,
+        classes: int,
+        *,
+        celu_alpha: float = 0.0,
+        pool_first: bool = False,
+        head_scale: float = 0.125,
     ) -> None:
         super().__init__()
 

@@ -1,0 +1,82 @@
+"""Planning a bake: pure, but for a look at the free space."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from precompute.augment import Augmentation
+from precompute.sources import Images, SourceData, channel_statistics
+from shards.errors import UsageError
+from shards.plan import Epoch, Plan, Source
+from shards.record import ENCODINGS
+
+__all__ = ["Estimate", "estimate", "make_plan"]
+
+MOST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a bake has still to write, of how much in all, and the free space; sizes in bytes."""
+
+    shards: int
+    size_bytes: int
+    planned_shards: int
+    planned_bytes: int
+    free_bytes: int
+
+
+def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encoding: str, seed: int) -> Plan:
+    """Plan the shard set of a source.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+    if epochs < 1:
+        raise UsageError(f"--epochs: expected at least 1, found {epochs}")
+    if not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
+    if encoding not in ENCODINGS:
+        raise UsageError(f"--dtype: expected one of {', '.join(ENCODINGS)}, found {encoding!r}")
+    train = source.splits["train"].images_NHWC
+    augmentation.check(train.shape[1], train.shape[2])
+    mean, deviation = channel_statistics(train)
+    return Plan(
+        source=Source(
+            name=source.name,
+            classes=source.classes,
+            mean=mean,
+            deviation=deviation,
+            sha256={name: _sha256(split) for name, split in source.splits.items()},
+            recipe="digits" if source.name == "digits" else "default",
+        ),
+        augmentation=augmentation.to_json(),
+        encoding=encoding,
+        seed=seed,
+        splits={
+            name: (Epoch(len(split.labels_N), split.images_NHWC.shape[1:]),) * (epochs if name == "train" else 1)
+            for name, split in source.splits.items()
+        },
+    )
+
+
+def estimate(plan: Plan, directory: Path) -> Estimate:
+    """Say what is still to be written, judging by which indexes are there."""
+    shards = plan.shards()
+    todo = [shard for shard in shards if not (directory / shard.index).is_file()]
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    return Estimate(
+        shards=len(todo),
+        size_bytes=sum(shard.size_bytes for shard in todo),
+        planned_shards=len(shards),
+        planned_bytes=sum(shard.size_bytes for shard in shards),
+        free_bytes=shutil.disk_usage(existing).free,
+    )
+
+
+def _sha256(images: Images) -> str:
+    digest = hashlib.sha256(str(images.images_NHWC.shape).encode())
+    digest.update(images.images_NHWC.data)
+    digest.update(images.labels_N.data)
+    return digest.hexdigest()

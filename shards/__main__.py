@@ -1,0 +1,112 @@
+"""python -m shards: look at shard sets, verify them, show their pictures, drop epochs."""
+
+import argparse
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from shards.errors import DataError, UsageError, listed, run_command
+from shards.inspect import describe, digest, drop_epochs, epoch_range
+from shards.reader import ShardSet
+from shards.show import draw_grid
+from shards.verify import damage
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(prog="python -m shards", description="Look after shard sets.")
+    commands = options.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, run: Any) -> argparse.ArgumentParser:  # a function of this module
+        added = commands.add_parser(name, help=about, description=about)
+        added.add_argument("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
+        added.set_defaults(run=run)
+        return added
+
+    info = command("info", "what a set holds, and what is missing", _info)
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.add_argument("--digest", action="store_true", help="print one SHA-256 for the whole set, and nothing else")
+    verify = command("verify", "hold every byte against its checksum", _verify)
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    show = command("show", "draw the same images in several epochs", _show)
+    show.add_argument("--epochs", default="0-", help="such as 0-7; default all, at most 8")
+    show.add_argument("--images", type=int, nargs="+", default=list(range(8)), help="source indices; default 0 to 7")
+    show.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file; default grid.png")
+    drop = command("drop", "remove the last epochs, to free space", _drop)
+    drop.add_argument("--epochs", required=True, help="such as 20-, to the last one")
+    return options
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = parser().parse_args()
+    arguments.run(ShardSet(arguments.directory), arguments)
+
+
+def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
+    if arguments.digest:
+        print(digest(data))
+        return
+    about = describe(data)
+    if arguments.json:
+        print(json.dumps(about, indent=1))
+        return
+    height, width, channels = about["image_shape"]
+    parameters = ", ".join(f"{key} {value}" for key, value in about["augmentation"].items() if key != "name")
+    samples = ", ".join(f"{split} {count}" for split, count in about["samples"].items())
+    missing = about["missing"]
+    print(f"source        {data.name}, {len(data.classes)} classes, {height}x{width}x{channels}")
+    print(f"augmentation  {about['augmentation']['name']} ({parameters}), seed {about['seed']}")
+    print(f"encoding      {about['encoding']}")
+    print(f"epochs        {about['epochs_whole']} of {about['epochs']} whole")
+    print(f"samples       {samples}")
+    print(f"bytes         {about['bytes']} of {about['bytes_planned']} in {about['shards']} shards")
+    print(f"identity      {about['identity']}")
+    print(f"missing       {f'{len(missing)} shards: {listed(missing)}' if missing else 'nothing'}")
+
+
+def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
+    missing = set(data.missing())
+    whole = [shard for shard in data.plan.shards() if shard.tar not in missing]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda shard: damage(data.path, shard, data.plan.identity), whole)
+        damaged = {shard.tar: trouble for shard, trouble in zip(whole, found, strict=True) if trouble}
+    size_bytes = sum(shard.size_bytes for shard in whole)
+    if arguments.json:
+        counts = {"shards": len(whole), "bytes": size_bytes}
+        print(json.dumps({**counts, "damaged": damaged, "missing": sorted(missing)}, indent=1))
+    else:
+        for name in sorted(missing):
+            print(f"missing  {name}")
+        for trouble in damaged.values():
+            print(f"damaged  {trouble}")
+    if damaged or missing:
+        raise DataError(
+            f"{data.path}: {len(damaged)} shards damaged ({listed(list(damaged)) or 'none'}), {len(missing)} missing. "
+            f"{data.plan.remedy}"
+        )
+    if not arguments.json:
+        print(f"{data.path}: {len(whole)} shards, {size_bytes} bytes, all as written")
+
+
+def _show(data: ShardSet, arguments: argparse.Namespace) -> None:
+    epochs = epoch_range(arguments.epochs, data.epochs)
+    draw_grid(data, arguments.images, epochs[:8] if arguments.epochs == "0-" else epochs, arguments.out)
+    print(f"{arguments.out}: {len(arguments.images)} images in epochs {arguments.epochs}")
+
+
+def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
+    epochs = epoch_range(arguments.epochs, data.epochs)
+    if epochs.stop != data.epochs:
+        raise UsageError(
+            f"--epochs: only the last epochs can go, since epoch e plays variant e; {arguments.epochs} leaves "
+            f"{epochs.stop} to {data.epochs - 1}. Take {epochs.start}-"
+        )
+    freed = drop_epochs(data, epochs.start)
+    print(f"{data.path}: epochs {epochs.start} to {epochs.stop - 1} dropped, {freed} bytes freed")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+"""Pictures: the same images in several epochs, side by side, so that one sees the augmentation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import UsageError
+from shards.reader import ShardSet
+
+__all__ = ["draw_grid", "variants"]
+
+CELL = 64
+MARGIN_LEFT, MARGIN_TOP, GAP = 110, 20, 2
+
+
+def variants(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> NDArray[np.uint8]:
+    """Return (images, epochs, H, W, C) uint8: those source images as each of those epochs holds them.
+
+    Normalized pixels are turned back to 0 to 255, to the nearest value.
+
+    Raises:
+        UsageError: no such source image.
+        DataError: an epoch is not baked, or damaged.
+    """
+    samples = data.samples("train")
+    wanted = {index: row for row, index in enumerate(index_N)}
+    out = np.zeros((len(index_N), len(epochs), *data.image_shape("train", epochs[0])), np.uint8)
+    for index in index_N:
+        if not 0 <= index < samples:
+            raise UsageError(f"--images: expected 0 to {samples - 1}, found {index}")
+    for column, epoch in enumerate(epochs):
+        for images, _, found in data.records("train", epoch):
+            for position in np.flatnonzero(np.isin(found, list(index_N))):
+                out[wanted[int(found[position])], column] = _pixels(data, images[position])
+    return out
+
+
+def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out: Path) -> None:
+    """Draw a labelled grid, a row an image and a column an epoch, to a PNG file.
+
+    Raises: as `variants`.
+    """
+    from PIL import Image, ImageDraw
+
+    pixels = variants(data, index_N, epochs)
+    labels = _labels(data, index_N)
+    size = (MARGIN_LEFT + len(epochs) * (CELL + GAP), MARGIN_TOP + len(index_N) * (CELL + GAP))
+    grid = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(grid)
+    for column, epoch in enumerate(epochs):
+        pen.text((MARGIN_LEFT + column * (CELL + GAP) + 4, 4), f"epoch {epoch}", fill="black")
+    for row, index in enumerate(index_N):
+        top = MARGIN_TOP + row * (CELL + GAP)
+        pen.text((4, top + CELL // 2 - 12), f"{data.classes[labels[index]]}\nno. {index}", fill="black")
+        for column in range(len(epochs)):
+            picture = Image.fromarray(np.squeeze(pixels[row, column])).convert("RGB").resize((CELL, CELL), 0)
+            grid.paste(picture, (MARGIN_LEFT + column * (CELL + GAP), top))
+    part = out.with_name(out.name + ".part")
+    grid.save(part, format="PNG")
+    part.replace(out)
+
+
+def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:
+    labels = {}
+    for _, found_labels, found in data.records("train", 0):
+        for position in np.flatnonzero(np.isin(found, list(index_N))):
+            labels[int(found[position])] = int(found_labels[position])
+    return labels
+
+
+def _pixels(data: ShardSet, image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype == np.uint8:
+        return image
+    source = data.plan.source
+    pixels = (image.astype(np.float64) * np.array(source.deviation) + np.array(source.mean)) * 255
+    rounded: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return rounded

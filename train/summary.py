@@ -1,0 +1,90 @@
+"""What a run says of itself: a line an epoch, a summary, a table of several."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.lock import bake_seconds
+from train.evaluate import Score
+from train.loop import EpochReport, Trainer
+
+__all__ = ["epoch_line", "summarize", "table"]
+
+
+def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
+    """Write one epoch for people."""
+    seconds = report.train_seconds + report.evaluate_seconds
+    return (
+        f"{name}: epoch {report.epoch + 1}/{epochs}: "
+        f"train loss {report.train_loss:.4f} accuracy {report.train_accuracy:.4f}, "
+        f"{report.held_out} loss {report.held_out_loss:.4f} accuracy {report.held_out_accuracy:.4f}, "
+        f"lr {report.lr:.4f}, {report.images_per_second:,.0f} images/s, {seconds:.1f} s "
+        f"(waiting {report.wait_seconds:.2f}, training {report.train_seconds - report.wait_seconds:.1f}, "
+        f"evaluating {report.evaluate_seconds:.1f})"
+    )
+
+
+def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_seconds: float) -> dict[str, Any]:
+    """Return the content of `summary.json`.
+
+    Args:
+        trainer: after its last epoch.
+        path: of the run.
+        score: on the test split; None where the shards hold none.
+        evaluate_seconds: spent on that score.
+    """
+    data, settings, state = trainer.data, trainer.settings, trainer.state
+    train_seconds = sum(report.train_seconds for report in state.reports)
+    wait_seconds = sum(state.waits)
+    images = settings.epochs * trainer.steps_per_epoch * settings.recipe.batch_size
+    return {
+        "dataset": data.name,
+        "recipe": settings.recipe.name,
+        "model": settings.recipe.model,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "device": settings.device,
+        "precision": settings.precision,
+        "test_accuracy": score.accuracy if score else None,
+        "test_accuracy_tta": score.accuracy_tta if score else None,
+        "val_accuracy": state.reports[-1].held_out_accuracy if trainer.held_out == "val" else None,
+        "first_loss": state.first_loss,
+        "seconds": {
+            "precompute": bake_seconds(data.path),
+            "compile": 0.0,
+            "train": train_seconds,
+            "wait": wait_seconds,
+            "evaluate": evaluate_seconds + sum(report.evaluate_seconds for report in state.reports),
+        },
+        "images_per_second": images / train_seconds,
+        "utilization": 1 - wait_seconds / train_seconds,
+        "wait_p99_seconds": float(np.percentile(state.waits, 99)),
+        "run": str(path),
+    }
+
+
+def table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Lay summaries out for people."""
+    rows = [["data set", "epochs", "test accuracy", "with flip TTA", "training", "waiting for data"]]
+    for summary in summaries:
+        seconds = summary["seconds"]
+        rows.append(
+            [
+                summary["dataset"],
+                str(summary["epochs"]),
+                _percent(summary["test_accuracy"]),
+                _percent(summary["test_accuracy_tta"]),
+                f"{seconds['train']:.1f} s",
+                _percent(seconds["wait"] / seconds["train"]),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
