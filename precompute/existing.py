@@ -57,6 +57,8 @@ def discard_parts(directory: Path) -> None:
 def discard_damaged(plan: Plan, directory: Path, workers: int) -> None:
     """Read what is there already, and remove the index of what is not whole: it is baked again."""
     present = [shard for shard in plan.shards() if (directory / shard.index).is_file()]
+    if not present:
+        return
     with Progress(plan.source.name, "check", present) as progress:
 
         def check(shard: Shard, stopped: threading.Event) -> None:

@@ -81,7 +81,7 @@ def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...
     without any deviation gets 1, so that it normalizes to zero.
     """
     means, deviations = [], []
-    with decimal.localcontext(prec=60):
+    with decimal.localcontext(decimal.Context(prec=60)):
         for channel in range(images_NHWC.shape[3]):
             histogram = np.bincount(images_NHWC[..., channel].reshape(-1), minlength=256).tolist()
             count = sum(histogram)

@@ -1,7 +1,9 @@
 """Writing: a file gets its name only when it is whole."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import xxhash
@@ -31,41 +33,53 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
     frames: dict[Layout, Frame] = {}
     extents: list[Extent] = []
     offset = 0
-    whole = xxhash.xxh3_128()
-    part = directory / (shard.tar + PART)
-    with part.open("wb", buffering=0) as file:
+    digest = xxhash.xxh3_128()
+    with _whole_file(directory / shard.tar) as file:
         for key, layout in shard.records():
             if layout not in frames:
                 frames[layout] = Frame(layout)
             frame = frames[layout]
             frame.name(key)
             fill(shard.first_sample + len(extents) * shard.record_samples, frame)
-            whole.update(frame.extent)
-            _write_all(file.fileno(), frame.extent)
-            extents.append(
-                Extent(key, layout.samples, offset, layout.size_bytes, xxhash.xxh3_64_intdigest(frame.extent))
-            )
+            _write_all(file, frame.extent)
+            digest.update(frame.extent)
+            xxh3 = xxhash.xxh3_64_intdigest(frame.extent)
+            extents.append(Extent(key, layout.samples, offset, layout.size_bytes, xxh3))
             offset += layout.size_bytes
         end = bytes(2 * BLOCK_BYTES)
-        whole.update(end)
-        _write_all(file.fileno(), end)
-        os.fsync(file.fileno())
-    part.replace(directory / shard.tar)
-    index = Index(shard.tar, identity, offset + len(end), whole.hexdigest(), tuple(extents))
+        _write_all(file, end)
+        digest.update(end)
+    index = Index(shard.tar, identity, offset + len(end), digest.hexdigest(), tuple(extents))
     write_whole(directory / shard.index, index.to_bytes())
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    with _whole_file(path) as file:
+        _write_all(file, data)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[FileIO]:
+    """Open a file under another name; give it its own when the block is left without an error."""
     part = path.with_name(path.name + PART)
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not say which file it was
+        raise
 
 
-def _write_all(descriptor: int, data: bytes | bytearray) -> None:
+def _write_all(file: FileIO, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[file.write(view) :]

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from shards import ShardSet
-from shards.errors import DataError, UsageError, listed, run_command
+from shards.errors import DataError, MachineError, UsageError, listed, run_command
 from shards.plan import MANIFEST
 from train.books import Run
+from train.checkpoint import load_checkpoint, save_checkpoint
 from train.curves import draw_curves
 from train.device import PRECISIONS, choose_device, choose_precision
 from train.loop import Settings, Trainer
@@ -61,7 +62,10 @@ def main() -> None:
     arguments = parser().parse_args()
     # Everything is checked before the first step is taken.
     planned = [(data, _settings(data, arguments)) for data in find(arguments.shards, arguments.dataset)]
-    summaries = [_train(data, settings, arguments) for data, settings in planned]
+    try:
+        summaries = [_train(data, settings, arguments) for data, settings in planned]
+    except torch.OutOfMemoryError as error:
+        raise MachineError(f"the device's memory is full; a smaller --batch-size may help ({error})") from None
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
 
 
@@ -131,16 +135,14 @@ def _train(data: ShardSet, settings: Settings, arguments: argparse.Namespace) ->
     going_on = run.open(overwrite=arguments.overwrite, resume=arguments.resume is not None)
     trainer = Trainer(data, settings)
     if going_on:
-        trainer.restore(torch.load(run.checkpoint, map_location=settings.device))
+        trainer.restore(load_checkpoint(run.checkpoint, settings.device))
     _say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")
     saved = time.monotonic()
     for report in trainer.run():
         run.log("epoch", **asdict(report))
         _say(epoch_line(data.name, report, settings.epochs))
         if time.monotonic() - saved > CHECKPOINT_SECONDS and report.epoch + 1 < settings.epochs:
-            part = run.checkpoint.with_suffix(".part")
-            torch.save(trainer.save(), part)
-            part.replace(run.checkpoint)
+            save_checkpoint(run.checkpoint, trainer.save())
             saved = time.monotonic()
     return _finish(run, trainer)
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -176,7 +177,7 @@ class Trainer:
         """Score the model as it is."""
         return evaluate(self.model, self.data, split, self.device, self.settings.precision, tta=tta)
 
-    def save(self) -> dict[str, object]:
+    def save(self) -> dict[str, Any]:
         """Return everything needed to go on."""
         return {
             "model": self.model.state_dict(),
@@ -186,12 +187,11 @@ class Trainer:
             "state": asdict(self.state),
         }
 
-    def restore(self, saved: dict[str, dict[str, object]]) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what `save` returned."""
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.scaler.load_state_dict(saved["scaler"])
-        state = saved["state"]
-        reports = [EpochReport(**report) for report in state.pop("reports")]  # type: ignore[attr-defined] # a list of objects
-        self.state = State(**state, reports=reports)  # type: ignore[arg-type] # written by `save`
+        reports = [EpochReport(**report) for report in saved["state"]["reports"]]
+        self.state = State(**{**saved["state"], "reports": reports})

@@ -1,0 +1,79 @@
+"""README and FORMAT.md say what the program does."""
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import precompute.__main__
+import shards.__main__
+import train.__main__
+from precompute.sources import DATASETS
+from shards import ShardSet
+from shards.document import read_document
+from train.recipes import RECIPES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """Return the text under one heading of README."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """Return a parser's long options, of its commands too."""
+    found = {text for action in parser._actions for text in action.option_strings if text.startswith("--")}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {text for command in action.choices.values() for text in options(command)}
+    return found - {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("title", "parser"),
+    [
+        ("Baking", precompute.__main__.parser()),
+        ("Looking after shards", shards.__main__.parser()),
+        ("Training", train.__main__.parser()),
+    ],
+)
+def test_readme_names_exactly_the_options_that_a_command_has(title: str, parser: argparse.ArgumentParser) -> None:
+    named = set(re.findall(r"--[a-z][a-z-]*", section(title)))
+    if title == "Looking after shards":
+        named |= {"--images"}  # listed by --help only
+    assert named == options(parser)
+
+
+def test_readme_names_every_data_set_and_recipe() -> None:
+    for name in DATASETS:
+        assert f"`{name}`" in section("Baking")
+    for name in RECIPES:
+        assert f"`{name}`" in section("Training")
+
+
+def test_readme_names_every_exit_code() -> None:
+    text = section("Exit codes")
+    for code in (0, 2, 3, 4, 5, 130, 143):
+        assert re.search(rf"\b{code}\b", text)
+
+
+def test_the_reading_example_of_readme_runs(baked: ShardSet) -> None:
+    example = section("Reading shards").split("\n    ")[1:]
+    code = "\n".join(line for line in "\n".join(example).split("\n\n`batches`")[0].splitlines())
+    code = code.replace('"shards/cifar10"', repr(str(baked.path))).replace("batch_size=512", "batch_size=64")
+    names: dict[str, object] = {}
+    exec(code, names)  # noqa: S102 - our own README
+    x = names["x"]
+    assert isinstance(x, np.ndarray)
+    assert x.dtype == np.float32
+
+
+@pytest.mark.parametrize(("file", "table"), [("manifest.json", "Manifest"), ("train-e000-000.json", "Index")])
+def test_format_names_every_field_of_a_document(baked: ShardSet, file: str, table: str) -> None:
+    text = (ROOT / "shards" / "FORMAT.md").read_text().split(f"\n## {table}\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")))
+    assert named == set(read_document(baked.path / file).content)
