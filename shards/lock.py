@@ -4,14 +4,17 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from shards.errors import DataError
 
-__all__ = ["LOCK", "add_bake_seconds", "bake_seconds", "locked"]
+__all__ = ["LOCK", "add_bake_seconds", "bake_seconds", "is_held", "locked"]
 
 LOCK = "bake.lock"
+# Whoever asks `is_held` holds it for an instant too.
+ATTEMPTS = 5
 
 
 @contextlib.contextmanager
@@ -23,15 +26,35 @@ def locked(directory: Path) -> Iterator[None]:
     """
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{directory}: another process is baking here; wait for it, or name another --out"
-            ) from None
+        for attempt in range(ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == ATTEMPTS - 1:
+                    raise DataError(
+                        f"{directory}: another process is baking here; wait for it, or name another --out"
+                    ) from None
+                time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
+
+
+def is_held(directory: Path) -> bool:
+    """Say whether a process holds the set's lock now."""
+    try:
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two who ask at once don't take each other for a bake.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def bake_seconds(directory: Path) -> float | None:

@@ -26,6 +26,7 @@ from train.summary import epoch_line, summarize, table
 from train.weights import Trained, save_weights
 
 CHECKPOINT_SECONDS = 60.0
+PLAN_SECONDS = 20.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; default the recipe's")
     add("--epochs", type=int, help="default the recipe's or the shards' number, whichever is smaller")
     add("--replay", action="store_true", help="allow more epochs than variants: epoch e plays e mod variants")
+    add(
+        "--follow",
+        action="store_true",
+        help="begin while the shards are still being baked, and wait for what is missing",
+    )
     add("--batch-size", type=int, help="default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
     add("--seed", type=int, default=0, help="of the initial weights; default 0")
@@ -61,12 +67,24 @@ def main() -> None:
         return
     arguments = parser().parse_args()
     # Everything is checked before the first step is taken.
+    if arguments.follow:
+        _wait_for_manifest(arguments.shards, arguments.dataset)
     planned = [(data, _settings(data, arguments)) for data in find(arguments.shards, arguments.dataset)]
     try:
         summaries = [_train(data, settings, arguments) for data, settings in planned]
     except torch.OutOfMemoryError as error:
         raise MachineError(f"the device's memory is full; a smaller --batch-size may help ({error})") from None
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
+
+
+def _wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
+    """Give a bake that was started together with this command the time to load its data and plan."""
+    wanted = [f"{name}/{MANIFEST}" for name in names or []] or [f"*/{MANIFEST}"]
+    deadline = time.monotonic() + PLAN_SECONDS
+    while time.monotonic() < deadline:
+        if (root / MANIFEST).is_file() or all(any(root.glob(pattern)) for pattern in wanted):
+            return
+        time.sleep(0.1)
 
 
 def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
@@ -103,7 +121,7 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     epochs = _epochs(data, recipe, arguments)
     missing = [name for epoch in range(min(epochs, data.epochs)) for name in data.missing("train", epoch)]
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
-    if missing:
+    if missing and not arguments.follow:
         raise DataError(
             f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). {data.plan.remedy}"
         )
@@ -133,7 +151,7 @@ def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> in
 def _train(data: ShardSet, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **asdict(settings)})
     going_on = run.open(overwrite=arguments.overwrite, resume=arguments.resume is not None)
-    trainer = Trainer(data, settings)
+    trainer = Trainer(data, settings, follow=arguments.follow)
     if going_on:
         trainer.restore(load_checkpoint(run.checkpoint, settings.device))
     _say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")

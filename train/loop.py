@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from shards import ShardSet
 from shards.errors import DivergedError
+from shards.follow import wait_for_epoch
 from train.device import PRECISIONS, autocast, synchronize
 from train.evaluate import Score, evaluate
 from train.feed import Converter, feed
@@ -68,13 +70,18 @@ class State:
 class Trainer:
     """Trains one model on one shard set, epoch by epoch.
 
+    Args:
+        data: the shards.
+        settings: all that the outcome depends on.
+        follow: wait for shards that another process is still baking.
+
     Attributes:
         model: on its device, in channels_last memory.
         state: the epochs done.
     """
 
-    def __init__(self, data: ShardSet, settings: Settings) -> None:
-        self.data, self.settings = data, settings
+    def __init__(self, data: ShardSet, settings: Settings, *, follow: bool = False) -> None:
+        self.data, self.settings, self._follow = data, settings, follow
         self.device = torch.device(settings.device)
         recipe = settings.recipe
         torch.manual_seed(settings.seed)
@@ -105,7 +112,19 @@ class Trainer:
         variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.epochs)]
         convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
         batch_size = self.settings.recipe.batch_size
-        with Stream(self.data, "train", variants, batch_size, drop_last=True, pin=self.device.type == "cuda") as stream:
+        if self._follow:
+            for split in self.data.splits:
+                if split != "train":
+                    wait_for_epoch(self.data, split, 0, threading.Event())
+        with Stream(
+            self.data,
+            "train",
+            variants,
+            batch_size,
+            drop_last=True,
+            pin=self.device.type == "cuda",
+            follow=self._follow,
+        ) as stream:
             batches = feed(stream, convert, self.device)
             while self.state.epoch < self.settings.epochs:
                 report = self._epoch(stream, batches)

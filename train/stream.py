@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shards import ShardSet, UsageError
+from shards.follow import wait_for_epoch
 from shards.reader import Scratch
 
 __all__ = ["Stream", "scatter"]
@@ -58,6 +59,7 @@ class Stream:
         batch_size: samples a batch.
         drop_last: leave out an epoch's last batch where it is short.
         pin: page-locked staging memory, from which CUDA copies without waiting.
+        follow: wait for epochs that another process is still baking.
 
     Attributes:
         waits: seconds that each batch was waited for.
@@ -76,6 +78,7 @@ class Stream:
         *,
         drop_last: bool = False,
         pin: bool = False,
+        follow: bool = False,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
@@ -83,7 +86,7 @@ class Stream:
         if len(shapes) != 1:
             raise UsageError(f"{data.path}: expected epochs of one image size, found {sorted(shapes)}")
         self._data, self._split, self._epochs = data, split, list(epochs)
-        self._batch_size, self._drop_last = batch_size, drop_last
+        self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
         self.waits: list[float] = []
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -140,6 +143,9 @@ class Stream:
             self._ready.put(error)
 
     def _fill_epoch(self, epoch: int) -> None:
+        if self._follow:
+            wait_for_epoch(self._data, self._split, epoch, self._stopped)
+            self._stop_if_closed()
         samples = self._data.samples(self._split, epoch)
         slots: dict[int, _Slot] = {}
         scratch = Scratch()
@@ -175,9 +181,12 @@ class Stream:
 
     def _take(self) -> _Slot:
         slot = self._free.get()
+        self._stop_if_closed()
+        return slot
+
+    def _stop_if_closed(self) -> None:
         if self._stopped.is_set():
             raise _StoppedError
-        return slot
 
 
 class _StoppedError(Exception):

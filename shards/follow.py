@@ -1,0 +1,36 @@
+"""Following a bake that still runs: an epoch's indexes are the signal that it may be read."""
+
+import sys
+import threading
+
+from shards.errors import DataError, listed
+from shards.lock import is_held
+from shards.reader import ShardSet
+
+__all__ = ["wait_for_epoch"]
+
+POLL_SECONDS = 0.1
+
+
+def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Event) -> None:
+    """Wait until an epoch is whole, for as long as somebody bakes; return early once `stopped` is set.
+
+    Raises:
+        DataError: something is missing, and nobody bakes it.
+    """
+    said = False
+    while not stopped.is_set():
+        # In this order: a bake that ends between the two questions has written its last index before.
+        baking = is_held(data.path)
+        missing = data.missing(split, epoch)
+        if not missing:
+            return
+        if not baking:
+            raise DataError(
+                f"{data.path}: {split} epoch {epoch} is missing ({listed(missing, 3)}) and nobody bakes it. "
+                f"{data.plan.remedy}"
+            )
+        if not said:
+            said = True
+            print(f"{data.name}: waiting for {split} epoch {epoch}, which is being baked", file=sys.stderr, flush=True)  # noqa: T201 - progress
+        stopped.wait(POLL_SECONDS)
