@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from shards.contents import describe, digest, drop_epochs, epoch_range
 from shards.errors import DataError, UsageError, listed, run_command
-from shards.inspect import describe, digest, drop_epochs, epoch_range
 from shards.reader import ShardSet
 from shards.show import draw_grid
 from shards.verify import damage
