@@ -79,4 +79,4 @@ def _report(name: str, left: Estimate, directory: Path, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "the same command goes on where this one ended")

@@ -23,6 +23,8 @@ from shards.writer import write_shard, write_whole
 
 __all__ = ["bake", "bake_source"]
 
+MOST_CLASSES = 2**20  # a label beyond it is a mistake: every class up to it would need a name
+
 
 def bake(
     images: NDArray[np.uint8],
@@ -62,6 +64,8 @@ def bake(
         DataError: another plan's shards stand there, or another process is baking them.
         MachineError: not enough space.
     """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers: expected at least 1, found {workers}")
     splits = {"train": _checked(images, labels, "images")}
     if test is not None:
         splits["test"] = _checked(*test, "test images")
@@ -92,7 +96,7 @@ def bake_source(
     Raises: as `bake`.
     """
     started = time.monotonic()
-    workers = workers or os.cpu_count() or 1
+    workers = (os.cpu_count() or 1) if workers is None else workers
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
         if overwrite:
@@ -106,7 +110,9 @@ def bake_source(
                 f"{directory}: {gigabytes(left.size_bytes)} are still to be written, {gigabytes(left.free_bytes)} are "
                 "free; free some space, bake fewer --epochs or --dtype uint8, or name another --out"
             )
-        write_whole(directory / MANIFEST, plan.to_bytes())
+        manifest = directory / MANIFEST
+        if not manifest.exists() or manifest.read_bytes() != plan.to_bytes():
+            write_whole(manifest, plan.to_bytes())
         todo = [shard for shard in plan.shards() if not (directory / shard.index).is_file()]
         if not todo:
             say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
@@ -181,6 +187,8 @@ def _checked(images: NDArray[np.uint8], labels: NDArray[np.int64], what: str) ->
         raise UsageError(
             f"{what}: expected {len(images)} whole-number labels, one an image, found {labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0:
-        raise UsageError(f"{what}: labels start from 0, found {labels.min()}")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise UsageError(
+            f"{what}: expected labels from 0 to {MOST_CLASSES - 1}, found {labels.min()} to {labels.max()}"
+        )
     return Images(np.ascontiguousarray(images), labels.astype(np.int64))

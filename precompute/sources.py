@@ -59,11 +59,11 @@ def hold_out(source: SourceData, fraction: float) -> SourceData:
     Raises:
         UsageError: the fraction is not between 0 and 1, or leaves one side empty.
     """
-    if not fraction:
+    if fraction == 0:
         return source
     train = source.splits["train"]
-    count = round(fraction * len(train.labels_N))
-    if not (0 < fraction < 1 and 0 < count < len(train.labels_N)):
+    count = round(fraction * len(train.labels_N)) if 0 < fraction < 1 else 0
+    if not 0 < count < len(train.labels_N):
         raise UsageError(
             f"--val-fraction: expected a fraction between 0 and 1 of {len(train.labels_N)} images, found {fraction}"
         )

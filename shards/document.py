@@ -45,7 +45,7 @@ def read_document(path: Path) -> "Fields":
     checksum = content.pop("checksum", None)
     try:
         expected = serialize(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a canonical document ({error})") from None
     if data != expected:
         found = xxhash.xxh3_128_hexdigest(_canonical(content))
@@ -93,7 +93,10 @@ class Fields:
         values = self.items(key)
         if not all(type(value) in (int, float) for value in values):
             raise DataError(f"{self.where}: {key}: expected numbers, found {values!r}")
-        return tuple(float(value) for value in values)
+        try:
+            return tuple(float(value) for value in values)
+        except OverflowError:
+            raise DataError(f"{self.where}: {key}: expected numbers that float64 holds") from None
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Take a list of strings."""

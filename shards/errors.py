@@ -52,11 +52,11 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
-def run_command(main: Callable[[], None]) -> NoReturn:
+def run_command(main: Callable[[], None], after_interruption: str = "") -> NoReturn:
     """Run a command's `main` and exit with the code that its outcome has.
 
     A `PrebakeError` and an error of the operating system become one message on stderr; any other
-    exception is a bug and keeps its traceback.
+    exception is a bug and keeps its traceback. `after_interruption` tells how to go on.
     """
     if sys.platform == "win32":
         _end(UsageError("Windows is not supported; use Linux or macOS (WSL 2 works: it is Linux)"))
@@ -66,11 +66,9 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except PrebakeError as error:
         _end(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one ended", file=sys.stderr)  # noqa: T201 - a command's last word
-        sys.exit(130)
+        _interrupted("interrupted", after_interruption, 130)
     except _TerminatedError:
-        print("terminated; the same command goes on where this one ended", file=sys.stderr)  # noqa: T201 - a command's last word
-        sys.exit(143)
+        _interrupted("terminated", after_interruption, 143)
     except BrokenPipeError:
         # The reader of our stdout has gone (`... | head`): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,6 +102,11 @@ class _TerminatedError(BaseException):
 def _end(error: PrebakeError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one place where errors are said
     sys.exit(error.exit_code)
+
+
+def _interrupted(what: str, after: str, exit_code: int) -> NoReturn:
+    print(f"{what}; {after}" if after else what, file=sys.stderr)  # noqa: T201 - a command's last word
+    sys.exit(exit_code)
 
 
 @contextlib.contextmanager

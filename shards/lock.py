@@ -1,7 +1,6 @@
 """One writer a shard set: an advisory lock, which the kernel frees when its holder dies."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -24,6 +23,8 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         DataError: another process holds it.
     """
+    import fcntl  # Windows has none, and is to be told so in words
+
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         for attempt in range(ATTEMPTS):
@@ -43,6 +44,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 def is_held(directory: Path) -> bool:
     """Say whether a process holds the set's lock now."""
+    import fcntl  # as above
+
     try:
         descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

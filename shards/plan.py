@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = ["MANIFEST", "SPLITS", "Epoch", "Plan", "Shard", "Source", "difference
 MANIFEST = "manifest.json"
 FORMAT = "prebake"
 VERSION = 1
+MOST_VALUES = 2**30  # an image; in float32 that is half of what a tar member may hold
 SHARD_BYTES = 256 * 1024 * 1024
 SPLITS = ("test", "val", "train")  # the order of baking: what is evaluated stands ready before epoch 0
 
@@ -212,6 +214,8 @@ class Plan:
             splits={split: tuple(_epoch(item, path) for item in splits.items(split)) for split in splits.content},
         )
         _check(plan, fields.text("identity"), path)
+        if plan.to_bytes() != serialize(fields.content):
+            raise DataError(f"{path}: contradicts itself, or holds fields that version {VERSION} does not have")
         return plan
 
     def _fixed(self) -> dict[str, Any]:
@@ -264,6 +268,8 @@ def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard
 def _epoch(item: object, path: Path) -> Epoch:
     if not (isinstance(item, list) and len(item) == 4 and all(type(n) is int and 0 < n < 2**32 for n in item)):
         raise DataError(f"{path}: splits: expected [samples, height, width, channels], found {item!r}")
+    if math.prod(item[1:]) > MOST_VALUES:
+        raise DataError(f"{path}: splits: expected images of at most {MOST_VALUES} values, found {item!r}")
     return Epoch(item[0], (item[1], item[2], item[3]))
 
 
@@ -278,5 +284,9 @@ def _check(plan: Plan, identity: str, path: Path) -> None:
     channels = {epoch.image_shape[2] for epochs in plan.splits.values() for epoch in epochs}
     if channels != {len(plan.source.mean)} or len(plan.source.mean) != len(plan.source.deviation):
         raise DataError(f"{path}: mean and deviation don't fit {sorted(channels)} channels")
+    if not all(deviation > 0 for deviation in plan.source.deviation):
+        raise DataError(f"{path}: deviation: expected numbers over 0, found {plan.source.deviation}")
+    if not isinstance(plan.augmentation.get("name"), str):
+        raise DataError(f"{path}: augmentation: expected a name, found {plan.augmentation.get('name')!r}")
     if plan.identity != identity:
         raise DataError(f"{path}: identity {identity} does not fit its own content ({plan.identity})")

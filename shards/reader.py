@@ -26,10 +26,9 @@ class OpenShard:
         self.index = Index.read(directory, shard, plan.identity)
         self._remedy = plan.remedy
         self.layouts = [layout for _, layout in shard.records()]
-        try:
-            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}") from None
+        if not self.path.is_file():  # nor a directory, nor a pipe that nobody writes to
+            raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}")
+        self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> "OpenShard":
         return self
@@ -199,6 +198,7 @@ class ShardSet:
         """
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
+        self._content(split, epoch)  # so that it is refused here, and not at the first batch
         return self._batches(split, epoch, batch_size, drop_last)
 
     def _batches(

@@ -5,6 +5,7 @@ dtype, so a writer makes it once and a verifier compares it byte for byte.
 """
 
 import functools
+import math
 import tarfile
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ ENCODINGS = ("float16", "uint8", "float32")
 
 def samples_per_record(image_shape: tuple[int, int, int], encoding: str) -> int:
     """Return 128, or as many samples as fit 2 MiB of pixels where those are fewer (at least 1)."""
-    sample_bytes = int(np.prod(image_shape)) * np.dtype(encoding).itemsize
+    sample_bytes = math.prod(image_shape) * np.dtype(encoding).itemsize
     return max(1, min(RECORD_SAMPLES, RECORD_BYTES // sample_bytes))
 
 
@@ -37,7 +38,7 @@ class Layout:
     @functools.cached_property
     def pixels_bytes(self) -> int:
         """Size of the pixels alone."""
-        return self.samples * int(np.prod(self.image_shape)) * np.dtype(self.encoding).itemsize
+        return self.samples * math.prod(self.image_shape) * np.dtype(self.encoding).itemsize
 
     @functools.cached_property
     def pixels_offset(self) -> int:

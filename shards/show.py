@@ -26,7 +26,6 @@ def variants(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> N
         DataError: an epoch is not baked, or damaged.
     """
     samples = data.samples("train")
-    wanted = {index: row for row, index in enumerate(index_N)}
     out = np.zeros((len(index_N), len(epochs), *data.image_shape("train", epochs[0])), np.uint8)
     for index in index_N:
         if not 0 <= index < samples:
@@ -34,7 +33,8 @@ def variants(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> N
     for column, epoch in enumerate(epochs):
         for images, _, found in data.records("train", epoch):
             for position in np.flatnonzero(np.isin(found, list(index_N))):
-                out[wanted[int(found[position])], column] = _pixels(data, images[position])
+                rows = [row for row, index in enumerate(index_N) if index == found[position]]
+                out[rows, column] = _pixels(data, images[position])
     return out
 
 
@@ -56,7 +56,10 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
         top = MARGIN_TOP + row * (CELL + GAP)
         pen.text((4, top + CELL // 2 - 12), f"{data.classes[labels[index]]}\nno. {index}", fill="black")
         for column in range(len(epochs)):
-            picture = Image.fromarray(np.squeeze(pixels[row, column])).convert("RGB").resize((CELL, CELL), 0)
+            image = pixels[row, column]
+            # Three channels are colours; of any other number the first is shown, in grey.
+            image = image if image.shape[2] == 3 else image[..., 0]
+            picture = Image.fromarray(image).convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST)
             grid.paste(picture, (MARGIN_LEFT + column * (CELL + GAP), top))
     part = out.with_name(out.name + ".part")
     grid.save(part, format="PNG")

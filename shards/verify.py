@@ -20,6 +20,8 @@ def damage(directory: Path, shard: Shard, identity: str) -> str | None:
     record's xxh3-64 and framing, the zeros behind the last record, the archive's xxh3-128.
     """
     path = directory / shard.tar
+    if not path.is_file():
+        return f"{path}: missing, though its index is there"
     try:
         index = Index.read(directory, shard, identity)
         with path.open("rb", buffering=0) as file:
@@ -43,8 +45,6 @@ def damage(directory: Path, shard: Shard, identity: str) -> str | None:
             end = file.read()
     except DataError as error:
         return str(error)
-    except FileNotFoundError:
-        return f"{path}: missing, though its index is there"
     if end != bytes(2 * BLOCK_BYTES):
         return f"{path}: bytes after the last record are not zero"
     whole.update(end)

@@ -10,6 +10,8 @@ import torch
 import precompute
 from precompute.sources import SourceData, load
 from shards import ShardSet
+from train.loop import Settings, Trainer
+from train.recipes import recipe_for
 
 # The nets here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)
@@ -48,7 +50,39 @@ def data_dir() -> Path:
     return Path(root)
 
 
+@pytest.fixture(scope="session")
+def cifar10(data_dir: Path) -> SourceData:
+    """CIFAR-10, loaded once."""
+    return load("cifar10", data_dir)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Two epochs of 200 digits, and 100 to test: three steps of 64 an epoch; read only."""
+    train, test = digits.splits["train"], digits.splits["test"]
+    out = tmp_path_factory.mktemp("tiny") / "digits"
+    precompute.bake(
+        train.images_NHWC[:200],
+        train.labels_N[:200],
+        test=(test.images_NHWC[:100], test.labels_N[:100]),
+        classes=digits.classes,
+        name="digits",
+        epochs=2,
+        out=out,
+    )
+    return ShardSet(out)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: ShardSet) -> Trainer:
+    """A trainer that has done its two epochs on the tiny digits; nobody may train it further."""
+    trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32"))
+    for _ in trainer.run():
+        pass
+    return trainer

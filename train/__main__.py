@@ -27,6 +27,7 @@ from train.weights import Trained, save_weights
 
 CHECKPOINT_SECONDS = 60.0
 PLAN_SECONDS = 20.0
+MOST_SEED = 2**63 - 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--out", type=Path, default=Path("runs"), help="root of the runs; default runs")
-    add("--resume", choices=["auto"], help="auto: go on with unfinished runs of the same settings")
+    add("--resume", choices=["auto"], help="auto: go on with unfinished runs of the same settings, keep finished ones")
     add("--overwrite", action="store_true", help="repeat runs that are there already")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
     return options
@@ -69,9 +70,9 @@ def main() -> None:
     # Everything is checked before the first step is taken.
     if arguments.follow:
         _wait_for_manifest(arguments.shards, arguments.dataset)
-    planned = [(data, _settings(data, arguments)) for data in find(arguments.shards, arguments.dataset)]
+    planned = [_plan(data, arguments) for data in find(arguments.shards, arguments.dataset)]
     try:
-        summaries = [_train(data, settings, arguments) for data, settings in planned]
+        summaries = [_train(*each, arguments) for each in planned]
     except torch.OutOfMemoryError as error:
         raise MachineError(f"the device's memory is full; a smaller --batch-size may help ({error})") from None
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
@@ -104,10 +105,20 @@ def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
     unknown = [name for name in names or [] if name not in there]
     if unknown:
         raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
-    return [there[name] for name in names] if names else sets
+    return [there[name] for name in dict.fromkeys(names)] if names else sets
+
+
+def _plan(data: ShardSet, arguments: argparse.Namespace) -> tuple[ShardSet, Settings, Run]:
+    settings = _settings(data, arguments)
+    run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **asdict(settings)})
+    if not (arguments.overwrite or arguments.resume):
+        run.refuse_existing()
+    return data, settings, run
 
 
 def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
+    if not 0 <= arguments.seed <= MOST_SEED:
+        raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {arguments.seed}")
     device = choose_device(arguments.device)
     recipe = recipe_for(
         arguments.recipe or data.plan.source.recipe,
@@ -130,8 +141,10 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
             f"{data.path}: batches of {recipe.batch_size} are larger than the {data.samples('train')} training images; "
             "take a smaller --batch-size"
         )
+    if epochs * (data.samples("train") // recipe.batch_size) < 2:
+        raise UsageError(f"{data.path}: a run needs at least 2 steps; take more --epochs or a smaller --batch-size")
     precision = choose_precision(arguments.precision, device)
-    return Settings(replace(recipe, epochs=epochs), epochs, arguments.seed, str(device), precision)
+    return Settings(replace(recipe, epochs=epochs), arguments.seed, str(device), precision)
 
 
 def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> int:
@@ -148,18 +161,23 @@ def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> in
     return asked
 
 
-def _train(data: ShardSet, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
-    run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **asdict(settings)})
-    going_on = run.open(overwrite=arguments.overwrite, resume=arguments.resume is not None)
+def _train(data: ShardSet, settings: Settings, run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.overwrite:
+        run.remove()
+    finished = run.finished()
+    if finished is not None:
+        _say(f"{data.name}: finished already, in {run.path}")
+        return finished
     trainer = Trainer(data, settings, follow=arguments.follow)
-    if going_on:
+    if run.checkpoint.exists():
         trainer.restore(load_checkpoint(run.checkpoint, settings.device))
+    run.begin(trainer.state.epoch)
     _say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")
     saved = time.monotonic()
     for report in trainer.run():
         run.log("epoch", **asdict(report))
-        _say(epoch_line(data.name, report, settings.epochs))
-        if time.monotonic() - saved > CHECKPOINT_SECONDS and report.epoch + 1 < settings.epochs:
+        _say(epoch_line(data.name, report, settings.recipe.epochs))
+        if time.monotonic() - saved > CHECKPOINT_SECONDS and report.epoch + 1 < settings.recipe.epochs:
             save_checkpoint(run.checkpoint, trainer.save())
             saved = time.monotonic()
     return _finish(run, trainer)
@@ -185,4 +203,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "--resume auto goes on after the last checkpoint")

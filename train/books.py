@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
 
 __all__ = ["Run", "versions"]
 
@@ -45,29 +45,44 @@ class Run:
         self._summary = self.path / "summary.json"
         self._log = self.path / "log.jsonl"
 
-    def open(self, *, overwrite: bool, resume: bool) -> bool:
-        """Make the directory; return whether a checkpoint is there to go on from.
-
-        Raises:
-            UsageError: a run of the same settings is there already, finished or not.
-        """
-        if self.path.exists() and overwrite:
-            shutil.rmtree(self.path)
+    def refuse_existing(self) -> None:
+        """Raise UsageError where a run of the same settings is there already, finished or not."""
         if self._summary.exists():
             raise UsageError(f"{self.path}: this run is finished already; --overwrite repeats it, --out keeps both")
-        if self._log.exists() and not resume:
+        if self._log.exists():
             raise UsageError(f"{self.path}: this run was begun; --resume auto goes on with it, --overwrite starts anew")
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the summary of a finished run, or None.
+
+        Raises:
+            DataError: a summary that is none.
+        """
+        if not self._summary.exists():
+            return None
+        try:
+            summary: dict[str, Any] = json.loads(self._summary.read_text())
+        except ValueError as error:
+            raise DataError(f"{self._summary}: not JSON ({error}); --overwrite repeats the run") from None
+        return summary
+
+    def remove(self) -> None:
+        """Remove the run's directory, where there is one."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+    def begin(self, epoch: int) -> None:
+        """Open the books at an epoch; lines that a later epoch left are dropped, since it is done again."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        going_on = self.checkpoint.exists()
-        if not going_on:
-            self._log.unlink(missing_ok=True)
-        self.log("resume" if going_on else "start", settings=self.settings, versions=versions())
-        return going_on
+        lines = self._log.read_text().splitlines() if epoch else []
+        kept = [line for line in lines if json.loads(line).get("epoch", -1) < epoch]
+        self._log.write_text("".join(line + "\n" for line in kept))
+        self.log("resume" if epoch else "start", settings=self.settings, versions=versions())
 
     def log(self, event: str, **content: object) -> None:
         """Add one line to `log.jsonl`."""
         with self._log.open("a") as file:
-            file.write(json.dumps({"event": event, **content}) + "\n")
+            file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which says that the run is finished, and drop the checkpoint."""

@@ -1,6 +1,6 @@
 """Checkpoints: a run's state between two epochs."""
 
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ import torch
 from shards.errors import DataError
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
+
+# What `train.loop.Trainer.save` returns.
+PARTS = {"model", "optimizer", "scheduler", "scaler", "state"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -24,9 +27,14 @@ def load_checkpoint(path: Path, device: str) -> dict[str, Any]:
     Raises:
         DataError: not such a file, or damaged.
     """
+    advice = "--overwrite starts the run anew"
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a checkpoint ({reason}); --overwrite starts the run anew") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # over a foreign file the unpickler raises anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: not a checkpoint ({reason}); {advice}") from None
+    if not isinstance(state, dict) or set(state) != PARTS:
+        raise DataError(f"{path}: not a checkpoint of this release; {advice}")
     return state

@@ -23,12 +23,13 @@ def draw_curves(path: Path, name: str, recipe: Recipe, reports: Sequence[EpochRe
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = [report.epoch + 1 for report in reports]
-    held_out = reports[0].held_out
     loss.plot(epochs, [report.train_loss for report in reports], label="train")
-    loss.plot(epochs, [report.held_out_loss for report in reports], label=held_out)
     loss.set(title=f"{name}: loss", xlabel="epoch", ylabel="cross-entropy in nats")
     accuracy.plot(epochs, [report.train_accuracy for report in reports], label="train")
-    accuracy.plot(epochs, [report.held_out_accuracy for report in reports], label=held_out)
+    scored = [report for report in reports if report.held_out_loss is not None and report.held_out_accuracy is not None]
+    if scored:
+        loss.plot(epochs, [report.held_out_loss for report in scored], label=scored[0].held_out)
+        accuracy.plot(epochs, [report.held_out_accuracy for report in scored], label=scored[0].held_out)
     accuracy.set(title=f"{name}: accuracy", xlabel="epoch", ylabel="share of images")
     rates, momenta = schedule(recipe, steps)
     rate.plot(rates, label="learning rate")

@@ -23,8 +23,8 @@ def choose_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind in DEVICES if there[kind]))
-    kind, _, number = name.partition(":")
-    if kind not in DEVICES or (number and not number.isdigit()):
+    kind, colon, number = name.partition(":")
+    if kind not in DEVICES or (colon and not (kind == "cuda" and number.isdecimal())):
         raise UsageError(
             f"--device: expected auto or one of {', '.join(DEVICES)} (cuda:1 for the second), found {name!r}"
         )

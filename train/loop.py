@@ -31,7 +31,6 @@ class Settings:
     """All that a run's outcome depends on, besides the shards."""
 
     recipe: Recipe
-    epochs: int
     seed: int
     device: str
     precision: str
@@ -41,15 +40,16 @@ class Settings:
 class EpochReport:
     """What one epoch was: losses in nats, accuracies 0 to 1, rate of images, seconds of each activity.
 
+    `held_out` names the split that was scored, or is None where the shards hold none.
     `train_seconds` is synchronized and contains `wait_seconds`; evaluation is apart from both.
     """
 
     epoch: int
     train_loss: float
     train_accuracy: float
-    held_out: str
-    held_out_loss: float
-    held_out_accuracy: float
+    held_out: str | None
+    held_out_loss: float | None
+    held_out_accuracy: float | None
     lr: float
     images_per_second: float
     train_seconds: float
@@ -96,7 +96,7 @@ class Trainer:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.steps_per_epoch = data.samples("train") // recipe.batch_size
-        self.steps = self.steps_per_epoch * settings.epochs
+        self.steps = self.steps_per_epoch * settings.recipe.epochs
         self.scheduler = one_cycle(recipe, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
@@ -109,7 +109,7 @@ class Trainer:
             DataError: shards missing or damaged.
             DivergedError: the loss is not finite.
         """
-        variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.epochs)]
+        variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.recipe.epochs)]
         convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
         batch_size = self.settings.recipe.batch_size
         if self._follow:
@@ -126,7 +126,7 @@ class Trainer:
             follow=self._follow,
         ) as stream:
             batches = feed(stream, convert, self.device)
-            while self.state.epoch < self.settings.epochs:
+            while self.state.epoch < self.settings.recipe.epochs:
                 report = self._epoch(stream, batches)
                 self.state.reports.append(report)
                 self.state.epoch += 1
@@ -147,14 +147,14 @@ class Trainer:
                 f"a lower --lr than {self.settings.recipe.peak_lr} may help"
             )
         evaluated = time.perf_counter()
-        score = self.evaluate(self.held_out) if self.held_out else Score(float("nan"), float("nan"), None)
+        score = self.evaluate(self.held_out) if self.held_out else None
         return EpochReport(
             epoch=self.state.epoch,
             train_loss=loss,
             train_accuracy=accuracy,
-            held_out=self.held_out or "none",
-            held_out_loss=score.loss,
-            held_out_accuracy=score.accuracy,
+            held_out=self.held_out,
+            held_out_loss=score.loss if score else None,
+            held_out_accuracy=score.accuracy if score else None,
             lr=float(rate),
             images_per_second=self.steps_per_epoch * self.settings.recipe.batch_size / seconds,
             train_seconds=seconds,
@@ -170,7 +170,7 @@ class Trainer:
         bar = tqdm(
             itertools.islice(batches, self.steps_per_epoch),
             total=self.steps_per_epoch,
-            desc=f"{self.data.name} epoch {self.state.epoch + 1}/{self.settings.epochs}",
+            desc=f"{self.data.name} epoch {self.state.epoch + 1}/{self.settings.recipe.epochs}",
             unit=" steps",
             leave=False,
             disable=not sys.stderr.isatty(),

@@ -70,13 +70,20 @@ def recipe_for(name: str, **changes: float | str | None) -> Recipe:
 
 
 def one_cycle(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> OneCycleLR:
-    """Lay the recipe's schedule over so many steps: up from 0 to the peak and down to 0, in straight lines."""
+    """Lay the recipe's schedule over so many steps: up from 0 to the peak and down to 0, in straight lines.
+
+    Raises:
+        UsageError: fewer than 2 steps, which go neither up nor down.
+    """
+    if steps < 2:
+        raise UsageError(f"--epochs: a run needs at least 2 steps, found {steps}; take more epochs or smaller batches")
     low = recipe.low_momentum
     return OneCycleLR(
         optimizer,
         max_lr=recipe.peak_lr,
         total_steps=steps,
-        pct_start=recipe.warmup,
+        # OneCycleLR peaks at step pct_start * steps - 1, and divides by that number.
+        pct_start=max(recipe.warmup, 2 / steps),
         anneal_strategy="linear",
         cycle_momentum=low is not None,
         base_momentum=low if low is not None else recipe.momentum,

@@ -50,7 +50,7 @@ class Stream:
             for images, labels in stream: ...
 
     Yields images_NHWC (stored dtype) and labels_N (int64): views of the ring, overwritten after the
-    next one is asked for.
+    next one is asked for. It is read once: iterating again goes on where the last loop ended.
 
     Args:
         data: the shard set.
@@ -118,19 +118,23 @@ class Stream:
             # It may stand waiting for a slot; any will do, since it looks at `_stopped` first.
             self._free.put(None)  # type: ignore[arg-type] # a wake-up, not a slot
             self._thread.join(0.05)
+        self._ready.put(None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             before = time.perf_counter()
             item = self._ready.get()
             self.waits.append(time.perf_counter() - before)
-            if item is None:
-                return
-            if isinstance(item, BaseException):
+            if item is None or isinstance(item, BaseException):
+                self._ready.put(item)  # whoever asks again hears it again
+                if item is None:
+                    return
                 raise item
             slot, count = item
-            yield slot.images_NHWC[:count], slot.labels_N[:count]
-            self._free.put(slot)
+            try:
+                yield slot.images_NHWC[:count], slot.labels_N[:count]
+            finally:
+                self._free.put(slot)
 
     def _fill(self) -> None:
         try:

@@ -16,10 +16,11 @@ __all__ = ["epoch_line", "summarize", "table"]
 def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
     """Write one epoch for people."""
     seconds = report.train_seconds + report.evaluate_seconds
+    held_out = f"{report.held_out} loss {report.held_out_loss:.4f} accuracy {report.held_out_accuracy:.4f}, "
     return (
         f"{name}: epoch {report.epoch + 1}/{epochs}: "
         f"train loss {report.train_loss:.4f} accuracy {report.train_accuracy:.4f}, "
-        f"{report.held_out} loss {report.held_out_loss:.4f} accuracy {report.held_out_accuracy:.4f}, "
+        f"{held_out if report.held_out else ''}"
         f"lr {report.lr:.4f}, {report.images_per_second:,.0f} images/s, {seconds:.1f} s "
         f"(waiting {report.wait_seconds:.2f}, training {report.train_seconds - report.wait_seconds:.1f}, "
         f"evaluating {report.evaluate_seconds:.1f})"
@@ -38,13 +39,13 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
     data, settings, state = trainer.data, trainer.settings, trainer.state
     train_seconds = sum(report.train_seconds for report in state.reports)
     wait_seconds = sum(state.waits)
-    images = settings.epochs * trainer.steps_per_epoch * settings.recipe.batch_size
+    images = settings.recipe.epochs * trainer.steps_per_epoch * settings.recipe.batch_size
     return {
         "dataset": data.name,
         "recipe": settings.recipe.name,
         "model": settings.recipe.model,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "epochs": settings.epochs,
+        "epochs": settings.recipe.epochs,
         "seed": settings.seed,
         "device": settings.device,
         "precision": settings.precision,

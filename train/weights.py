@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from shards.errors import DataError
+from shards.errors import DataError, UsageError
 from train.models import build
 from train.recipes import Recipe
 
@@ -73,5 +73,5 @@ def load_weights(path: Path) -> Trained:
             tuple(about["mean"]),
             tuple(about["deviation"]),
         )
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, UsageError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not the weights of a run ({error}); train again with --overwrite") from None

@@ -1,0 +1,108 @@
+"""Devices and precisions: what is chosen, and what is refused."""
+
+import pytest
+import torch
+
+from shards import MachineError, UsageError
+from train.device import PRECISIONS, autocast, choose_device, choose_precision, synchronize
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def _only_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def _one_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("_only_a_cpu")
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_a_machine_with_only_a_cpu_gives_the_cpu(name: str) -> None:
+    assert choose_device(name) == CPU
+
+
+@pytest.mark.usefixtures("_one_cuda_device")
+@pytest.mark.parametrize(("name", "chosen"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:0", "cuda:0"), ("cpu", "cpu")])
+def test_a_machine_with_cuda_gives_what_is_asked_and_cuda_by_itself(name: str, chosen: str) -> None:
+    assert choose_device(name) == torch.device(chosen)
+
+
+@pytest.mark.usefixtures("_one_cuda_device")
+def test_a_second_cuda_device_that_is_not_there_is_the_machines_lack() -> None:
+    with pytest.raises(MachineError, match="no cuda:1"):
+        choose_device("cuda:1")
+
+
+@pytest.mark.usefixtures("_only_a_cpu")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
+def test_a_device_that_is_not_there_is_the_machines_lack(name: str) -> None:
+    with pytest.raises(MachineError, match=f"no {name}; there is cpu$"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cuda:first", "GPU"])
+def test_an_unknown_device_is_refused_with_a_list_of_those_known(name: str) -> None:
+    with pytest.raises(UsageError, match=f"expected auto or one of cuda, mps, cpu.*found {name!r}"):
+        choose_device(name)
+
+
+def test_a_device_whose_number_is_left_out_is_refused() -> None:
+    with pytest.raises(UsageError, match="--device"):
+        choose_device("cpu:")
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_a_cpu_takes_bf16_only_where_it_computes_it_natively(
+    native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert choose_precision("auto", CPU) == chosen
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bf16"), (False, "fp16")])
+def test_a_cuda_device_takes_bf16_only_where_it_computes_it_natively(
+    native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert choose_precision("auto", torch.device("cuda")) == chosen
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_cpu_trains_in_the_precision_that_is_asked(name: str) -> None:
+    assert choose_precision(name, CPU) == name
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_fp16_is_refused_without_cuda(device: str) -> None:
+    assert choose_precision("fp16", torch.device("cuda")) == "fp16"
+    with pytest.raises(UsageError, match=f"fp16 needs a CUDA device, found {device}"):
+        choose_precision("fp16", torch.device(device))
+
+
+def test_an_unknown_precision_is_refused_with_a_list_of_those_known() -> None:
+    with pytest.raises(UsageError, match="found 'fp8'") as caught:
+        choose_precision("fp8", CPU)
+    assert all(name in str(caught.value) for name in PRECISIONS)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_forward_pass_computes_in_the_precision_that_was_chosen(precision: str, dtype: torch.dtype) -> None:
+    with autocast(CPU, precision):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == dtype
+
+
+def test_a_cpu_has_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    synchronize(CPU)
+    assert asked == []
+    synchronize(torch.device("cuda"))
+    assert asked == [torch.device("cuda")]

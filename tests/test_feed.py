@@ -1,0 +1,111 @@
+"""The feed: one normalization for all encodings, in the memory order that the net takes."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import precompute
+from shards import ShardSet
+from train.feed import Converter, feed
+from train.stream import Stream
+
+CPU = torch.device("cpu")
+ENCODINGS = ("float16", "uint8", "float32")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Colour images whose channels differ in mean and deviation."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (50, 6, 10, 3)) * np.array([0.2, 0.5, 1.0]) + np.array([100, 50, 0])
+    return pixels.astype(np.uint8), rng.integers(0, 4, 50)
+
+
+@pytest.fixture(scope="module")
+def encoded(
+    pictures: tuple[NDArray[np.uint8], NDArray[np.int64]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, ShardSet]:
+    """The same un-augmented colour images in every encoding."""
+    root = tmp_path_factory.mktemp("encoded")
+    for encoding in ENCODINGS:
+        precompute.bake(*pictures, augment="plain", epochs=1, encoding=encoding, out=root / encoding)
+    return {encoding: ShardSet(root / encoding) for encoding in ENCODINGS}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_converter_gives_the_values_that_the_reader_normalizes_to(
+    encoded: dict[str, ShardSet], encoding: str
+) -> None:
+    data = encoded[encoding]
+    ((images, _),) = data.batches("train", batch_size=50)
+    found = Converter(data.plan, CPU, torch.float32)(torch.from_numpy(images))
+    wanted = data.normalize(images).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_all_encodings_give_the_same_normalized_values(
+    encoded: dict[str, ShardSet], encoding: str, pictures: tuple[NDArray[np.uint8], NDArray[np.int64]]
+) -> None:
+    pixels = pictures[0] / 255
+    normalized = (pixels - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2))
+    data = encoded[encoding]
+    ((stored, _, index_N),) = data.records("train")
+    found = Converter(data.plan, CPU, torch.float32)(torch.from_numpy(stored.copy()))
+    # Half precision has 11 bits: 2**-11 of a value under 4 at the most.
+    tolerance = 4 * 2**-11 if encoding == "float16" else 1e-5
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), normalized[index_N], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_net_gets_nchw_in_channels_last_memory_in_the_dtype_asked_for(
+    encoded: dict[str, ShardSet], encoding: str, dtype: torch.dtype
+) -> None:
+    data = encoded[encoding]
+    ((images, _),) = data.batches("train", batch_size=50)
+    found = Converter(data.plan, CPU, dtype)(torch.from_numpy(images))
+    assert found.dtype == dtype
+    assert found.shape == (50, 3, 6, 10)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert not found.is_contiguous()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_feed_hands_on_every_batch_converted_and_in_order(encoded: dict[str, ShardSet], encoding: str) -> None:
+    data = encoded[encoding]
+    convert = Converter(data.plan, CPU, torch.float32)
+    wanted = list(data.batches("train", batch_size=16))
+    number = 0
+    with Stream(data, "train", [0], 16) as stream:
+        for (images, labels), (wanted_images, wanted_labels) in zip(feed(stream, convert, CPU), wanted, strict=True):
+            assert torch.equal(images, convert(torch.from_numpy(wanted_images)))
+            assert torch.equal(labels, torch.from_numpy(wanted_labels))
+            assert labels.dtype == torch.int64
+            number += 1
+    assert number == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("batch_size", [1, 16, 50])
+def test_the_feed_on_cuda_equals_the_feed_on_the_cpu(
+    encoded: dict[str, ShardSet], encoding: str, batch_size: int
+) -> None:
+    data, cuda = encoded[encoding], torch.device("cuda")
+    with Stream(data, "train", [0] * 20, batch_size) as stream:
+        on_cpu = [
+            (images.clone(), labels.clone())
+            for images, labels in feed(stream, Converter(data.plan, CPU, torch.float32), CPU)
+        ]
+    with Stream(data, "train", [0] * 20, batch_size, pin=True) as stream:
+        on_cuda = [
+            (images.clone(), labels.clone())
+            for images, labels in feed(stream, Converter(data.plan, cuda, torch.float32), cuda)
+        ]
+    assert len(on_cpu) == len(on_cuda) == 20 * -(-50 // batch_size)
+    for (images, labels), (cuda_images, cuda_labels) in zip(on_cpu, on_cuda, strict=True):
+        assert cuda_images.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(cuda_images.cpu(), images, rtol=0, atol=2e-6)
+        assert torch.equal(cuda_labels.cpu(), labels)

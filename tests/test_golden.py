@@ -1,0 +1,53 @@
+"""Format version 1, byte for byte."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards import ShardSet
+from tests.golden.make import ENCODINGS, HERE, bake_golden
+
+FILES = [
+    "manifest.json",
+    "test-000.json",
+    "test-000.tar",
+    "train-e000-000.json",
+    "train-e000-000.tar",
+    "train-e001-000.json",
+    "train-e001-000.tar",
+]
+# SHA-256 over all files, in this order: a second lock on the door, for those who regenerate in passing.
+SUMS = {
+    "float16": "19741aeabffb040ec9cafee7ac8ffb949e400292232d6f5b9929ee2df6729c8e",
+    "uint8": "02f581723c5672dac8ca8207df9fde9e1aa338cc9212c29c1c2fbcc76b8cbfbf",
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_bake_is_the_golden_files_byte_for_byte(encoding: str, tmp_path: Path) -> None:
+    bake_golden(encoding, tmp_path / "set")
+    assert sorted(path.name for path in (HERE / encoding).iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == FILES
+    for name in FILES:
+        assert (tmp_path / "set" / name).read_bytes() == (HERE / encoding / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_golden_files_are_those_of_format_version_1(encoding: str) -> None:
+    whole = hashlib.sha256(b"".join((HERE / encoding / name).read_bytes() for name in FILES))
+    assert whole.hexdigest() == SUMS[encoding]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_golden_files_are_read(encoding: str) -> None:
+    data = ShardSet(HERE / encoding)
+    assert (data.name, data.epochs, data.classes) == ("golden", 2, ("zero", "one", "two"))
+    images, labels = next(data.batches("test", batch_size=2))
+    pixels = (np.arange(5 * 48, 7 * 48) * 37 % 256).reshape(2, 4, 4, 3)
+    mean, deviation = np.array(data.plan.source.mean), np.array(data.plan.source.deviation)
+    np.testing.assert_allclose(data.normalize(images), (pixels / 255 - mean) / deviation, rtol=1e-3, atol=1e-3)
+    assert labels.tolist() == [2, 1]
+    for epoch, order in ((0, [4, 1, 3, 2, 0]), (1, [0, 3, 1, 4, 2])):
+        assert [index_N.tolist() for _, _, index_N in data.records("train", epoch)] == [order]

@@ -1,0 +1,191 @@
+"""The training loop: repeatable, resumable without a trace, honest about divergence and held-out data."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import precompute
+from precompute.sources import SourceData
+from shards import ShardSet
+from shards.errors import DivergedError
+from train.evaluate import evaluate
+from train.loop import EpochReport, Settings, Trainer
+from train.recipes import recipe_for
+from train.stream import Stream
+
+
+def settings(epochs: int = 1, seed: int = 0, **changes: float) -> Settings:
+    """Return the settings of a small run on the CPU."""
+    return Settings(recipe_for("digits", epochs=epochs, **changes), seed, "cpu", "fp32")
+
+
+def run(trainer: Trainer) -> Trainer:
+    """Train to the end."""
+    for _ in trainer.run():
+        pass
+    return trainer
+
+
+def assert_same_weights(a: Trainer, b: Trainer) -> None:
+    """Hold parameters and running statistics against each other, bit by bit."""
+    ours, theirs = a.model.state_dict(), b.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def without_clocks(reports: Sequence[EpochReport]) -> list[EpochReport]:
+    """Set what may differ between equal runs to zero."""
+    clocks = {"images_per_second": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "evaluate_seconds": 0.0}
+    return [replace(report, **clocks) for report in reports]  # type: ignore[arg-type] # all of these are floats
+
+
+def test_two_trainings_of_one_seed_are_equal_bit_by_bit_and_another_seed_differs(tiny: ShardSet) -> None:
+    first, second, other = (run(Trainer(tiny, settings(seed=seed))) for seed in (3, 3, 4))
+    assert_same_weights(first, second)
+    assert without_clocks(first.state.reports) == without_clocks(second.state.reports)
+    assert first.state.first_loss == second.state.first_loss
+    assert first.state.first_loss != other.state.first_loss
+    assert not torch.equal(first.model.state_dict()["head.weight"], other.model.state_dict()["head.weight"])
+
+
+def test_the_first_batchs_loss_is_that_of_guessing(tiny: ShardSet) -> None:
+    trainer = run(Trainer(tiny, settings(batch_size=128)))
+    assert trainer.state.first_loss == pytest.approx(math.log(10), abs=0.3)
+
+
+def test_training_learns(trained: Trainer) -> None:
+    first, last = trained.state.reports
+    assert last.train_loss < first.train_loss - 0.1
+    assert last.train_accuracy > 2 / 10
+
+
+def test_reports_add_up(trained: Trainer, tiny: ShardSet) -> None:
+    assert [report.epoch for report in trained.state.reports] == [0, 1]
+    assert trained.state.epoch == 2
+    assert trained.steps == 2 * (tiny.samples("train") // 64) == 6
+    assert len(trained.state.waits) == trained.steps
+    for report in trained.state.reports:
+        assert 0 <= report.wait_seconds <= report.train_seconds
+        assert 0 <= report.train_accuracy <= 1
+        assert report.images_per_second == pytest.approx(3 * 64 / report.train_seconds)
+
+
+def test_a_run_resumed_in_the_middle_equals_an_uninterrupted_one_exactly(tiny: ShardSet, trained: Trainer) -> None:
+    stopped = Trainer(tiny, settings(epochs=2))
+    next(iter(stopped.run()))
+    file = io.BytesIO()
+    torch.save(stopped.save(), file)
+    file.seek(0)
+    resumed = Trainer(tiny, settings(epochs=2))
+    resumed.restore(torch.load(file))
+    run(resumed)
+    assert_same_weights(resumed, trained)
+    assert without_clocks(resumed.state.reports) == without_clocks(trained.state.reports)
+    assert resumed.state.first_loss == trained.state.first_loss
+    assert len(resumed.state.waits) == len(trained.state.waits)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_exit_code_5(tiny: ShardSet) -> None:
+    trainer = Trainer(tiny, settings(epochs=5, peak_lr=1e9))
+    with pytest.raises(DivergedError, match=r"digits: the loss of epoch \d is (nan|inf); a lower --lr") as caught:
+        run(trainer)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.2])
+def test_an_epoch_is_evaluated_on_val_where_there_is_one_and_else_on_test(
+    digits: SourceData, tmp_path: Path, val_fraction: float
+) -> None:
+    train, test = digits.splits["train"], digits.splits["test"]
+    precompute.bake(
+        train.images_NHWC[:100],
+        train.labels_N[:100],
+        test=(test.images_NHWC[:30], test.labels_N[:30]),
+        val_fraction=val_fraction,
+        epochs=1,
+        out=tmp_path / "set",
+    )
+    trainer = run(Trainer(ShardSet(tmp_path / "set"), settings()))
+    (report,) = trainer.state.reports
+    split, other = ("val", "test") if val_fraction else ("test", "train")
+    assert report.held_out == trainer.held_out == split
+    score = trainer.evaluate(split)
+    assert (report.held_out_loss, report.held_out_accuracy) == (score.loss, score.accuracy)
+    assert score.loss != trainer.evaluate(other).loss
+
+
+def test_without_held_out_data_a_run_says_that_there_is_none(digits: SourceData, tmp_path: Path) -> None:
+    train = digits.splits["train"]
+    precompute.bake(train.images_NHWC[:70], train.labels_N[:70], epochs=1, out=tmp_path / "set")
+    (report,) = run(Trainer(ShardSet(tmp_path / "set"), settings())).state.reports
+    assert (report.held_out, report.held_out_loss, report.held_out_accuracy) == (None, None, None)
+    assert math.isfinite(report.train_loss)
+
+
+def test_a_score_is_the_plain_mean_over_the_split(tiny: ShardSet) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    score = evaluate(model, tiny, "test", torch.device("cpu"), "fp32", tta=True)
+    ((images_NHWC, labels),) = tiny.batches("test", batch_size=100)
+    images = torch.from_numpy(tiny.normalize(images_NHWC)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits, mirrored = model(images).numpy(), model(images.flip(3)).numpy()
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(100), labels]
+    assert score.loss == pytest.approx(losses.mean(), abs=1e-5)
+    assert score.accuracy == (logits.argmax(1) == labels).mean()
+    assert score.accuracy_tta == ((logits + mirrored).argmax(1) == labels).mean()
+    assert score.accuracy_tta != score.accuracy
+    assert evaluate(model, tiny, "test", torch.device("cpu"), "fp32").accuracy_tta is None
+
+
+def test_evaluation_takes_the_model_in_evaluation_mode_and_leaves_it_as_it_was(trained: Trainer) -> None:
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    modes: list[bool] = []
+    hook = trained.model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    trained.evaluate("test")
+    hook.remove()
+    assert modes == [False]
+    assert trained.model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+
+
+def test_epoch_e_plays_variant_e_mod_the_number_of_variants(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[Sequence[int]] = []
+
+    class Recorder(Stream):
+        def __init__(self, data: ShardSet, split: str, epochs: Sequence[int], *rest: Any, **options: Any) -> None:
+            played.append(epochs)
+            super().__init__(data, split, epochs, *rest, **options)
+            raise InterruptedError
+
+    monkeypatch.setattr("train.loop.Stream", Recorder)
+    trainer = Trainer(tiny, settings(epochs=5))
+    for done in (0, 3):
+        trainer.state.epoch = done
+        with pytest.raises(InterruptedError):
+            next(iter(trainer.run()))
+    assert played == [[0, 1, 0, 1, 0], [1, 0]]
+
+
+def test_training_takes_every_encoding_alike(digits: SourceData, tmp_path: Path) -> None:
+    train = digits.splits["train"]
+    losses = []
+    for encoding in ("float16", "uint8", "float32"):
+        precompute.bake(
+            train.images_NHWC[:64],
+            train.labels_N[:64],
+            augment="plain",
+            encoding=encoding,
+            epochs=1,
+            out=tmp_path / encoding,
+        )
+        losses.append(run(Trainer(ShardSet(tmp_path / encoding), settings())).state.first_loss)
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-3)

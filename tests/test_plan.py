@@ -1,0 +1,217 @@
+"""The plan: its manifest, its identity, and how it deals samples to shards."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from shards import DataError
+from shards.document import serialize
+from shards.plan import MANIFEST, Epoch, Plan, Source, differences
+from shards.record import ENCODINGS, RECORD_BYTES
+
+SOURCE = Source("some", ("cat", "dog"), (0.25, 0.5), (0.125, 1.0), {"train": "aa", "test": "bb"}, "default")
+PLAN = Plan(
+    source=SOURCE,
+    augmentation={"name": "standard", "pad": 4, "flip": "random"},
+    encoding="float16",
+    seed=3,
+    splits={"train": (Epoch(1000, (4, 5, 2)),) * 3, "test": (Epoch(10, (4, 5, 2)),)},
+)
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+SIDES = st.integers(1, 300)
+
+
+@st.composite
+def plans(pick: st.DrawFn) -> Plan:
+    """Any plan whose channels fit."""
+    channels = pick(st.integers(1, 3))
+    epoch = st.builds(Epoch, st.integers(1, 2**31), st.tuples(SIDES, SIDES, st.just(channels)))
+    numbers = st.tuples(*[FLOATS] * channels)
+    positive = st.tuples(*[st.floats(min_value=0, exclude_min=True, allow_infinity=False)] * channels)
+    splits = {"train": tuple(pick(st.lists(epoch, min_size=1, max_size=4)))}
+    for name in pick(st.sets(st.sampled_from(["test", "val"]))):
+        splits[name] = (pick(epoch),)
+    return Plan(
+        source=Source(
+            name=pick(st.text()),
+            classes=tuple(pick(st.lists(st.text(), max_size=4))),
+            mean=pick(numbers),
+            deviation=pick(positive),
+            sha256=pick(st.dictionaries(st.sampled_from(["train", "test"]), st.text())),
+            recipe=pick(st.text()),
+        ),
+        augmentation=pick(st.dictionaries(st.text(), st.integers() | st.text() | FLOATS, max_size=3)),
+        encoding=pick(st.sampled_from(ENCODINGS)),
+        seed=pick(st.integers(0, 2**63 - 1)),
+        splits=splits,
+    )
+
+
+def read_back(directory: Path, data: bytes) -> Plan:
+    (directory / MANIFEST).write_bytes(data)
+    return Plan.read(directory)
+
+
+def resealed(change: Callable[[dict[str, Any]], object]) -> bytes:
+    """Return the plan's manifest with a change and a checksum that is right for it."""
+    content = json.loads(PLAN.to_bytes())
+    del content["checksum"]
+    change(content)
+    return serialize(content)
+
+
+@given(plan=plans())
+def test_a_plan_comes_back_equal_from_its_bytes(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> None:
+    again = read_back(tmp_path_factory.getbasetemp(), plan.to_bytes())
+    assert again == plan
+    assert again.identity == plan.identity
+    assert again.to_bytes() == plan.to_bytes()
+
+
+def test_the_identity_does_not_change_with_the_number_of_epochs() -> None:
+    assert {PLAN.with_epochs(count).identity for count in (1, 2, 3, 30)} == {PLAN.identity}
+    assert len(PLAN.identity) == 32
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PLAN, augmentation={**PLAN.augmentation, "pad": 5}),
+        replace(PLAN, augmentation={**PLAN.augmentation, "cutout": 0}),
+        replace(PLAN, encoding="uint8"),
+        replace(PLAN, seed=4),
+        replace(PLAN, source=replace(SOURCE, name="other")),
+        replace(PLAN, source=replace(SOURCE, classes=("dog", "cat"))),
+        replace(PLAN, source=replace(SOURCE, mean=(0.25, 0.5000000000000001))),
+        replace(PLAN, source=replace(SOURCE, deviation=(0.125, 2.0))),
+        replace(PLAN, source=replace(SOURCE, sha256={"train": "aa", "test": "bc"})),
+        replace(PLAN, splits={**PLAN.splits, "train": (Epoch(1000, (5, 4, 2)),)}),
+    ],
+    ids=["pad", "parameter", "encoding", "seed", "name", "classes", "mean", "deviation", "data", "shape"],
+)
+def test_the_identity_changes_with_all_else_and_the_difference_is_named(other: Plan) -> None:
+    assert other.identity != PLAN.identity
+    assert len(differences(PLAN, other)) == 1
+
+
+def test_differences_name_the_field_and_both_values() -> None:
+    other = replace(PLAN, seed=4, augmentation={"name": "standard", "pad": 5, "flip": "random"})
+    assert differences(PLAN, other) == [
+        "augmentation.pad is 4 there, 5 asked for",
+        "seed is 3 there, 4 asked for",
+    ]
+    assert differences(PLAN, PLAN.with_epochs(30)) == []
+    assert differences(PLAN, replace(PLAN, source=replace(SOURCE, sha256={"train": "cc", "test": "bb"}))) == [
+        "source.sha256.train is 'aa' there, 'cc' asked for"
+    ]
+
+
+def test_with_epochs_keeps_the_first_epochs_and_repeats_the_last_shape() -> None:
+    sizes = replace(PLAN, splits={"train": (Epoch(9, (4, 4, 2)), Epoch(9, (6, 6, 2)))})
+    assert sizes.with_epochs(1).splits["train"] == (Epoch(9, (4, 4, 2)),)
+    assert sizes.with_epochs(4).splits["train"] == (Epoch(9, (4, 4, 2)),) + (Epoch(9, (6, 6, 2)),) * 3
+
+
+@settings(deadline=None)
+@given(
+    samples=st.integers(1, 4000),
+    shape=st.tuples(st.integers(1, 700), st.integers(1, 700), st.integers(1, 4)),
+    encoding=st.sampled_from(ENCODINGS),
+)
+@example(samples=500_000, shape=(32, 32, 3), encoding="float16")
+@example(samples=129, shape=(1, 1, 1), encoding="uint8")
+@example(samples=3, shape=(10_000, 10_000, 3), encoding="float32")
+def test_shards_hold_every_sample_once_in_order_and_none_is_too_large(
+    samples: int, shape: tuple[int, int, int], encoding: str
+) -> None:
+    plan = replace(PLAN, encoding=encoding, splits={"train": (Epoch(samples, shape),)})
+    shards = plan.shards("train", 0)
+    next_sample = next_record = 0
+    for number, shard in enumerate(shards):
+        assert (shard.number, shard.first_sample, shard.first_record) == (number, next_sample, next_record)
+        assert shard.samples > 0
+        records = list(shard.records())
+        assert [key for key, _ in records] == [f"e000-r{next_record + i:05d}" for i in range(len(records))]
+        assert sum(layout.samples for _, layout in records) == shard.samples
+        assert all(layout.samples == shard.record_samples for _, layout in records[:-1])
+        extents = [layout.size_bytes for _, layout in records]
+        assert shard.size_bytes == sum(extents) + 1024
+        assert shard.size_bytes <= 256 * 2**20 + 1024 or len(records) == 1
+        next_sample += shard.samples
+        next_record += len(records)
+    assert next_sample == samples
+    counts = [sum(1 for _ in shard.records()) for shard in shards]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_only_the_last_record_of_an_epoch_is_short() -> None:
+    plan = replace(PLAN, encoding="uint8", splits={"train": (Epoch(999, (512, 512, 3)),)})
+    layouts = [layout.samples for shard in plan.shards() for _, layout in shard.records()]
+    assert len(plan.shards()) > 1
+    assert layouts == [RECORD_BYTES // (512 * 512 * 3)] * 499 + [1]
+
+
+def test_shards_come_in_the_order_of_baking_with_names_by_split_epoch_and_number() -> None:
+    plan = replace(PLAN, splits={**PLAN.splits, "val": (Epoch(5, (4, 5, 2)),)})
+    assert [shard.tar for shard in plan.shards()] == [
+        "test-000.tar",
+        "val-000.tar",
+        "train-e000-000.tar",
+        "train-e001-000.tar",
+        "train-e002-000.tar",
+    ]
+    assert [shard.index for shard in plan.shards("train", 1)] == ["train-e001-000.json"]
+    assert [key for key, _ in plan.shards("test")[0].records()] == ["test-r00000"]
+    assert plan.with_epochs(1002).shards("train", 1001)[0].tar == "train-e1001-000.tar"
+
+
+def test_a_directory_without_a_manifest_is_no_shard_set(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(DataError, match=r"no manifest\.json here.*python -m precompute"):
+            Plan.read(directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(seed=4), "identity"),
+        (lambda c: c.update(identity="0" * 32), "identity"),
+        (lambda c: c["augmentation"].update(pad=1), "identity"),
+        (lambda c: c.update(version=2), "version 1, found prebake version 2"),
+        (lambda c: c.update(format="other"), "format"),
+        (lambda c: c.update(encoding="float64"), "encoding"),
+        (lambda c: c["splits"].update(extra=[[1, 4, 5, 2]]), "splits"),
+        (lambda c: c["splits"].pop("train"), "splits"),
+        (lambda c: c["splits"].update(train=[]), "splits"),
+        (lambda c: c["splits"].update(test=[]), "one epoch each"),
+        (lambda c: c["splits"].update(test=[[10, 4, 5, 2]] * 2), "one epoch each"),
+        (lambda c: c["splits"].update(test=[[10, 4, 5, 3]]), "channels"),
+        (lambda c: c["source"].update(mean=[0.5]), "channels"),
+        (lambda c: c["source"].update(deviation=[0.5]), "channels"),
+        (lambda c: c["splits"].update(test=[[0, 4, 5, 2]]), "splits: expected"),
+        (lambda c: c["splits"].update(test=[[10, -4, 5, 2]]), "splits: expected"),
+        (lambda c: c["splits"].update(test=[[10, 4, 5]]), "splits: expected"),
+        (lambda c: c["splits"].update(test=[[10, 4, 5, True]]), "splits: expected"),
+        (lambda c: c["splits"].update(test=[[2**40, 4, 5, 2]]), "splits: expected"),
+        (lambda c: c["splits"].update(test=10), "expected a list"),
+        (lambda c: c.update(seed=-1), "seed"),
+        (lambda c: c.pop("seed"), "seed is missing"),
+        (lambda c: c.update(source=[]), "expected an object"),
+        pytest.param(
+            lambda c: c.update(image_shape=[9, 9, 2]),
+            "manifest",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_back(tmp_path, resealed(change))

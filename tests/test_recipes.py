@@ -1,0 +1,91 @@
+"""Recipes: the schedule they lay out, and what they refuse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shards import UsageError
+from train.recipes import RECIPES, Recipe, recipe_for, schedule
+
+STEPS = 24 * 97
+PEAK = STEPS * 5 // 24 - 1  # the last step of the fifth epoch
+
+
+def test_page2018_rises_from_nothing_to_its_peak_in_5_of_24_epochs_and_falls_to_nothing() -> None:
+    rates, momenta = schedule(recipe_for("page2018"), STEPS)
+    assert len(rates) == STEPS
+    assert 0 < rates[0] < 1e-4
+    assert int(np.argmax(rates)) == PEAK
+    assert rates[PEAK] == pytest.approx(0.4)
+    assert 0 <= rates[-1] < 1e-4
+    assert momenta == [0.9] * STEPS
+
+
+def test_page2018_is_made_of_two_straight_lines() -> None:
+    rates, _ = schedule(recipe_for("page2018"), STEPS)
+    lines = np.interp(np.arange(STEPS), [0, PEAK, STEPS - 1], [0, 0.4, 0])
+    np.testing.assert_allclose(rates, lines, rtol=0, atol=1e-4)
+
+
+def test_a_low_momentum_is_reached_at_the_peak_and_left_again() -> None:
+    recipe = replace(recipe_for("page2018"), momentum=0.95, low_momentum=0.85)
+    rates, momenta = schedule(recipe, STEPS)
+    lines = np.interp(np.arange(STEPS), [0, PEAK, STEPS - 1], [0.95, 0.85, 0.95])
+    np.testing.assert_allclose(momenta, lines, rtol=0, atol=1e-6)
+    assert int(np.argmin(momenta)) == int(np.argmax(rates)) == PEAK
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("steps", [50, 1000])
+def test_every_recipe_reaches_its_peak_at_its_share_of_any_run(name: str, steps: int) -> None:
+    recipe = recipe_for(name)
+    rates, _ = schedule(recipe, steps)
+    assert abs(int(np.argmax(rates)) + 1 - recipe.warmup * steps) < 1
+    assert 0.95 * recipe.peak_lr < max(rates) <= recipe.peak_lr * (1 + 1e-9)
+    assert rates[-1] < 1e-4
+
+
+def test_a_run_of_five_steps_has_a_schedule() -> None:
+    rates, _ = schedule(recipe_for("default"), 5)
+    assert len(rates) == 5
+    assert all(0 <= rate <= 0.4 for rate in rates)
+
+
+def test_a_recipe_is_known_by_the_name_it_bears() -> None:
+    assert {name: recipe_for(name).name for name in RECIPES} == {name: name for name in RECIPES}
+
+
+def test_an_unknown_recipe_is_refused_with_a_list_of_those_there() -> None:
+    with pytest.raises(UsageError, match="no recipe named 'page2017'") as caught:
+        recipe_for("page2017")
+    assert all(name in str(caught.value) for name in RECIPES)
+
+
+def test_changes_override_the_recipe_and_none_leaves_it() -> None:
+    changed = recipe_for("page2018", model=None, epochs=3, batch_size=None, peak_lr=0.2)
+    assert changed == replace(recipe_for("page2018"), epochs=3, peak_lr=0.2)
+    assert recipe_for("page2018", epochs=None) == recipe_for("page2018")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "option"),
+    [
+        ("epochs", 0, "--epochs"),
+        ("epochs", -1, "--epochs"),
+        ("batch_size", 1, "--batch-size"),
+        ("batch_size", 0, "--batch-size"),
+        ("peak_lr", 0.0, "--lr"),
+        ("peak_lr", -0.1, "--lr"),
+        ("peak_lr", float("nan"), "--lr"),
+        ("peak_lr", float("inf"), "--lr"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_by_option_and_value(field: str, value: float, option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option}: expected .*, found {value}"):
+        recipe_for("default", **{field: value})
+
+
+def test_the_smallest_values_in_range_are_taken() -> None:
+    recipe = Recipe("mine", epochs=1, batch_size=2, peak_lr=1e-9)
+    assert (recipe.epochs, recipe.batch_size, recipe.peak_lr) == (1, 2, 1e-9)

@@ -1,0 +1,270 @@
+"""The stream: the same batches as plain reading, from memory that is used again, and no damaged sample."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import precompute
+from precompute.sources import SourceData
+from shards import DataError, ShardSet, UsageError
+from shards.record import Layout
+from train.stream import Stream, scatter
+
+BATCH_SIZES = [1, 2, 7, 64, 100, 127, 128, 129, 300, 512, 1350, 2000]
+
+
+def take(stream: Stream, found: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy what a stream hands out, up to its end or its error."""
+    for images, labels in stream:
+        found.append((images.clone(), labels.clone()))
+
+
+def streamed(stream: Stream) -> list[tuple[Tensor, Tensor]]:
+    """Copy all that a stream hands out."""
+    found: list[tuple[Tensor, Tensor]] = []
+    take(stream, found)
+    return found
+
+
+def expected(
+    data: ShardSet, epochs: list[int], batch_size: int, drop_last: bool = False, split: str = "train"
+) -> list[tuple[Tensor, Tensor]]:
+    """Read the same batches the plain way."""
+    return [
+        (torch.from_numpy(images), torch.from_numpy(labels))
+        for epoch in epochs
+        for images, labels in data.batches(split, epoch, batch_size=batch_size, drop_last=drop_last)
+    ]
+
+
+def assert_same(found: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]]) -> None:
+    """Hold batches against each other, bit by bit."""
+    assert [len(labels) for _, labels in found] == [len(labels) for _, labels in wanted]
+    for (images, labels), (wanted_images, wanted_labels) in zip(found, wanted, strict=True):
+        assert images.dtype == wanted_images.dtype
+        assert torch.equal(images, wanted_images)
+        assert torch.equal(labels, wanted_labels)
+
+
+def readers() -> list[threading.Thread]:
+    """List the reading threads that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name == "prebake-reader"]
+
+
+def open_files() -> int:
+    """Count this process's open files."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+@pytest.fixture
+def copied(baked: ShardSet, tmp_path: Path) -> ShardSet:
+    """The baked digits, for a test to damage."""
+    return ShardSet(shutil.copytree(baked.path, tmp_path / "digits"))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 3000), st.integers(1, 700))
+def test_scatter_covers_each_sample_once_in_contiguous_pieces(first: int, samples: int, batch_size: int) -> None:
+    pieces = scatter(first, samples, batch_size)
+    covered = [batch * batch_size + start + i for batch, start, count in pieces for i in range(count)]
+    assert covered == list(range(first, first + samples))
+    assert all(count > 0 and start + count <= batch_size for _, start, count in pieces)
+    batches = [batch for batch, _, _ in pieces]
+    assert batches == sorted(set(batches))
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+def test_a_stream_equals_plain_reading_over_epochs_in_turn(baked: ShardSet, batch_size: int, drop_last: bool) -> None:
+    epochs = [0, 1, 1, 0, 0]
+    with Stream(baked, "train", epochs, batch_size, drop_last=drop_last) as stream:
+        found = streamed(stream)
+    assert_same(found, expected(baked, epochs, batch_size, drop_last))
+    assert sum(len(labels) for _, labels in found) == 5 * (1350 // batch_size * batch_size if drop_last else 1350)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_stream_equals_plain_reading_of_the_held_out_splits(baked: ShardSet, split: str) -> None:
+    with Stream(baked, split, [0], 100) as stream:
+        assert_same(streamed(stream), expected(baked, [0], 100, split=split))
+
+
+@pytest.mark.parametrize("batch_size", [50, 128, 300])
+def test_batches_run_across_the_border_of_two_shards(
+    digits: SourceData, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Layout(128, (8, 8, 1), "uint8").size_bytes
+    monkeypatch.setattr("shards.plan.SHARD_BYTES", 2 * record)
+    train = digits.splits["train"]
+    out = tmp_path / "digits"
+    precompute.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out)
+    data = ShardSet(out)
+    assert len(data.plan.shards("train", 0)) == 3
+    with Stream(data, "train", [0, 1], batch_size) as stream:
+        assert_same(streamed(stream), expected(data, [0, 1], batch_size))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 128, 500])
+def test_memory_is_a_fixed_number_of_buffers_however_many_batches_pass(baked: ShardSet, batch_size: int) -> None:
+    def buffers(epochs: list[int]) -> tuple[set[int], set[int], int]:
+        images_at, labels_at, batches = set(), set(), 0
+        with Stream(baked, "train", epochs, batch_size) as stream:
+            for images, labels in stream:
+                images_at.add(images.data_ptr())
+                labels_at.add(labels.data_ptr())
+                batches += 1
+        return images_at, labels_at, batches
+
+    few_images, few_labels, few = buffers([0] * 4)
+    many_images, many_labels, many = buffers([0, 1] * 20)
+    assert many == 10 * few
+    # What one record of 128 touches, and some to work ahead with.
+    assert len(many_images) <= 128 // batch_size + 5
+    assert len(many_images) == len(few_images) == len(many_labels) == len(few_labels)
+
+
+def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(baked: ShardSet) -> None:
+    epochs = [0, 1] * 10
+    wanted = expected(baked, epochs, 128)
+    with Stream(baked, "train", epochs, 128) as stream:
+        for (images, labels), (wanted_images, wanted_labels) in zip(stream, wanted, strict=False):
+            for _ in range(20):  # the reader runs ahead meanwhile
+                assert torch.equal(images, wanted_images)
+                assert torch.equal(labels, wanted_labels)
+
+
+@pytest.mark.parametrize("part", ["header", "pixels", "labels", "padding"])
+@pytest.mark.parametrize("batch_size", [1, 100, 128, 200, 512])
+def test_no_sample_of_a_damaged_record_is_handed_out(copied: ShardSet, batch_size: int, part: str) -> None:
+    record = json.loads((copied.path / "train-e001-000.json").read_text())["records"][3]
+    layout = Layout(128, (8, 8, 1), "float16")
+    within = {
+        "header": 3,
+        "pixels": layout.pixels_offset + 128,
+        "labels": layout.labels_offset + 8 * 127,
+        "padding": layout.size_bytes - 1,
+    }[part]
+    wanted = expected(copied, [0, 1], batch_size)
+    tar = copied.path / "train-e001-000.tar"
+    with tar.open("r+b") as file:
+        file.seek(record["offset"] + within)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    found: list[tuple[Tensor, Tensor]] = []
+    with Stream(copied, "train", [0, 1], batch_size) as stream:
+        with pytest.raises(DataError, match=r"bytes differ from the index .* expected, .* found") as caught:
+            take(stream, found)
+        assert str(tar) in str(caught.value)
+        assert record["key"] in str(caught.value)
+    # The damaged record holds the samples 384 to 511 of epoch 1.
+    assert len(found) == -(-1350 // batch_size) + 384 // batch_size
+    assert_same(found, wanted[: len(found)])
+
+
+def test_a_truncated_shard_is_an_error_and_not_a_shorter_epoch(copied: ShardSet) -> None:
+    tar = copied.path / "train-e000-000.tar"
+    os.truncate(tar, tar.stat().st_size // 2)
+    with (
+        Stream(copied, "train", [0], 128) as stream,
+        pytest.raises(DataError, match=f"{tar.name}, record .*: the file ends too early"),
+    ):
+        list(stream)
+
+
+def test_a_missing_shard_is_named_after_the_epochs_before_it_were_streamed(copied: ShardSet) -> None:
+    (copied.path / "train-e001-000.json").unlink()
+    found: list[tuple[Tensor, Tensor]] = []
+    with (
+        Stream(copied, "train", [0, 1], 500) as stream,
+        pytest.raises(DataError, match=r"train epoch 1 is not baked yet \(train-e001-000.tar missing\)"),
+    ):
+        take(stream, found)
+    assert_same(found, expected(copied, [0], 500))
+
+
+def test_a_shard_whose_index_alone_is_there_is_missing(copied: ShardSet) -> None:
+    (copied.path / "train-e000-000.tar").unlink()
+    with Stream(copied, "train", [0], 500) as stream, pytest.raises(DataError, match=r"train-e000-000.tar: missing"):
+        next(iter(stream))
+
+
+def _unused(_stream: Stream) -> None:
+    pass
+
+
+def _one_batch(stream: Stream) -> None:
+    next(iter(stream))
+
+
+def _all_batches(stream: Stream) -> None:
+    for _ in stream:
+        pass
+
+
+@pytest.mark.parametrize("use", [_unused, _one_batch, _all_batches])
+@pytest.mark.parametrize("batch_size", [1, 500])
+def test_closing_ends_the_thread_and_closes_the_file(
+    baked: ShardSet, use: Callable[[Stream], None], batch_size: int
+) -> None:
+    files = open_files()
+    stream = Stream(baked, "train", [0, 1] * 5, batch_size)
+    assert len(readers()) == 1
+    use(stream)
+    stream.close()
+    assert readers() == []
+    assert open_files() == files
+    stream.close()
+
+
+def test_an_error_in_the_consumer_ends_the_thread_too(baked: ShardSet) -> None:
+    def stumble() -> None:
+        with Stream(baked, "train", [0, 1], 7) as stream:
+            for _ in stream:
+                raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        stumble()
+    assert readers() == []
+
+
+@pytest.mark.parametrize("batch_size", [100, 128])
+def test_there_is_one_wait_for_every_batch_that_is_asked_for(baked: ShardSet, batch_size: int) -> None:
+    with Stream(baked, "train", [0, 1], batch_size) as stream:
+        assert stream.waits == []
+        for number, _ in enumerate(stream, 1):
+            assert len(stream.waits) == number
+    # The last one was answered with the end.
+    assert len(stream.waits) == 2 * -(-1350 // batch_size) + 1
+    assert all(np.isfinite(wait) and wait >= 0 for wait in stream.waits)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_under_1_is_refused(baked: ShardSet, batch_size: int) -> None:
+    with pytest.raises(UsageError, match=f"expected at least 1, found {batch_size}"):
+        Stream(baked, "train", [0], batch_size)
+    assert readers() == []
+
+
+def test_an_unknown_split_is_refused_with_a_list_of_those_there(baked: ShardSet) -> None:
+    with pytest.raises(UsageError, match=r"no split named 'dev'; there are .*train"):
+        Stream(baked, "dev", [0], 64)
+
+
+def test_an_epoch_beyond_the_planned_ones_is_refused(baked: ShardSet) -> None:
+    with pytest.raises(UsageError, match="train has epochs 0 to 1, found 2"):
+        Stream(baked, "train", [0, 2], 64)
+
+
+def test_a_stream_of_no_epochs_is_refused(baked: ShardSet) -> None:
+    with pytest.raises(UsageError, match="expected epochs of one image size"):
+        Stream(baked, "train", [], 64)

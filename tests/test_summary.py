@@ -1,0 +1,128 @@
+"""The summary: the keys that scripts rely on, fractions that are fractions, and a table that lines up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from train.loop import Trainer
+from train.recipes import recipe_for
+from train.summary import epoch_line, summarize, table
+
+KEYS = {
+    "dataset",
+    "recipe",
+    "model",
+    "parameters",
+    "epochs",
+    "seed",
+    "device",
+    "precision",
+    "test_accuracy",
+    "test_accuracy_tta",
+    "first_loss",
+    "seconds",
+    "images_per_second",
+    "utilization",
+}
+SECONDS = {"precompute", "compile", "train", "wait", "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def summary(trained: Trainer) -> dict[str, Any]:
+    """The summary of the tiny run, with a score that has flips."""
+    return summarize(trained, Path("runs/mine"), trained.evaluate("test", tta=True), 0.25)
+
+
+def test_a_summary_has_every_key_that_scripts_rely_on(summary: dict[str, Any]) -> None:
+    assert set(summary) >= KEYS
+    assert set(summary["seconds"]) >= SECONDS
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_a_summary_says_what_was_run(summary: dict[str, Any], trained: Trainer) -> None:
+    recipe = recipe_for("digits")
+    wanted = {
+        "dataset": "digits",
+        "recipe": recipe.name,
+        "model": recipe.model,
+        "parameters": 6_571_968,
+        "epochs": 2,
+        "seed": 0,
+        "device": "cpu",
+        "precision": "fp32",
+        "first_loss": trained.state.first_loss,
+        "run": "runs/mine",
+    }
+    assert {key: summary[key] for key in wanted} == wanted
+
+
+def test_accuracies_and_utilization_are_fractions(summary: dict[str, Any], trained: Trainer) -> None:
+    score = trained.evaluate("test", tta=True)
+    assert (summary["test_accuracy"], summary["test_accuracy_tta"]) == (score.accuracy, score.accuracy_tta)
+    for key in ("test_accuracy", "test_accuracy_tta", "utilization"):
+        assert 0 <= summary[key] <= 1, key
+    # 100 test images: the fraction is a whole number of them.
+    assert summary["test_accuracy"] * 100 == pytest.approx(round(summary["test_accuracy"] * 100))
+
+
+def test_the_seconds_are_those_of_all_epochs_together(summary: dict[str, Any], trained: Trainer) -> None:
+    reports, seconds = trained.state.reports, summary["seconds"]
+    assert seconds["train"] == sum(report.train_seconds for report in reports)
+    assert seconds["wait"] == pytest.approx(sum(report.wait_seconds for report in reports))
+    assert seconds["evaluate"] == 0.25 + sum(report.evaluate_seconds for report in reports)
+    assert seconds["precompute"] > 0
+    assert summary["images_per_second"] == pytest.approx(2 * 3 * 64 / seconds["train"])
+    assert summary["utilization"] == pytest.approx(1 - seconds["wait"] / seconds["train"])
+    assert summary["wait_p99_seconds"] == pytest.approx(np.percentile(trained.state.waits, 99))
+
+
+def test_without_a_test_split_there_are_no_accuracies(trained: Trainer) -> None:
+    summary = summarize(trained, Path("runs/mine"), None, 0.0)
+    assert summary["test_accuracy"] is None
+    assert summary["test_accuracy_tta"] is None
+    assert "-" in table([summary]).splitlines()[1].split()
+
+
+def test_without_flips_there_is_no_accuracy_with_them(trained: Trainer) -> None:
+    summary = summarize(trained, Path("runs/mine"), trained.evaluate("test"), 0.0)
+    assert summary["test_accuracy"] is not None
+    assert summary["test_accuracy_tta"] is None
+
+
+def test_an_epoch_s_line_says_its_scores_and_where_its_seconds_went(trained: Trainer) -> None:
+    report = trained.state.reports[1]
+    line = epoch_line("digits", report, 2)
+    assert line.startswith("digits: epoch 2/2: train loss ")
+    assert f"test loss {report.held_out_loss:.4f} accuracy {report.held_out_accuracy:.4f}" in line
+    assert all(word in line for word in ("images/s", "waiting", "training", "evaluating"))
+    assert "\n" not in line
+
+
+def test_a_table_has_a_row_for_each_summary_in_columns_that_line_up() -> None:
+    def row(name: str, epochs: int, accuracy: float | None, tta: float | None) -> dict[str, Any]:
+        return {
+            "dataset": name,
+            "epochs": epochs,
+            "test_accuracy": accuracy,
+            "test_accuracy_tta": tta,
+            "seconds": {"train": 200.0, "wait": 3.0},
+        }
+
+    lines = table([row("digits", 5, 0.98765, None), row("fashion-mnist", 25, 1.0, 0.5)]).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["data set", "digits", "fashion-mnist"]
+    header, *rows = lines
+    for title, cells in {
+        "epochs": ("5", "25"),
+        "test accuracy": ("98.77 %", "100.00 %"),
+        "with flip TTA": ("-", "50.00 %"),
+        "training": ("200.0 s", "200.0 s"),
+        "waiting for data": ("1.50 %", "1.50 %"),
+    }.items():
+        at = header.index(title)
+        for line, cell in zip(rows, cells, strict=True):
+            assert line[at:].split("  ")[0] == cell
+            assert line[at - 2 : at] == "  "
+    assert all(line == line.rstrip() for line in lines)
