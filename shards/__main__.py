@@ -58,7 +58,7 @@ def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
     samples = ", ".join(f"{split} {count}" for split, count in about["samples"].items())
     missing = about["missing"]
     print(f"source        {data.name}, {len(data.classes)} classes, {height}x{width}x{channels}")
-    print(f"augmentation  {about['augmentation']['name']} ({parameters}), seed {about['seed']}")
+    print(f"augmentation  {about['augmentation'].get('name', 'without a name')} ({parameters}), seed {about['seed']}")
     print(f"encoding      {about['encoding']}")
     print(f"epochs        {about['epochs_whole']} of {about['epochs']} whole")
     print(f"samples       {samples}")

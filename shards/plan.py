@@ -286,7 +286,5 @@ def _check(plan: Plan, identity: str, path: Path) -> None:
         raise DataError(f"{path}: mean and deviation don't fit {sorted(channels)} channels")
     if not all(deviation > 0 for deviation in plan.source.deviation):
         raise DataError(f"{path}: deviation: expected numbers over 0, found {plan.source.deviation}")
-    if not isinstance(plan.augmentation.get("name"), str):
-        raise DataError(f"{path}: augmentation: expected a name, found {plan.augmentation.get('name')!r}")
     if plan.identity != identity:
         raise DataError(f"{path}: identity {identity} does not fit its own content ({plan.identity})")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from shards import UsageError
+from shards import DataError, UsageError
 from train.books import Run, versions
 
 SETTINGS: dict[str, Any] = {"dataset": "digits", "recipe": {"name": "default", "peak_lr": 0.4}, "seed": 3, "epochs": 2}
@@ -49,7 +49,7 @@ def test_naming_a_run_makes_nothing(run: Run) -> None:
 
 
 def test_a_new_run_starts_its_log_with_settings_and_versions(run: Run) -> None:
-    assert run.begin(0) is False
+    run.begin(0)
     (line,) = map(json.loads, (run.path / "log.jsonl").read_text().splitlines())
     assert line == {"event": "start", "settings": SETTINGS, "versions": versions()}
     assert line["versions"]["torch"] == torch.__version__
@@ -106,7 +106,7 @@ def test_a_summary_that_is_no_json_is_not_usable(run: Run) -> None:
     run.begin(0)
     run.finish({})
     (run.path / "summary.json").write_text("{")
-    with pytest.raises(DataError, match="summary.json: not JSON"):
+    with pytest.raises(DataError, match=r"summary\.json: not JSON"):
         run.finished()
 
 

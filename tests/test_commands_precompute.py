@@ -300,7 +300,7 @@ def outcome(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> 
             raise error
 
     with pytest.raises(SystemExit) as caught:
-        run_command(main)
+        run_command(main, "how to go on")
     return caught.value.code, capsys.readouterr().err
 
 
@@ -312,7 +312,7 @@ def outcome(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> 
         (DataError("what"), 3, "error: what\n"),
         (MachineError("what"), 4, "error: what\n"),
         (DivergedError("what"), 5, "error: what\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where this one ended\n"),
+        (KeyboardInterrupt(), 130, "interrupted; how to go on\n"),
         (MemoryError("1 TiB"), 4, "error: out of memory: 1 TiB\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "x.tar"),

@@ -210,7 +210,7 @@ def test_a_seed_and_a_rate_of_ones_own_make_another_run(shards: Path, tmp_path: 
     ended = command("--shards", shards / "digits", "--out", tmp_path, *options, *ON_CPU)
     assert ended.code == 0, ended.err
     settings = log_of(the_run(tmp_path, "digits-digits-s9-"))[0]["settings"]
-    assert (settings["seed"], settings["epochs"]) == (9, 1)
+    assert (settings["seed"], settings["recipe"]["epochs"]) == (9, 1)
     assert (settings["recipe"]["batch_size"], settings["recipe"]["peak_lr"]) == (100, 0.05)
 
 
@@ -519,3 +519,14 @@ def test_predict_refuses_to_name_no_classes(
     ended = command("predict", the_run(finished[1]), pictures[0], "--top", 0)
     assert ended.code == 2
     assert "--top: expected at least 1, found 0" in ended.err
+
+
+def test_resume_goes_on_with_the_unfinished_and_keeps_the_finished(
+    finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
+) -> None:
+    runs = shutil.copytree(finished[1], tmp_path / "runs")
+    options = ("--shards", shards, "--dataset", "digits", "--recipe", "digits", "--out", runs, "--resume", "auto")
+    ended = command(*options, *ON_CPU)
+    assert ended.code == 0
+    assert "digits: finished already" in ended.err
+    assert ended.out.splitlines()[1].startswith("digits")

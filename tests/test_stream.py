@@ -268,3 +268,26 @@ def test_an_epoch_beyond_the_planned_ones_is_refused(baked: ShardSet) -> None:
 def test_a_stream_of_no_epochs_is_refused(baked: ShardSet) -> None:
     with pytest.raises(UsageError, match="expected epochs of one image size"):
         Stream(baked, "train", [], 64)
+
+
+def test_a_stream_that_has_ended_says_so_again(baked: ShardSet) -> None:
+    with Stream(baked, "test", [0], 100) as stream:
+        assert len(list(stream)) == 3
+        assert list(stream) == []
+    assert list(stream) == []
+
+
+def test_an_error_is_raised_again_to_whoever_asks_again(copied: ShardSet) -> None:
+    (copied.path / "train-e001-000.json").unlink()
+    with Stream(copied, "train", [1], 64) as stream:
+        for _ in range(2):
+            with pytest.raises(DataError, match="not baked yet"):
+                list(stream)
+
+
+def test_leaving_a_loop_early_gives_its_batch_back(baked: ShardSet) -> None:
+    with Stream(baked, "train", [0, 1, 0, 1], 64) as stream:
+        for _ in range(20):  # more than the ring has slots
+            for _, labels in stream:
+                assert len(labels)
+                break

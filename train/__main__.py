@@ -141,8 +141,6 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
             f"{data.path}: batches of {recipe.batch_size} are larger than the {data.samples('train')} training images; "
             "take a smaller --batch-size"
         )
-    if epochs * (data.samples("train") // recipe.batch_size) < 2:
-        raise UsageError(f"{data.path}: a run needs at least 2 steps; take more --epochs or a smaller --batch-size")
     precision = choose_precision(arguments.precision, device)
     return Settings(replace(recipe, epochs=epochs), arguments.seed, str(device), precision)
 

@@ -70,20 +70,15 @@ def recipe_for(name: str, **changes: float | str | None) -> Recipe:
 
 
 def one_cycle(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> OneCycleLR:
-    """Lay the recipe's schedule over so many steps: up from 0 to the peak and down to 0, in straight lines.
-
-    Raises:
-        UsageError: fewer than 2 steps, which go neither up nor down.
-    """
-    if steps < 2:
-        raise UsageError(f"--epochs: a run needs at least 2 steps, found {steps}; take more epochs or smaller batches")
+    """Lay the recipe's schedule over so many steps: up from 0 to the peak and down to 0, in straight lines."""
+    # OneCycleLR peaks at step pct_start * total_steps - 1, and divides by that number.
+    total = max(2, steps)
     low = recipe.low_momentum
     return OneCycleLR(
         optimizer,
         max_lr=recipe.peak_lr,
-        total_steps=steps,
-        # OneCycleLR peaks at step pct_start * steps - 1, and divides by that number.
-        pct_start=max(recipe.warmup, 2 / steps),
+        total_steps=total,
+        pct_start=max(recipe.warmup, 2 / total),
         anneal_strategy="linear",
         cycle_momentum=low is not None,
         base_momentum=low if low is not None else recipe.momentum,

@@ -16,11 +16,13 @@ __all__ = ["epoch_line", "summarize", "table"]
 def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
     """Write one epoch for people."""
     seconds = report.train_seconds + report.evaluate_seconds
-    held_out = f"{report.held_out} loss {report.held_out_loss:.4f} accuracy {report.held_out_accuracy:.4f}, "
+    held_out = ""
+    if report.held_out is not None:
+        held_out = f"{report.held_out} loss {report.held_out_loss:.4f} accuracy {report.held_out_accuracy:.4f}, "
     return (
         f"{name}: epoch {report.epoch + 1}/{epochs}: "
         f"train loss {report.train_loss:.4f} accuracy {report.train_accuracy:.4f}, "
-        f"{held_out if report.held_out else ''}"
+        f"{held_out}"
         f"lr {report.lr:.4f}, {report.images_per_second:,.0f} images/s, {seconds:.1f} s "
         f"(waiting {report.wait_seconds:.2f}, training {report.train_seconds - report.wait_seconds:.1f}, "
         f"evaluating {report.evaluate_seconds:.1f})"
