@@ -2,15 +2,18 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, augmentation_for
+from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, Augmentation, augmentation_for
 from precompute.bake import bake_source
-from precompute.plan import Estimate, estimate, make_plan
+from precompute.existing import settle
+from precompute.plan import Estimate, check_space, estimate, make_plan
 from precompute.progress import gigabytes
-from precompute.sources import DATASETS, hold_out, load
-from shards.errors import MachineError, UsageError, run_command
+from precompute.sources import DATASETS, SourceData, hold_out, load
+from shards.command import run_command
+from shards.errors import UsageError
+from shards.plan import Plan
 from shards.record import ENCODINGS
 
 
@@ -35,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of all draws; default 0")
     add("--workers", type=int, help="threads; default one a core")
     add("--overwrite", action="store_true", help="replace what stands there")
-    add("--dry-run", action="store_true", help="say what would be written, and write nothing")
-    add("--json", action="store_true", help="with --dry-run: print JSON")
+    add("--dry-run", action="store_true", help="say what would be written, and bake nothing")
+    add("--json", action="store_true", help="print JSON")
     return options
 
 
@@ -48,34 +51,63 @@ def main() -> None:
     unknown = [name for name in arguments.dataset if name not in DATASETS]
     if unknown:
         raise UsageError(f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}")
-    for name in arguments.dataset:
-        _bake(name, arguments)
+    # Everything is checked before the first byte is written.
+    jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
+    estimates = [estimate(job.plan, job.directory, overwrite=arguments.overwrite) for job in jobs]
+    if arguments.dry_run:
+        for job, left in zip(jobs, estimates, strict=True):
+            _report(job, left, arguments.json)
+    check_space(estimates, arguments.out)
+    if not arguments.dry_run:
+        for job in jobs:
+            _bake(job, arguments)
 
 
-def _bake(name: str, arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Job:
+    """One data set to bake."""
+
+    source: SourceData
+    augmentation: Augmentation
+    plan: Plan
+    directory: Path
+
+
+def _plan(name: str, arguments: argparse.Namespace) -> Job:
     changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout")}
     augmentation = augmentation_for(name, arguments.augment, **changes)
     source = hold_out(load(name, arguments.data_dir), arguments.val_fraction)
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
     directory = arguments.out / name
-    if arguments.dry_run:
-        _report(name, estimate(plan, directory), directory, arguments.json)
-        return
-    bake_source(source, plan, augmentation, directory, workers=arguments.workers, overwrite=arguments.overwrite)
-    print(f"{name}: {plan.epochs} epochs of {plan.splits['train'][0].samples} images in {directory}")
+    return Job(source, augmentation, settle(plan, directory, overwrite=arguments.overwrite), directory)
 
 
-def _report(name: str, left: Estimate, directory: Path, as_json: bool) -> None:
+def _bake(job: Job, arguments: argparse.Namespace) -> None:
+    bake_source(
+        job.source,
+        job.plan,
+        job.augmentation,
+        job.directory,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+    epochs, images = job.plan.epochs, job.plan.splits["train"][0].samples
+    if arguments.json:
+        print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
+    else:
+        print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
+
+
+def _report(job: Job, left: Estimate, as_json: bool) -> None:
+    name = job.plan.source.name
     if as_json:
-        print(json.dumps({"dataset": name, "directory": str(directory), **asdict(left)}))
+        print(json.dumps({"dataset": name, "directory": str(job.directory), **asdict(left)}))
     else:
         print(
-            f"{name}: {left.shards} of {left.planned_shards} shards to write into {directory}, "
+            f"{name}: {left.shards} of {left.planned_shards} shards to write into {job.directory}, "
             f"{left.size_bytes} of {left.planned_bytes} bytes ({gigabytes(left.size_bytes)}); "
             f"{left.free_bytes} bytes ({gigabytes(left.free_bytes)}) free"
         )
-    if left.size_bytes > left.free_bytes:
-        raise MachineError(f"{directory}: {left.size_bytes - left.free_bytes} bytes too little space")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.augment import Augmentation, Encoder, VariantStore, augmentation_for, draw, order
-from precompute.existing import discard_damaged, discard_parts, remove_all, settle
-from precompute.plan import estimate, make_plan
-from precompute.progress import Progress, gigabytes, say
+from precompute.existing import discard_damaged, discard_parts, files_of, settle
+from precompute.plan import check_space, estimate, make_plan
+from precompute.progress import Progress
 from precompute.sources import Images, SourceData, hold_out
 from precompute.workers import each_in_threads, stop_if
-from shards.errors import MachineError, UsageError
+from shards.command import say
+from shards.errors import UsageError
 from shards.lock import add_bake_seconds, locked
 from shards.plan import MANIFEST, Plan, Shard
 from shards.record import Frame
@@ -95,21 +96,17 @@ def bake_source(
 
     Raises: as `bake`.
     """
-    started = time.monotonic()
     workers = (os.cpu_count() or 1) if workers is None else workers
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory):
+        plan = settle(plan, directory, overwrite=overwrite)
+        check_space([estimate(plan, directory, overwrite=overwrite)], directory)
         if overwrite:
-            remove_all(directory)
-        plan = settle(plan, directory)
+            for path in files_of(directory):
+                path.unlink()
         discard_parts(directory)
         discard_damaged(plan, directory, workers)
-        left = estimate(plan, directory)
-        if left.size_bytes > left.free_bytes:
-            raise MachineError(
-                f"{directory}: {gigabytes(left.size_bytes)} are still to be written, {gigabytes(left.free_bytes)} are "
-                "free; free some space, bake fewer --epochs or --dtype uint8, or name another --out"
-            )
+        check_space([estimate(plan, directory)], directory)  # what was damaged counts now
         manifest = directory / MANIFEST
         if not manifest.exists() or manifest.read_bytes() != plan.to_bytes():
             write_whole(manifest, plan.to_bytes())
@@ -117,8 +114,11 @@ def bake_source(
         if not todo:
             say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
             return
-        _write(source, plan, augmentation, directory, todo, workers)
-        add_bake_seconds(directory, time.monotonic() - started)
+        started = time.monotonic()
+        try:
+            _write(source, plan, augmentation, directory, todo, workers)
+        finally:
+            add_bake_seconds(directory, time.monotonic() - started)
 
 
 def _write(

@@ -4,24 +4,27 @@ import re
 import threading
 from pathlib import Path
 
-from precompute.progress import Progress, say
+from precompute.progress import Progress
 from precompute.workers import each_in_threads, stop_if
+from shards.command import say
 from shards.errors import DataError, listed
 from shards.plan import MANIFEST, Plan, Shard, differences
 from shards.verify import damage
 
-__all__ = ["discard_damaged", "discard_parts", "remove_all", "settle"]
+__all__ = ["discard_damaged", "discard_parts", "files_of", "settle"]
 
 SHARD_FILE = re.compile(r"(train-e\d{3,}|test|val)-\d{3,}\.(tar|json)")
 PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)})\.part")
 
 
-def settle(plan: Plan, directory: Path) -> Plan:
+def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
     """Hold the plan against what stands there; return it with the larger number of epochs.
 
     Raises:
-        DataError: another plan's shards, or shards without a manifest.
+        DataError: another plan's shards, or shards without a manifest, and they are not to be overwritten.
     """
+    if overwrite or not directory.is_dir():
+        return plan
     if not (directory / MANIFEST).exists():
         strays = sorted(path.name for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
         if strays:
@@ -30,7 +33,10 @@ def settle(plan: Plan, directory: Path) -> Plan:
                 "--overwrite replaces them, or name another --out"
             )
         return plan
-    there = Plan.read(directory)
+    try:
+        there = Plan.read(directory)
+    except DataError as error:
+        raise DataError(f"{error}. --overwrite replaces all of the set") from None
     found = differences(there, plan)
     if found:
         raise DataError(
@@ -39,12 +45,13 @@ def settle(plan: Plan, directory: Path) -> Plan:
     return plan.with_epochs(max(plan.epochs, there.epochs))
 
 
-def remove_all(directory: Path) -> None:
-    """Remove a shard set's files and no others, the manifest first."""
-    (directory / MANIFEST).unlink(missing_ok=True)
-    for path in list(directory.iterdir()):
-        if SHARD_FILE.fullmatch(path.name):
-            path.unlink()
+def files_of(directory: Path) -> list[Path]:
+    """List the files of the shard set that stands there, and no others; the manifest comes first."""
+    if not directory.is_dir():
+        return []
+    names = sorted(path.name for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
+    manifest = [MANIFEST] if (directory / MANIFEST).exists() else []
+    return [directory / name for name in manifest + names]
 
 
 def discard_parts(directory: Path) -> None:
@@ -63,7 +70,7 @@ def discard_damaged(plan: Plan, directory: Path, workers: int) -> None:
 
         def check(shard: Shard, stopped: threading.Event) -> None:
             stop_if(stopped)
-            trouble = damage(directory, shard, plan.identity)
+            trouble = damage(directory, shard, plan)
             progress.add(shard.samples, shard.size_bytes)
             if trouble:
                 say(f"{trouble}; baking {shard.tar} again")

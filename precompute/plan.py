@@ -2,23 +2,24 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from precompute.augment import Augmentation
+from precompute.existing import files_of
+from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
-from shards.errors import UsageError
-from shards.plan import Epoch, Plan, Source
+from shards.errors import MachineError, UsageError
+from shards.plan import MOST_SEED, NAME, Epoch, Plan, Source
 from shards.record import ENCODINGS
 
-__all__ = ["Estimate", "estimate", "make_plan"]
-
-MOST_SEED = 2**63 - 1
+__all__ = ["Estimate", "check_space", "estimate", "make_plan"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a bake has still to write, of how much in all, and the free space; sizes in bytes."""
+    """What a bake has still to write, of how much in all, and the space for it; sizes in bytes."""
 
     shards: int
     size_bytes: int
@@ -39,6 +40,10 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
         raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
     if encoding not in ENCODINGS:
         raise UsageError(f"--dtype: expected one of {', '.join(ENCODINGS)}, found {encoding!r}")
+    if not NAME.fullmatch(source.name):
+        raise UsageError(f"name: expected {NAME.pattern}, since it becomes a part of file names, found {source.name!r}")
+    if not all(isinstance(name, str) for name in source.classes):
+        raise UsageError(f"classes: expected strings, found {source.classes!r}")
     train = source.splits["train"].images_NHWC
     augmentation.check(train.shape[1], train.shape[2])
     mean, deviation = channel_statistics(train)
@@ -61,18 +66,30 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
     )
 
 
-def estimate(plan: Plan, directory: Path) -> Estimate:
-    """Say what is still to be written, judging by which indexes are there."""
+def estimate(plan: Plan, directory: Path, *, overwrite: bool = False) -> Estimate:
+    """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of it."""
     shards = plan.shards()
-    todo = [shard for shard in shards if not (directory / shard.index).is_file()]
+    todo = [shard for shard in shards if overwrite or not (directory / shard.index).is_file()]
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    reclaimed = sum(path.stat().st_size for path in files_of(directory)) if overwrite else 0
     return Estimate(
         shards=len(todo),
         size_bytes=sum(shard.size_bytes for shard in todo),
         planned_shards=len(shards),
         planned_bytes=sum(shard.size_bytes for shard in shards),
-        free_bytes=shutil.disk_usage(existing).free,
+        free_bytes=shutil.disk_usage(existing).free + reclaimed,
     )
+
+
+def check_space(estimates: Sequence[Estimate], directory: Path) -> None:
+    """Raise MachineError where what is to be written under `directory`, all together, does not fit."""
+    needed = sum(estimate.size_bytes for estimate in estimates)
+    free = max(estimate.free_bytes for estimate in estimates)
+    if needed > free:
+        raise MachineError(
+            f"{directory}: {gigabytes(needed)} are to be written, {gigabytes(free)} are free; "
+            "free some space, bake fewer --epochs or --dtype uint8, or name another --out"
+        )
 
 
 def _sha256(images: Images) -> str:

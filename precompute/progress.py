@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from shards.command import say
 from shards.plan import Shard
 
-__all__ = ["Progress", "gigabytes", "say"]
+__all__ = ["Progress", "gigabytes"]
 
 
 def gigabytes(count: float) -> str:
@@ -69,8 +70,3 @@ class Progress:
                 f"{self._action} {self._name}: {where} done, {self._done_images:,} of {self._images:,} images, "
                 f"{rate:,.0f} images/s, {gigabytes(self._done_bytes)} of {gigabytes(self._bytes)}, {left:.0f} s left"
             )
-
-
-def say(line: str) -> None:
-    """Print one line to stderr."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.augment import held_out_order
-from precompute.progress import say
+from shards.command import say
 from shards.errors import DataError, MachineError, UsageError
 
 __all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "hold_out", "load"]
@@ -120,10 +120,7 @@ def _torchvision(class_name: str) -> Callable[[str, Path], SourceData]:
         try:
             test = dataset_class(data_dir, train=False, download=False)
         except READ_ERRORS as error:
-            raise DataError(
-                f"{name}: damaged files under {data_dir} ({_first_line(error)}). Remove them and run the same command "
-                "where a network is, or name another torchvision root with --data-dir"
-            ) from None
+            raise _damaged(name, data_dir, _first_line(error)) from None
         splits = {"train": _images(train), "test": _images(test)}
         for split, images in splits.items():
             found = len(images.images_NHWC), len(images.labels_N)
@@ -145,6 +142,8 @@ def _open(name: str, dataset_class: Any, data_dir: Path) -> Any:
         with contextlib.redirect_stdout(sys.stderr):
             return dataset_class(data_dir, train=True, download=True)
     except READ_ERRORS as error:
+        if _first_line(error) == trouble:  # torchvision found all files there, and downloaded none
+            raise _damaged(name, data_dir, trouble) from None
         raise DataError(
             f"{name}: no usable files under {data_dir} ({trouble}), and they can't be downloaded "
             f"({_first_line(error)}). Name a torchvision root that holds them with --data-dir, "
@@ -159,6 +158,13 @@ DATASETS: dict[str, Callable[[str, Path], SourceData]] = {
     "fashion-mnist": _torchvision("FashionMNIST"),
     "digits": _digits,
 }
+
+
+def _damaged(name: str, data_dir: Path, trouble: str) -> DataError:
+    return DataError(
+        f"{name}: damaged files under {data_dir} ({trouble}). Remove them and run the same command "
+        "where a network is, or name another torchvision root with --data-dir"
+    )
 
 
 def _first_line(error: BaseException) -> str:

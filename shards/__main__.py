@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from shards.contents import describe, digest, drop_epochs, epoch_range
-from shards.errors import DataError, UsageError, listed, run_command
+from shards.command import run_command
+from shards.contents import describe, digest
+from shards.drop import drop_epochs
+from shards.errors import DataError, UsageError, listed
 from shards.reader import ShardSet
 from shards.show import draw_grid
 from shards.verify import damage
@@ -31,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     verify = command("verify", "hold every byte against its checksum", _verify)
     verify.add_argument("--json", action="store_true", help="print JSON")
     show = command("show", "draw the same images in several epochs", _show)
-    show.add_argument("--epochs", default="0-", help="such as 0-7; default all, at most 8")
+    show.add_argument("--epochs", help="such as 0-7; default the first 8")
     show.add_argument("--images", type=int, nargs="+", default=list(range(8)), help="source indices; default 0 to 7")
     show.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file; default grid.png")
     drop = command("drop", "remove the last epochs, to free space", _drop)
@@ -71,7 +73,7 @@ def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
     missing = set(data.missing())
     whole = [shard for shard in data.plan.shards() if shard.tar not in missing]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda shard: damage(data.path, shard, data.plan.identity), whole)
+        found = pool.map(lambda shard: damage(data.path, shard, data.plan), whole)
         damaged = {shard.tar: trouble for shard, trouble in zip(whole, found, strict=True) if trouble}
     size_bytes = sum(shard.size_bytes for shard in whole)
     if arguments.json:
@@ -92,9 +94,9 @@ def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
 
 
 def _show(data: ShardSet, arguments: argparse.Namespace) -> None:
-    epochs = epoch_range(arguments.epochs, data.epochs)
-    draw_grid(data, arguments.images, epochs[:8] if arguments.epochs == "0-" else epochs, arguments.out)
-    print(f"{arguments.out}: {len(arguments.images)} images in epochs {arguments.epochs}")
+    epochs = range(data.epochs)[:8] if arguments.epochs is None else epoch_range(arguments.epochs, data.epochs)
+    draw_grid(data, arguments.images, epochs, arguments.out)
+    print(f"{arguments.out}: {len(arguments.images)} images in epochs {epochs[0]} to {epochs[-1]}")
 
 
 def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
@@ -106,6 +108,21 @@ def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
         )
     freed = drop_epochs(data, epochs.start)
     print(f"{data.path}: epochs {epochs.start} to {epochs.stop - 1} dropped, {freed} bytes freed")
+
+
+def epoch_range(text: str, epochs: int) -> range:
+    """Read `3`, `0-7` or `20-` as a range of a set's epochs.
+
+    Raises:
+        UsageError: not of that form, or outside 0 to epochs - 1.
+    """
+    first, dash, last = text.partition("-")
+    if first.isdecimal() and (last.isdecimal() or not last):
+        start = int(first)
+        stop = start if not dash else int(last) if last else epochs - 1
+        if start <= stop < epochs:
+            return range(start, stop + 1)
+    raise UsageError(f"--epochs: expected one of 0 to {epochs - 1}, or a range like 0-7 or 20-, found {text!r}")
 
 
 if __name__ == "__main__":

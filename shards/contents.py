@@ -3,13 +3,11 @@
 import hashlib
 from typing import Any
 
-from shards.errors import DataError, UsageError
-from shards.lock import locked
+from shards.errors import DataError
 from shards.plan import MANIFEST, SPLITS
 from shards.reader import ShardSet
-from shards.writer import write_whole
 
-__all__ = ["describe", "digest", "drop_epochs", "epoch_range"]
+__all__ = ["describe", "digest"]
 
 
 def describe(data: ShardSet) -> dict[str, Any]:
@@ -48,39 +46,3 @@ def digest(data: ShardSet) -> str:
     for shard in data.plan.shards():
         whole.update((data.path / shard.index).read_bytes())
     return whole.hexdigest()
-
-
-def epoch_range(text: str, epochs: int) -> range:
-    """Read `3`, `0-7` or `20-` as a range of a set's epochs.
-
-    Raises:
-        UsageError: not of that form, or outside 0 to epochs - 1.
-    """
-    first, dash, last = text.partition("-")
-    if first.isdecimal() and (last.isdecimal() or not last):
-        start = int(first)
-        stop = start if not dash else int(last) if last else epochs - 1
-        if start <= stop < epochs:
-            return range(start, stop + 1)
-    raise UsageError(f"--epochs: expected one of 0 to {epochs - 1}, or a range like 0-7 or 20-, found {text!r}")
-
-
-def drop_epochs(data: ShardSet, first: int) -> int:
-    """Remove the epochs from `first` to the last, from the plan and the disk; return the bytes freed.
-
-    Raises:
-        UsageError: no epoch would be left.
-        DataError: another process is baking there.
-    """
-    if first < 1:
-        raise UsageError("--epochs: at least epoch 0 stays; to remove all, remove the directory")
-    with locked(data.path):
-        write_whole(data.path / MANIFEST, data.plan.with_epochs(first).to_bytes())
-        freed = 0
-        for epoch in range(first, data.epochs):
-            for shard in data.plan.shards("train", epoch):
-                # The index first: without it, the archive counts for nothing.
-                for path in (data.path / shard.index, data.path / shard.tar):
-                    freed += path.stat().st_size if path.exists() else 0
-                    path.unlink(missing_ok=True)
-    return freed

@@ -1,8 +1,8 @@
 """Following a bake that still runs: an epoch's indexes are the signal that it may be read."""
 
-import sys
 import threading
 
+from shards.command import say
 from shards.errors import DataError, listed
 from shards.lock import is_held
 from shards.reader import ShardSet
@@ -32,5 +32,5 @@ def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Ev
             )
         if not said:
             said = True
-            print(f"{data.name}: waiting for {split} epoch {epoch}, which is being baked", file=sys.stderr, flush=True)  # noqa: T201 - progress
+            say(f"{data.name}: waiting for {split} epoch {epoch}, which is being baked")
         stopped.wait(POLL_SECONDS)

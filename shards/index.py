@@ -66,6 +66,8 @@ class Index:
                 _extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))
             ),
         )
+        if index.to_bytes() != serialize(fields.content):
+            raise DataError(f"{path}: contradicts itself, or holds fields that the format does not have")
         if index.identity != identity:
             raise DataError(
                 f"{path}: of another plan ({identity} expected, {index.identity} found); "

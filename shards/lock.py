@@ -33,9 +33,7 @@ def locked(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if attempt == ATTEMPTS - 1:
-                    raise DataError(
-                        f"{directory}: another process is baking here; wait for it, or name another --out"
-                    ) from None
+                    raise DataError(f"{directory}: another process is baking here; wait until it has ended") from None
                 time.sleep(0.05)
         yield
     finally:

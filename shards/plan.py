@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from shards.document import Fields, read_document, serialize
 from shards.errors import DataError
 from shards.record import BLOCK_BYTES, ENCODINGS, Layout, samples_per_record
 
-__all__ = ["MANIFEST", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
+__all__ = ["MANIFEST", "MOST_SEED", "NAME", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
 
 MANIFEST = "manifest.json"
 FORMAT = "prebake"
 VERSION = 1
+MOST_SEED = 2**63 - 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes a part of file names
 MOST_VALUES = 2**30  # an image; in float32 that is half of what a tar member may hold
 SHARD_BYTES = 256 * 1024 * 1024
 SPLITS = ("test", "val", "train")  # the order of baking: what is evaluated stands ready before epoch 0
@@ -160,8 +163,9 @@ class Plan:
     def remedy(self) -> str:
         """What to do where shards are missing or damaged, for the end of a message."""
         return (
-            "Bake again with the options it was baked with, which writes only what is missing or damaged: "
-            f"python -m precompute --dataset {self.source.name} --epochs {self.epochs}"
+            "Bake again as it was baked, with the same options and the same --out, which writes only what is missing "
+            f"or damaged: python -m precompute --dataset {self.source.name} --epochs {self.epochs}; "
+            "or precompute.bake() with the same arrays"
         )
 
     def with_epochs(self, epochs: int) -> "Plan":
@@ -274,6 +278,8 @@ def _epoch(item: object, path: Path) -> Epoch:
 
 
 def _check(plan: Plan, identity: str, path: Path) -> None:
+    if not NAME.fullmatch(plan.source.name):
+        raise DataError(f"{path}: name: expected {NAME.pattern}, found {plan.source.name!r}")
     if plan.encoding not in ENCODINGS:
         raise DataError(f"{path}: encoding: expected one of {', '.join(ENCODINGS)}, found {plan.encoding!r}")
     unknown = set(plan.splits) - set(SPLITS)

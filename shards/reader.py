@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shards.errors import DataError, UsageError, listed
 from shards.index import Extent, Index
 from shards.plan import Epoch, Plan, Shard
-from shards.record import Layout
+from shards.record import Layout, normalized
 
 __all__ = ["OpenShard", "ShardSet"]
 
@@ -29,6 +29,14 @@ class OpenShard:
         if not self.path.is_file():  # nor a directory, nor a pipe that nobody writes to
             raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}")
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._classes = len(plan.source.classes)
+        found = os.fstat(self.descriptor).st_size
+        if found != self.index.size_bytes:
+            self.close()
+            raise DataError(
+                f"{self.path}: {self.index.size_bytes} bytes expected, {found} found: cut off, or not this shard. "
+                f"{plan.remedy}"
+            )
 
     def __enter__(self) -> "OpenShard":
         return self
@@ -40,19 +48,19 @@ class OpenShard:
         """Close the file."""
         os.close(self.descriptor)
 
-    def read(self, number: int, pixels: Sequence[memoryview], frame: "Scratch") -> None:
+    def read(self, number: int, pixels: Sequence[memoryview], scratch: "Scratch") -> None:
         """Read and check a record: pixels to `pixels` in turn, all other bytes to `frame`.
 
         Args:
             number: of the record in this shard.
             pixels: writable byte views that together take exactly the record's pixels.
-            frame: takes the rest; its `labels` and `index` are this record's afterwards.
+            scratch: takes the rest; its `labels` and `index` are this record's afterwards.
 
         Raises:
-            DataError: the file is shorter than its index says, or a byte differs.
+            DataError: the file ends too early, a byte differs, or a label is of no class.
         """
         extent, layout = self.index.extents[number], self.layouts[number]
-        head, tail = frame.views(layout)
+        head, tail = scratch.views(layout)
         buffers = [head, *pixels, tail]
         read = os.preadv(self.descriptor, buffers, extent.offset)
         if read != extent.size_bytes:
@@ -66,6 +74,11 @@ class OpenShard:
                 f"{self.path}, record {extent.key}: bytes differ from the index (xxh3 {extent.xxh3:016x} expected, "
                 f"{digest.hexdigest()} found). {self._remedy}"
             )
+        if not 0 <= scratch.labels.min() <= scratch.labels.max() < self._classes:
+            raise DataError(
+                f"{self.path}, record {extent.key}: expected labels from 0 to {self._classes - 1}, found "
+                f"{scratch.labels.min()} to {scratch.labels.max()}; whoever wrote this set made a mistake"
+            )
 
     def _read_rest(self, buffers: Sequence[memoryview], extent: Extent, read: int) -> None:
         """Go on where a read came back short, as network file systems may; at the end of the file, say so."""
@@ -77,9 +90,7 @@ class OpenShard:
                 count = os.preadv(self.descriptor, [view[done:]], offset + done)
                 if count == 0:
                     raise DataError(
-                        f"{self.path}, record {extent.key}: the file ends too early "
-                        f"({self.index.size_bytes} bytes expected, {os.fstat(self.descriptor).st_size} found). "
-                        f"{self._remedy}"
+                        f"{self.path}, record {extent.key}: the file ended while it was read. {self._remedy}"
                     )
                 done += count
             offset += len(view)
@@ -258,10 +269,7 @@ class ShardSet:
 
     @functools.cached_property
     def _tables(self) -> NDArray[np.float32]:
-        source = self.plan.source
-        mean, deviation = np.array(source.mean)[:, None], np.array(source.deviation)[:, None]
-        tables: NDArray[np.float32] = ((np.arange(256) / 255 - mean) / deviation).astype(np.float32)
-        return tables
+        return normalized(self.plan.source.mean, self.plan.source.deviation).astype(np.float32)
 
     def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
         """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) a record.

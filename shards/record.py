@@ -6,13 +6,22 @@ dtype, so a writer makes it once and a verifier compares it byte for byte.
 
 import functools
 import math
-import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_BYTES", "ENCODINGS", "RECORD_BYTES", "RECORD_SAMPLES", "Frame", "Layout", "samples_per_record"]
+__all__ = [
+    "BLOCK_BYTES",
+    "ENCODINGS",
+    "RECORD_BYTES",
+    "RECORD_SAMPLES",
+    "Frame",
+    "Layout",
+    "normalized",
+    "samples_per_record",
+]
 
 BLOCK_BYTES = 512
 NPY_HEADER_BYTES = 128
@@ -25,6 +34,12 @@ def samples_per_record(image_shape: tuple[int, int, int], encoding: str) -> int:
     """Return 128, or as many samples as fit 2 MiB of pixels where those are fewer (at least 1)."""
     sample_bytes = math.prod(image_shape) * np.dtype(encoding).itemsize
     return max(1, min(RECORD_SAMPLES, RECORD_BYTES // sample_bytes))
+
+
+def normalized(mean: Sequence[float], deviation: Sequence[float]) -> NDArray[np.float64]:
+    """Return (channels, 256): what each pixel value becomes, (pixel / 255 - mean) / deviation, in float64."""
+    table: NDArray[np.float64] = (np.arange(256) / 255 - np.array(mean)[:, None]) / np.array(deviation)[:, None]
+    return table
 
 
 @dataclass(frozen=True)
@@ -111,9 +126,17 @@ def _member_bytes(payload: int) -> int:
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)  # its defaults: mode 0644, user and group 0, time 0
-    info.size = size
-    return info.tobuf(tarfile.USTAR_FORMAT)
+    # Written here and not by tarfile, as below: how unused fields are filled is left to the implementation.
+    fields = (
+        name.encode("ascii").ljust(100, b"\0")
+        + b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, user, group
+        + b"%011o\0" % size
+        + b"00000000000\0"  # time
+        + b" " * 8  # the checksum's own place
+        + b"0".ljust(101, b"\0")  # a file; no link
+        + b"ustar\x0000".ljust(255, b"\0")  # no names of user and group, no device, no prefix
+    )  # fmt: skip
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
 
 
 def _npy_header(array: NDArray[np.generic]) -> bytes:

@@ -1,5 +1,6 @@
 """Pictures: the same images in several epochs, side by side, so that one sees the augmentation."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from shards.errors import UsageError
 from shards.reader import ShardSet
+from shards.writer import write_whole
 
 __all__ = ["draw_grid", "variants"]
 
@@ -45,6 +47,8 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
     """
     from PIL import Image, ImageDraw
 
+    if out.is_dir() or not out.name:
+        raise UsageError(f"--out: expected the name of a PNG file, found the directory {out}")
     pixels = variants(data, index_N, epochs)
     labels = _labels(data, index_N)
     size = (MARGIN_LEFT + len(epochs) * (CELL + GAP), MARGIN_TOP + len(index_N) * (CELL + GAP))
@@ -61,9 +65,9 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
             image = image if image.shape[2] == 3 else image[..., 0]
             picture = Image.fromarray(image).convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST)
             grid.paste(picture, (MARGIN_LEFT + column * (CELL + GAP), top))
-    part = out.with_name(out.name + ".part")
-    grid.save(part, format="PNG")
-    part.replace(out)
+    png = io.BytesIO()
+    grid.save(png, format="PNG")
+    write_whole(out, png.getvalue())
 
 
 def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:

@@ -3,27 +3,28 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from shards.errors import DataError
 from shards.index import Index
-from shards.plan import Shard
+from shards.plan import Plan, Shard
 from shards.record import BLOCK_BYTES, Frame, Layout
 
 __all__ = ["damage"]
 
 
-def damage(directory: Path, shard: Shard, identity: str) -> str | None:
+def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
     """Read one shard whole; return what is wrong with it, or None.
 
     Checked: the index (its own checksum, the plan's identity and layout), the archive's size, each
-    record's xxh3-64 and framing, the zeros behind the last record, the archive's xxh3-128.
+    record's xxh3-64, framing and labels, the zeros behind the last record, the archive's xxh3-128.
     """
     path = directory / shard.tar
     if not path.is_file():
         return f"{path}: missing, though its index is there"
     try:
-        index = Index.read(directory, shard, identity)
+        index = Index.read(directory, shard, plan.identity)
         with path.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno()).st_size
             if found != index.size_bytes:
@@ -41,6 +42,9 @@ def damage(directory: Path, shard: Shard, identity: str) -> str | None:
                     frames[layout] = Frame(layout)
                 if not _framed(view, key, frames[layout]):
                     return f"{path}, record {key}: headers or padding are not as the format has them"
+                labels = np.frombuffer(view, "<i8", layout.samples, layout.labels_offset)
+                if not 0 <= labels.min() <= labels.max() < len(plan.source.classes):
+                    return f"{path}, record {key}: labels from {labels.min()} to {labels.max()}, outside the classes"
                 whole.update(view)
             end = file.read()
     except DataError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import precompute
 from precompute.augment import Augmentation, augmentation_for, draw
 from precompute.sources import SourceData
 from shards import DataError, MachineError, ShardSet, UsageError
-from shards.contents import digest, drop_epochs
+from shards.contents import digest
+from shards.drop import drop_epochs
 from shards.record import ENCODINGS
 from shards.verify import damage
 from tests.test_apply import choices_at, variant
@@ -320,7 +322,7 @@ def test_a_bake_killed_twice_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -
         whole = [shard for shard in data.plan.shards() if shard.tar not in missing]
         assert len(whole) >= lines
         assert missing
-        assert [damage(out, shard, data.plan.identity) for shard in whole] == [None] * len(whole)
+        assert [damage(out, shard, data.plan) for shard in whole] == [None] * len(whole)
     for directory in (out, fresh):
         subprocess.run([sys.executable, "-c", KILLED, str(directory)], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert files(out) == files(fresh)
@@ -373,7 +375,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     usage = collections.namedtuple("usage", "total used free")
     for free in (0, needed - 1):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(10**9, 0, free))
-        with pytest.raises(MachineError, match=r"still to be written.*free.*--dtype uint8"):
+        with pytest.raises(MachineError, match=r"to be written.*free.*--dtype uint8"):
             bake(tmp_path / "set")
         assert files(tmp_path / "set") == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, needed))
@@ -458,3 +460,26 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
                 checked += 1
         assert seen.all()
     assert checked >= 300
+
+
+def test_overwriting_keeps_the_old_set_where_the_new_one_does_not_fit(
+    there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in there.iterdir()}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(MachineError, match="to be written"):
+        bake(there, encoding="float32", overwrite=True)
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == before
+    bake(there, encoding="uint8", overwrite=True)  # half the bytes fit into what the old set frees
+    assert ShardSet(there).plan.encoding == "uint8"
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b", ".hidden", "x" * 65])
+def test_a_name_that_is_no_file_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name: expected"):
+        bake(tmp_path / "set", name=name)
+
+
+def test_classes_that_are_no_strings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="classes: expected strings"):
+        bake(tmp_path / "set", classes=range(10))

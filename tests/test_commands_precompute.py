@@ -17,7 +17,8 @@ from PIL import Image
 import precompute
 from precompute.sources import SourceData
 from shards import DataError, MachineError, ShardSet, UsageError
-from shards.errors import DivergedError, run_command
+from shards.command import run_command
+from shards.errors import DivergedError
 from shards.show import variants
 from shards.verify import damage
 
@@ -286,7 +287,7 @@ def test_a_terminated_bake_exits_with_143_and_leaves_only_whole_shards(tmp_path:
     assert 0 < len(missing) < 901
     for shard in data.plan.shards():
         if shard.tar not in missing:
-            assert damage(data.path, shard, data.plan.identity) is None
+            assert damage(data.path, shard, data.plan) is None
         elif (data.path / shard.tar).exists():
             assert (data.path / shard.tar).stat().st_size == shard.size_bytes
     assert list(data.path.glob("*.part")) == []
@@ -317,12 +318,12 @@ def outcome(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> 
         (
             OSError(errno.ENOSPC, "No space left on device", "x.tar"),
             4,
-            "error: x.tar: No space left on device; free some space, or name another directory with --out\n",
+            "error: x.tar: No space left on device; free some space, or work in another directory\n",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "x"),
             4,
-            "error: x: Permission denied; name a directory that you may write to with --out\n",
+            "error: x: Permission denied; work in a directory that you may write to\n",
         ),
     ],
 )
@@ -368,3 +369,21 @@ runpy.run_module(sys.argv[0], run_name="__main__")
     done = subprocess.run([sys.executable, "-c", code, module], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Windows is not supported" in done.stderr
+
+
+def test_a_dry_run_says_what_the_real_run_would_do(tmp_path: Path) -> None:
+    options = ["--dataset", "digits", "--epochs", "1", "--out", str(tmp_path)]
+    assert run("precompute", *options).returncode == 0
+    other = run("precompute", *options, "--dtype", "uint8", "--dry-run")
+    assert other.returncode == 3
+    assert "encoding is 'float16' there, 'uint8' asked for" in other.stderr
+    again = run("precompute", *options, "--overwrite", "--dry-run", "--json")
+    assert json.loads(again.stdout)["shards"] == 2
+    assert run("precompute", *options, "--dry-run", "--json").stdout.count('"shards": 0') == 1
+
+
+def test_all_sets_are_checked_before_the_first_is_baked(tmp_path: Path) -> None:
+    done = run("precompute", "--dataset", "digits", "cifar10", "--epochs", "1", "--out", tmp_path, "--pad", "9")
+    assert done.returncode == 2
+    assert "--pad: " in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ import train.__main__
 from precompute import Augmentation
 from precompute.sources import SourceData
 from shards import ShardSet
-from shards.errors import run_command
+from shards.command import run_command
 from train.device import autocast
 from train.models import MODELS
 from train.recipes import RECIPES
@@ -530,3 +530,32 @@ def test_resume_goes_on_with_the_unfinished_and_keeps_the_finished(
     assert ended.code == 0
     assert "digits: finished already" in ended.err
     assert ended.out.splitlines()[1].startswith("digits")
+
+
+def test_a_held_out_loss_that_is_no_number_is_divergence_too(shards: Path, tmp_path: Path, command: Command) -> None:
+    options = ("--shards", shards / "digits", "--recipe", "digits", "--epochs", 1, "--batch-size", 200)
+    ended = command(*options, "--lr", 1e30, "--out", tmp_path, *ON_CPU)
+    assert ended.code == 5
+    assert "a lower --lr than 1e+30 may help" in ended.err
+
+
+def test_a_log_that_was_cut_off_does_not_stop_a_run_from_going_on(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    options = ("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.loop.autocast", interrupted_at(0))
+        assert command(*options).code == 130
+    with (the_run(tmp_path) / "log.jsonl").open("a") as file:
+        file.write('{"event": "epo')
+    assert command(*options, "--resume", "auto").code == 0
+    for line in (the_run(tmp_path) / "log.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+def test_two_sets_of_one_name_are_not_taken_for_one(shards: Path, tmp_path: Path, command: Command) -> None:
+    for copy in ("a", "b"):
+        shutil.copytree(shards / "digits", tmp_path / copy)
+    ended = command("--shards", tmp_path, "--dataset", "digits", "--out", tmp_path / "runs", *ON_CPU)
+    assert ended.code == 3
+    assert "bear one name" in ended.err

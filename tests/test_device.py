@@ -20,6 +20,7 @@ def _only_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def _one_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: number + 0)
 
 
 @pytest.mark.usefixtures("_only_a_cpu")

@@ -40,7 +40,7 @@ def plans(pick: st.DrawFn) -> Plan:
         splits[name] = (pick(epoch),)
     return Plan(
         source=Source(
-            name=pick(st.text()),
+            name=pick(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
             classes=tuple(pick(st.lists(st.text(), max_size=4))),
             mean=pick(numbers),
             deviation=pick(positive),

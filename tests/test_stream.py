@@ -17,6 +17,7 @@ from torch import Tensor
 import precompute
 from precompute.sources import SourceData
 from shards import DataError, ShardSet, UsageError
+from shards.reader import Scratch
 from shards.record import Layout
 from train.stream import Stream, scatter
 
@@ -176,9 +177,19 @@ def test_a_truncated_shard_is_an_error_and_not_a_shorter_epoch(copied: ShardSet)
     os.truncate(tar, tar.stat().st_size // 2)
     with (
         Stream(copied, "train", [0], 128) as stream,
-        pytest.raises(DataError, match=f"{tar.name}, record .*: the file ends too early"),
+        pytest.raises(DataError, match=f"{tar.name}: .* bytes expected, .* found: cut off"),
     ):
         list(stream)
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error_too(copied: ShardSet) -> None:
+    tar = copied.path / "train-e000-000.tar"
+    (shard,) = copied.open_shards("train", 0)
+    with shard:
+        os.truncate(tar, tar.stat().st_size // 2)
+        pixels = memoryview(bytearray(shard.layouts[-1].pixels_bytes))
+        with pytest.raises(DataError, match="the file ended while it was read"):
+            shard.read(len(shard.layouts) - 1, [pixels], Scratch())
 
 
 def test_a_missing_shard_is_named_after_the_epochs_before_it_were_streamed(copied: ShardSet) -> None:
@@ -217,13 +228,19 @@ def test_closing_ends_the_thread_and_closes_the_file(
     baked: ShardSet, use: Callable[[Stream], None], batch_size: int
 ) -> None:
     files = open_files()
-    stream = Stream(baked, "train", [0, 1] * 5, batch_size)
-    assert len(readers()) == 1
-    use(stream)
-    stream.close()
+    with Stream(baked, "train", [0, 1] * 5, batch_size) as stream:
+        assert len(readers()) == 1
+        use(stream)
     assert readers() == []
     assert open_files() == files
     stream.close()
+
+
+def test_a_stream_outside_of_its_block_reads_nothing(baked: ShardSet) -> None:
+    stream = Stream(baked, "train", [0], 64)
+    with pytest.raises(UsageError, match="inside its `with` block"):
+        next(iter(stream))
+    assert readers() == []
 
 
 def test_an_error_in_the_consumer_ends_the_thread_too(baked: ShardSet) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -9,17 +10,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shards import ShardSet
-from shards.errors import DataError, MachineError, UsageError, listed, run_command
-from shards.plan import MANIFEST
+from shards.command import run_command, say
+from shards.errors import DataError, MachineError, UsageError, listed
+from shards.plan import MANIFEST, MOST_SEED
 from train.books import Run
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.curves import draw_curves
 from train.device import PRECISIONS, choose_device, choose_precision
 from train.loop import Settings, Trainer
-from train.models import MODELS
+from train.models import MODELS, SMALLEST_SIDE
 from train.predict import main as predict_main
 from train.recipes import RECIPES, Recipe, recipe_for
 from train.summary import epoch_line, summarize, table
@@ -27,7 +27,6 @@ from train.weights import Trained, save_weights
 
 CHECKPOINT_SECONDS = 60.0
 PLAN_SECONDS = 20.0
-MOST_SEED = 2**63 - 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,8 +54,11 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--out", type=Path, default=Path("runs"), help="root of the runs; default runs")
-    add("--resume", choices=["auto"], help="auto: go on with unfinished runs of the same settings, keep finished ones")
-    add("--overwrite", action="store_true", help="repeat runs that are there already")
+    again = options.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", choices=["auto"], help="auto: go on with unfinished runs of the same settings, keep finished ones"
+    )
+    again.add_argument("--overwrite", action="store_true", help="repeat runs that are there already")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
     return options
 
@@ -73,7 +75,10 @@ def main() -> None:
     planned = [_plan(data, arguments) for data in find(arguments.shards, arguments.dataset)]
     try:
         summaries = [_train(*each, arguments) for each in planned]
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # CUDA has a class for it; the CPU's and MPS's allocators have only words.
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
         raise MachineError(f"the device's memory is full; a smaller --batch-size may help ({error})") from None
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
 
@@ -102,6 +107,8 @@ def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
     if not sets:
         raise DataError(f"--shards: {root} holds no shard set. {bake_first}")
     there = {data.name: data for data in sets}
+    if len(there) < len(sets):
+        raise DataError(f"--shards: several sets in {root} bear one name; name the directory of one of them")
     unknown = [name for name in names or [] if name not in there]
     if unknown:
         raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
@@ -141,6 +148,11 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
             f"{data.path}: batches of {recipe.batch_size} are larger than the {data.samples('train')} training images; "
             "take a smaller --batch-size"
         )
+    if min(data.image_shape("train")[:2]) < SMALLEST_SIDE:
+        raise UsageError(
+            f"{data.path}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, "
+            f"found {data.image_shape('train')}"
+        )
     precision = choose_precision(arguments.precision, device)
     return Settings(replace(recipe, epochs=epochs), arguments.seed, str(device), precision)
 
@@ -149,7 +161,7 @@ def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> in
     asked: int | None = arguments.epochs
     if asked is None:
         epochs = recipe.epochs if arguments.replay else min(recipe.epochs, data.epochs)
-        _say(f"{data.name}: {epochs} epochs (recipe {recipe.name}: {recipe.epochs}, shards: {data.epochs})")
+        say(f"{data.name}: {epochs} epochs (recipe {recipe.name}: {recipe.epochs}, shards: {data.epochs})")
         return epochs
     if asked > data.epochs and not arguments.replay:
         raise DataError(
@@ -164,17 +176,17 @@ def _train(data: ShardSet, settings: Settings, run: Run, arguments: argparse.Nam
         run.remove()
     finished = run.finished()
     if finished is not None:
-        _say(f"{data.name}: finished already, in {run.path}")
+        say(f"{data.name}: finished already, in {run.path}")
         return finished
     trainer = Trainer(data, settings, follow=arguments.follow)
     if run.checkpoint.exists():
         trainer.restore(load_checkpoint(run.checkpoint, settings.device))
     run.begin(trainer.state.epoch)
-    _say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")
+    say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")
     saved = time.monotonic()
     for report in trainer.run():
         run.log("epoch", **asdict(report))
-        _say(epoch_line(data.name, report, settings.recipe.epochs))
+        say(epoch_line(data.name, report, settings.recipe.epochs))
         if time.monotonic() - saved > CHECKPOINT_SECONDS and report.epoch + 1 < settings.recipe.epochs:
             save_checkpoint(run.checkpoint, trainer.save())
             saved = time.monotonic()
@@ -194,10 +206,6 @@ def _finish(run: Run, trainer: Trainer) -> dict[str, Any]:
     draw_curves(run.path / "curves.png", data.name, recipe, trainer.state.reports, trainer.steps)
     run.finish(summary)
     return summary
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

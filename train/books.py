@@ -1,5 +1,6 @@
 """Books: the files of a run."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from shards.errors import DataError, UsageError
+from shards.writer import write_whole
 
 __all__ = ["Run", "versions"]
 
@@ -74,10 +76,17 @@ class Run:
     def begin(self, epoch: int) -> None:
         """Open the books at an epoch; lines that a later epoch left are dropped, since it is done again."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        lines = self._log.read_text().splitlines() if epoch else []
-        kept = [line for line in lines if json.loads(line).get("epoch", -1) < epoch]
-        self._log.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in self._lines() if epoch and line["event"] != "end" and line.get("epoch", -1) < epoch]
+        write_whole(self._log, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
         self.log("resume" if epoch else "start", settings=self.settings, versions=versions())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Return the log's events; a line that was cut off while it was written is none."""
+        events = []
+        for line in self._log.read_text().splitlines() if self._log.exists() else []:
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+        return events
 
     def log(self, event: str, **content: object) -> None:
         """Add one line to `log.jsonl`."""
@@ -86,8 +95,6 @@ class Run:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which says that the run is finished, and drop the checkpoint."""
+        write_whole(self._summary, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
         self.log("end", **summary)
-        part = self._summary.with_suffix(".part")
-        part.write_text(json.dumps(summary, indent=1) + "\n")
-        part.replace(self._summary)
         shutil.rmtree(self.checkpoint.parent)

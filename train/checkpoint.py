@@ -1,5 +1,6 @@
 """Checkpoints: a run's state between two epochs."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from shards.errors import DataError
+from shards.writer import write_whole
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -15,10 +17,10 @@ PARTS = {"model", "optimizer", "scheduler", "scaler", "state"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    """Write a checkpoint whole or not at all; raises OSError."""
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_whole(path, data.getvalue())
 
 
 def load_checkpoint(path: Path, device: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Pictures of a run."""
 
-import sys
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from shards.command import say
+from shards.writer import write_whole
 from train.loop import EpochReport
 from train.recipes import Recipe, schedule
 
@@ -18,12 +20,13 @@ def draw_curves(path: Path, name: str, recipe: Recipe, reports: Sequence[EpochRe
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print(f"{path.name} is not drawn; it needs matplotlib: pip install -e '.[report]'", file=sys.stderr)  # noqa: T201 - progress
+        say(f"{path.name} is not drawn; it needs matplotlib: pip install -e '.[report]'")
         return
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
     epochs = [report.epoch + 1 for report in reports]
-    loss.plot(epochs, [report.train_loss for report in reports], label="train")
+    smoothed = f", with label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
+    loss.plot(epochs, [report.train_loss for report in reports], label=f"train{smoothed}")
     loss.set(title=f"{name}: loss", xlabel="epoch", ylabel="cross-entropy in nats")
     accuracy.plot(epochs, [report.train_accuracy for report in reports], label="train")
     scored = [report for report in reports if report.held_out_loss is not None and report.held_out_accuracy is not None]
@@ -41,4 +44,6 @@ def draw_curves(path: Path, name: str, recipe: Recipe, reports: Sequence[EpochRe
         axes.legend()
         axes.grid(alpha=0.3)
     rate.legend(handles=[*rate.lines, *momentum.lines])
-    figure.savefig(path, dpi=110, format="png")
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    write_whole(path, png.getvalue())

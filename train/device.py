@@ -32,7 +32,10 @@ def choose_device(name: str) -> torch.device:
         raise MachineError(
             f"--device: this machine has no {name}; there is {', '.join(k for k in DEVICES if there[k])}"
         )
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(int(number or 0))  # so that streams, pinned memory and names are all this device's
+    return device
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -1,6 +1,5 @@
 """Feed: batches -> the device, converted and normalized there."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -37,9 +36,15 @@ class Converter:
 def feed(
     batches: Iterable[tuple[Tensor, Tensor]], convert: Converter, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images NCHW, labels) on the device, the next batch on its way while one is in use.
+    """Yield (images NCHW, labels) on the device; the tensors are valid until the next ones are asked for.
 
-    The tensors are valid until the next ones are asked for.
+    On CUDA the copy runs on a stream of its own. Steps are asynchronous: while the device still works on
+    the last one, this batch is copied, and its step waits on the device, not here.
+
+    Args:
+        batches: of a `Stream`, pinned where the device is CUDA.
+        convert: for the same device.
+        device: where to.
     """
     if device.type == "cuda":
         yield from _feed_cuda(batches, convert, device)
@@ -51,26 +56,17 @@ def feed(
 def _feed_cuda(
     batches: Iterable[tuple[Tensor, Tensor]], convert: Converter, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copy on a side stream; hold each staging slot until its copy has ended."""
     side = torch.cuda.Stream(device)
-    waiting: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
+    copied = torch.cuda.Event()
     for images_NHWC, labels_N in batches:
         with torch.cuda.stream(side):
             images, labels = images_NHWC.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)
-            copied = torch.cuda.Event()
             copied.record(side)
-        waiting.append((images, labels, copied))
-        if len(waiting) > 1:
-            yield _receive(*waiting.popleft(), convert)
-        # The batch's memory goes back to the reader when the next one is asked for.
+        main = torch.cuda.current_stream(device)
+        main.wait_event(copied)
+        # Allocated on the side stream and used on this one: the memory must outlive the use.
+        images.record_stream(main)
+        labels.record_stream(main)
+        yield convert(images), labels
+        # The staging memory goes back to the reader when the next batch is asked for.
         copied.synchronize()
-    while waiting:
-        yield _receive(*waiting.popleft(), convert)
-
-
-def _receive(images: Tensor, labels: Tensor, copied: torch.cuda.Event, convert: Converter) -> tuple[Tensor, Tensor]:
-    stream = torch.cuda.current_stream()
-    stream.wait_event(copied)
-    images.record_stream(stream)
-    labels.record_stream(stream)
-    return convert(images), labels

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import itertools
+import math
 import sys
 import threading
 import time
@@ -40,6 +41,8 @@ class Settings:
 class EpochReport:
     """What one epoch was: losses in nats, accuracies 0 to 1, rate of images, seconds of each activity.
 
+    `train_loss` is what was minimized, with label smoothing where the recipe has it; `held_out_loss` is
+    without. `lr` is what the schedule has come to.
     `held_out` names the split that was scored, or is None where the shards hold none.
     `train_seconds` is synchronized and contains `wait_seconds`; evaluation is apart from both.
     """
@@ -133,7 +136,6 @@ class Trainer:
                 yield report
 
     def _epoch(self, stream: Stream, batches: Iterator[tuple[Tensor, Tensor]]) -> EpochReport:
-        rate = self.optimizer.param_groups[0]["lr"]
         waits_before = len(stream.waits)
         started = time.perf_counter()
         loss, accuracy = self._steps(batches)
@@ -141,13 +143,15 @@ class Trainer:
         seconds = time.perf_counter() - started
         waits = stream.waits[waits_before:]
         self.state.waits += waits
-        if not torch.isfinite(torch.tensor(loss)):
-            raise DivergedError(
-                f"{self.data.name}: the loss of epoch {self.state.epoch} is {loss}; "
-                f"a lower --lr than {self.settings.recipe.peak_lr} may help"
-            )
+        rate = self.optimizer.param_groups[0]["lr"]
         evaluated = time.perf_counter()
         score = self.evaluate(self.held_out) if self.held_out else None
+        for value in (loss, score.loss if score else 0.0):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"{self.data.name}: the loss of epoch {self.state.epoch} is {value}; "
+                    f"a lower --lr than {self.settings.recipe.peak_lr} may help"
+                )
         return EpochReport(
             epoch=self.state.epoch,
             train_loss=loss,

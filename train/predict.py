@@ -24,6 +24,8 @@ def read_image(path: Path, trained: Trained) -> Tensor:
     from PIL import Image
 
     height, width, channels = trained.image_shape
+    if channels not in (1, 3):
+        raise DataError(f"{path}: the model takes images of {channels} channels, and no image file is one")
     try:
         with Image.open(path) as image:
             converted = image.convert("L" if channels == 1 else "RGB")

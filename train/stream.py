@@ -65,7 +65,8 @@ class Stream:
         waits: seconds that each batch was waited for.
 
     Raises:
-        UsageError: no such split or epoch, epochs whose images differ in size, or a batch size under 1.
+        UsageError: no such split or epoch, epochs whose images differ in size, a batch size under 1, or
+            batches asked for outside of `with`.
         DataError: while iterating, where shards are missing or damaged.
     """
 
@@ -101,9 +102,9 @@ class Stream:
             images = torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin)
             self._free.put(_Slot(images, torch.empty(batch_size, dtype=torch.int64, pin_memory=pin)))
         self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> "Stream":
+        self._thread.start()
         return self
 
     def __exit__(
@@ -121,6 +122,9 @@ class Stream:
         self._ready.put(None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._thread.ident is None:
+            # Else nobody would end the thread of a stream that is dropped half way.
+            raise UsageError("a Stream reads inside its `with` block: with Stream(...) as stream: for ... in stream")
         while True:
             before = time.perf_counter()
             item = self._ready.get()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from shards.errors import DataError, UsageError
+from shards.writer import write_whole
 from train.models import build
 from train.recipes import Recipe
 
@@ -43,9 +44,7 @@ def save_weights(path: Path, trained: Trained) -> None:
         "deviation": trained.deviation,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
-    part = path.with_suffix(".part")
-    save_file(weights, part, metadata={"prebake": json.dumps(about)})
-    part.replace(path)
+    write_whole(path, save(weights, metadata={"prebake": json.dumps(about)}))
 
 
 def load_weights(path: Path) -> Trained:

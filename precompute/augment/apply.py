@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from precompute.augment.draw import Draw
 from precompute.augment.presets import Augmentation
+from shards.record import normalized
 
 __all__ = ["Encoder", "VariantStore"]
 
@@ -25,12 +26,11 @@ class Encoder:
     """
 
     def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...], encoding: str) -> None:
-        means, deviations = np.array(mean)[:, None], np.array(deviation)[:, None]
         if encoding == "uint8":
             self.tables = np.tile(np.arange(256, dtype=np.uint8), (len(mean), 1))
-            self.zero = np.rint(means[:, 0] * 255).astype(np.uint8)
+            self.zero = np.rint(np.array(mean) * 255).astype(np.uint8)
         else:
-            self.tables = ((np.arange(256) / 255 - means) / deviations).astype(encoding)
+            self.tables = normalized(mean, deviation).astype(encoding)
             self.zero = np.zeros(len(mean), encoding)
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.generic]:

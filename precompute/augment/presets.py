@@ -50,6 +50,8 @@ class Augmentation:
             raise UsageError(
                 f"--pad: reflecting needs fewer than {side} pixels for images of {height}x{width}, found {self.pad}"
             )
+        if self.pad > side:
+            raise UsageError(f"--pad: expected at most {side} pixels for images of {height}x{width}, found {self.pad}")
         if self.cutout > side:
             raise UsageError(
                 f"--cutout: expected at most {side} pixels for images of {height}x{width}, found {self.cutout}"

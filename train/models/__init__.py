@@ -8,7 +8,9 @@ from shards.errors import UsageError
 from train.models.davidnet import DavidNet
 from train.recipes import Recipe
 
-__all__ = ["MODELS", "DavidNet", "build"]
+__all__ = ["MODELS", "SMALLEST_SIDE", "DavidNet", "build"]
+
+SMALLEST_SIDE = 8  # three pools halve it
 
 
 def _davidnet(recipe: Recipe, channels: int, classes: int) -> nn.Module:
