@@ -465,8 +465,12 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
 def test_overwriting_keeps_the_old_set_where_the_new_one_does_not_fit(
     there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def used() -> int:
+        return sum(path.stat().st_size for path in there.iterdir())
+
     before = {path.name: path.read_bytes() for path in there.iterdir()}
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    size = used()  # a disk that the old set has filled
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size - used()))
     with pytest.raises(MachineError, match="to be written"):
         bake(there, encoding="float32", overwrite=True)
     assert {path.name: path.read_bytes() for path in there.iterdir()} == before
