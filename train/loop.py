@@ -168,7 +168,6 @@ class Trainer:
 
     def _steps(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
         """Take an epoch's steps; return mean loss and accuracy, fetched from the device once, at the end."""
-        recipe = self.settings.recipe
         total, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         first: Tensor | None = None
         bar = tqdm(
@@ -179,22 +178,34 @@ class Trainer:
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        for step, (images, labels) in enumerate(bar):
-            with autocast(self.device, self.settings.precision):
-                logits = self.model(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.state.epoch * self.steps_per_epoch + step + 1 < self.steps:
-                self.scheduler.step()
-            total += loss.detach()
-            right += (logits.detach().argmax(1) == labels).sum()
-            first = loss.detach() if first is None else first
+        for images, labels in bar:
+            loss, right_here = self.step(images, labels)
+            total += loss
+            right += right_here
+            first = loss if first is None else first
         if self.state.epoch == 0 and first is not None:
             self.state.first_loss = first.item()
-        return total.item() / self.steps_per_epoch, right.item() / (self.steps_per_epoch * recipe.batch_size)
+        return total.item() / self.steps_per_epoch, right.item() / (
+            self.steps_per_epoch * self.settings.recipe.batch_size
+        )
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step; return the loss and the number of right answers, still on the device.
+
+        Args:
+            images: (N, C, H, W), normalized, on the device, in the precision's dtype.
+            labels: (N,), on the device.
+        """
+        with autocast(self.device, self.settings.precision):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.recipe.label_smoothing)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler.last_epoch + 1 < self.steps:
+            self.scheduler.step()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def evaluate(self, split: str, *, tta: bool = False) -> Score:
         """Score the model as it is."""

@@ -1,0 +1,107 @@
+"""python -m benchmarks.step: how fast is a training step, and does it ever wait for data?
+
+DavidNet on CIFAR-10 shapes. "resident": steps fed from one batch that lies ready on the device; "from
+shards": the same steps fed from shards. Their ratio is the utilization. Beside them, what most people
+run: eager float32, NCHW, an optimizer that is not fused, fed from one resident batch.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.measure import interleaved, machine, report
+from precompute.bake import bake
+from shards import ShardSet
+from train.device import PRECISIONS, choose_device, choose_precision, synchronize
+from train.feed import Converter, feed
+from train.loop import Settings, Trainer
+from train.models import build
+from train.recipes import recipe_for
+from train.stream import Stream
+
+EPOCHS = 25
+
+
+def main() -> None:
+    """Bake noise of CIFAR-10's shape, measure and print."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
+    options.add_argument("--batch-size", type=int, default=256, help="default 256")
+    options.add_argument("--steps", type=int, default=4, help="of one contestant in one round; default 4")
+    options.add_argument("--repetitions", type=int, default=5, help="rounds that count; default 5")
+    options.add_argument("--json", action="store_true", help="print JSON")
+    arguments = options.parse_args()
+    about = machine("torch", "numpy", "xxhash")
+    device = choose_device(arguments.device)
+    precision = choose_precision("auto", device)
+    recipe = recipe_for("page2018", batch_size=arguments.batch_size, epochs=EPOCHS)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (arguments.batch_size * 16, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, 10, len(images))
+    with tempfile.TemporaryDirectory() as directory:
+        bake(images, labels, name="cifar10", epochs=EPOCHS, out=directory)
+        data = ShardSet(directory)
+        trainer = Trainer(data, Settings(recipe, 0, str(device), precision))
+        convert = Converter(data.plan, device, PRECISIONS[precision])
+        pin = device.type == "cuda"
+        # More epochs than all rounds together can use up.
+        variants = [epoch % EPOCHS for epoch in range(arguments.steps * (arguments.repetitions + 1) // 16 + 1)]
+        with Stream(data, "train", variants, arguments.batch_size, drop_last=True, pin=pin) as stream:
+            batches = feed(stream, convert, device)
+            ready = tuple(tensor.clone() for tensor in next(batches))
+            contestants = {
+                "eager float32 NCHW, resident": _plain(trainer, ready, device, arguments.steps),
+                f"prebake {precision}, resident": _steps(trainer, iter(lambda: ready, None), device, arguments.steps),
+                f"prebake {precision}, from shards": _steps(trainer, batches, device, arguments.steps),
+            }
+            rates = interleaved(contestants, arguments.repetitions)
+    report("step", rates, f"prebake {precision}, resident", about, as_json=arguments.json)
+
+
+def _steps(
+    trainer: Trainer, batches: Iterator[tuple[Tensor, ...]], device: torch.device, steps: int
+) -> Callable[[], int]:
+    def work() -> int:
+        count = 0
+        for _ in range(steps):
+            images, labels = next(batches)
+            trainer.step(images, labels)
+            count += len(labels)
+        synchronize(device)
+        return count
+
+    return work
+
+
+def _plain(trainer: Trainer, ready: tuple[Tensor, ...], device: torch.device, steps: int) -> Callable[[], int]:
+    recipe = trainer.settings.recipe
+    torch.manual_seed(0)
+    model = build(recipe, 3, len(trainer.data.classes)).to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=0.01,
+        momentum=recipe.momentum,
+        nesterov=True,
+        weight_decay=recipe.weight_decay,
+        fused=False,
+    )
+    images, labels = ready[0].float().contiguous(), ready[1]
+
+    def work() -> int:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        synchronize(device)
+        return steps * len(labels)
+
+    return work
+
+
+if __name__ == "__main__":
+    main()
