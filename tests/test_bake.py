@@ -425,8 +425,9 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "large", ignore_errors=True)
 
 
+@pytest.mark.parametrize(("encoding", "epochs"), [("float16", 2), ("uint8", 1)])
 def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
-    cifar10: SourceData, scratch: Path, rng: np.random.Generator
+    encoding: str, epochs: int, cifar10: SourceData, scratch: Path, rng: np.random.Generator
 ) -> None:
     train = cifar10.splits["train"]
     augmentation = augmentation_for("cifar10")
@@ -435,8 +436,8 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
         train.labels_N,
         classes=cifar10.classes,
         name="cifar10",
-        encoding="uint8",
-        epochs=2,
+        encoding=encoding,
+        epochs=epochs,
         out=scratch,
     )
     data = ShardSet(scratch)
@@ -444,22 +445,37 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
     np.testing.assert_allclose(source.mean, (0.4914, 0.4822, 0.4465), atol=1e-4)
     np.testing.assert_allclose(source.deviation, (0.2470, 0.2435, 0.2616), atol=1e-4)
     checked = 0
-    for epoch in range(2):
+    for epoch in range(epochs):
         drawn = draw(augmentation, 0, epoch, 0, 50_000, (32, 32, 3))
         seen = np.zeros(50_000, bool)
         for images, labels, index in data.records("train", epoch):
             seen[index] = True
             assert np.array_equal(labels, train.labels_N[index])
-            if rng.random() < 0.45:
+            if rng.random() < 0.9:
                 at = int(rng.integers(len(index)))
                 i = int(index[at])
                 made = variant(
-                    train.images_NHWC[i], augmentation, choices_at(drawn, i), source.mean, source.deviation, "uint8"
+                    train.images_NHWC[i], augmentation, choices_at(drawn, i), source.mean, source.deviation, encoding
                 )
                 assert images[at].tobytes() == made.tobytes()
                 checked += 1
         assert seen.all()
     assert checked >= 300
+
+
+@pytest.mark.slow
+def test_25_epochs_of_cifar10_hold_each_index_once_an_epoch_in_another_order(
+    cifar10: SourceData, scratch: Path
+) -> None:
+    train = cifar10.splits["train"]
+    precompute.bake(train.images_NHWC, train.labels_N, classes=cifar10.classes, name="cifar10", epochs=25, out=scratch)
+    data = ShardSet(scratch)
+    orders = set()
+    for epoch in range(25):
+        order = np.concatenate([index.copy() for _, _, index in data.records("train", epoch)])
+        assert np.array_equal(np.sort(order), np.arange(50_000))
+        orders.add(order.tobytes())
+    assert len(orders) == 25
 
 
 def test_overwriting_keeps_the_old_set_where_the_new_one_does_not_fit(
