@@ -1,6 +1,8 @@
 """What all tests share: real data, and a bake of it."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,13 @@ import pytest
 import torch
 
 import precompute
+import train.__main__
+from precompute import Augmentation
 from precompute.sources import SourceData, load
 from shards import ShardSet
+from shards.command import run_command
+from tests.commands import ON_CPU, Command, Ended, in_a_process
+from tests.small import bake
 from train.loop import Settings, Trainer
 from train.recipes import recipe_for
 
@@ -86,3 +93,58 @@ def trained(tiny: ShardSet) -> Trainer:
     for _ in trainer.run():
         pass
     return trainer
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The set that OPTIONS bake; read only."""
+    return bake(tmp_path_factory.mktemp("done") / "set").path
+
+
+@pytest.fixture
+def there(done: Path, tmp_path: Path) -> Path:
+    """A copy of it, times and all."""
+    return Path(shutil.copytree(done, tmp_path / "there"))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `python -m train` in this process, which spares the seconds that importing torch takes."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_command(train.__main__.main)
+        said = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Ended(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shards(tiny: ShardSet, digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of two sets: the tiny digits, and `mirrored`, in uint8 with flips; read only."""
+    root = tmp_path_factory.mktemp("shards")
+    shutil.copytree(tiny.path, root / "digits")
+    train, test = digits.splits["train"], digits.splits["test"]
+    precompute.bake(
+        train.images_NHWC[:100],
+        train.labels_N[:100],
+        test=(test.images_NHWC[:50], test.labels_N[:50]),
+        augment=Augmentation("mirrored", pad=1, pad_mode="zero", flip="random", cutout=0),
+        name="mirrored",
+        encoding="uint8",
+        epochs=1,
+        out=root / "mirrored",
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+    """The first run of a user: two epochs of the tiny digits in a process of their own; and its root, read only."""
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    return in_a_process("--shards", shards / "digits", "--out", runs, *ON_CPU), runs

@@ -1,0 +1,80 @@
+"""Making hostile sets: documents that lie under checksums of their own."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import precompute
+from shards import ShardSet
+from shards.document import serialize
+from shards.verify import damage
+
+TAR, INDEX = "train-e000-000.tar", "train-e000-000.json"
+Change = Callable[[dict[str, Any]], object]
+
+
+def bake(out: Path, seed: int = 0) -> Path:
+    """Bake two epochs of 150 images of 3x3: two records a shard, of 128 and 22 samples."""
+    rng = np.random.default_rng(1)
+    precompute.bake(
+        rng.integers(0, 256, (150, 3, 3, 1), dtype=np.uint8),
+        rng.integers(0, 4, 150),
+        augment=precompute.Augmentation("standard", pad=1, pad_mode="zero", flip="random", cutout=1),
+        epochs=2,
+        encoding="uint8",
+        seed=seed,
+        out=out,
+    )
+    return out
+
+
+def read(directory: Path, epoch: int = 0) -> list[bytes]:
+    """Read an epoch to its end; return the batches' bytes."""
+    batches = ShardSet(directory).batches("train", epoch, batch_size=40)
+    return [images.tobytes() + labels.tobytes() for images, labels in batches]
+
+
+def troubles(directory: Path) -> list[str]:
+    """Verify a set; return what is wrong with its shards."""
+    data = ShardSet(directory)
+    found = (damage(directory, shard, data.plan) for shard in data.plan.shards())
+    return [trouble for trouble in found if trouble]
+
+
+def reseal(path: Path, change: Change) -> None:
+    """Change a document and give it a checksum that is right again."""
+    content = json.loads(path.read_bytes())
+    del content["checksum"]
+    change(content)
+    path.write_bytes(serialize(content))
+
+
+def reseal_manifest(directory: Path, change: Change) -> None:
+    """Change a manifest, and give it the identity and the checksum that are right again."""
+
+    def with_identity(content: dict[str, Any]) -> None:
+        change(content)
+        fixed = {key: value for key, value in content.items() if key not in ("splits", "identity")}
+        text = json.dumps(fixed, sort_keys=True, separators=(",", ":"))
+        content["identity"] = hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    reseal(directory / "manifest.json", with_identity)
+
+
+def first(content: dict[str, Any]) -> dict[str, Any]:
+    """Return an index's first record."""
+    record: dict[str, Any] = content["records"][0]
+    return record
+
+
+def flip(path: Path, position: int, bits: int) -> Iterator[None]:
+    data = path.read_bytes()
+    changed = bytearray(data)
+    changed[position] ^= bits
+    path.write_bytes(changed)
+    yield
+    path.write_bytes(data)

@@ -1,0 +1,46 @@
+"""A small set of arrays, and what the tests of baking ask of its files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import precompute
+from precompute.augment import Augmentation
+from shards import ShardSet
+
+AUGMENTATION = Augmentation("standard", pad=2, pad_mode="reflect", flip="random", cutout=2)
+RNG = np.random.default_rng(4)
+IMAGES, LABELS = RNG.integers(0, 256, (300, 6, 7, 3), dtype=np.uint8), RNG.integers(0, 5, 300)
+TEST = RNG.integers(0, 256, (40, 6, 7, 3), dtype=np.uint8), RNG.integers(0, 5, 40)
+OPTIONS: dict[str, Any] = {
+    "images": IMAGES,
+    "labels": LABELS,
+    "test": TEST,
+    "augment": AUGMENTATION,
+    "val_fraction": 0.1,
+    "epochs": 3,
+    "classes": "abcde",
+}
+
+
+def bake(out: Path, **changes: Any) -> ShardSet:
+    precompute.bake(**{**OPTIONS, "out": out, **changes})
+    return ShardSet(out)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Return the content of every file but the lock, which lies outside the promise."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "bake.lock"}
+
+
+def stamps(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return what changes when a file is written, of archives and indexes."""
+    found = {path.name: path.stat() for path in directory.iterdir() if "-" in path.name}
+    return {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in found.items()}
+
+
+def flip_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 255
+    path.write_bytes(data)
