@@ -11,6 +11,7 @@ import pytest
 import precompute.__main__
 import shards.__main__
 import train.__main__
+from benchmarks.table import BEGIN, END, table
 from precompute.sources import DATASETS
 from shards import ShardSet
 from shards.document import read_document
@@ -77,3 +78,7 @@ def test_format_names_every_field_of_a_document(baked: ShardSet, file: str, tabl
     text = (ROOT / "shards" / "FORMAT.md").read_text().split(f"\n## {table}\n")[1].split("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")))
     assert named == set(read_document(baked.path / file).content)
+
+
+def test_the_speeds_in_readme_are_those_of_the_results() -> None:
+    assert BEGIN + table() + END in README
