@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,10 +107,13 @@ class Frame:
         ).reshape(n, *layout.image_shape)
         self.index_N: NDArray[np.uint32] = np.frombuffer(self.extent, "<u4", n, layout.index_offset)
         self.labels_N: NDArray[np.int64] = np.frombuffer(self.extent, "<i8", n, layout.labels_offset)
-        self._headers = []
-        members = (("images", self.images_NHWC), ("index", self.index_N), ("labels", self.labels_N))
-        offsets = (layout.pixels_offset, layout.index_offset, layout.labels_offset)
-        for (name, array), offset in zip(members, offsets, strict=True):
+        self._headers: list[tuple[str, int, int]] = []
+        members: list[tuple[str, NDArray[Any], int]] = [
+            ("images", self.images_NHWC, layout.pixels_offset),
+            ("index", self.index_N, layout.index_offset),
+            ("labels", self.labels_N, layout.labels_offset),
+        ]
+        for name, array, offset in members:
             header = _npy_header(array)
             self.extent[offset - len(header) : offset] = header
             self._headers.append((name, offset - len(header) - BLOCK_BYTES, len(header) + array.nbytes))
