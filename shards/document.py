@@ -9,7 +9,7 @@ import xxhash
 
 from shards.errors import DataError
 
-__all__ = ["Fields", "read_document", "serialize"]
+__all__ = ["Fields", "parse", "read_bytes", "read_document", "serialize"]
 
 
 def serialize(content: Mapping[str, Any]) -> bytes:
@@ -23,7 +23,9 @@ def serialize(content: Mapping[str, Any]) -> bytes:
     """
     if "checksum" in content:
         raise ValueError("content has a key named checksum already")
-    return _canonical({**content, "checksum": xxhash.xxh3_128_hexdigest(_canonical(content))})
+    parts = {key: _canonical(value) for key, value in content.items()}
+    parts["checksum"] = _canonical(xxhash.xxh3_128_hexdigest(_joined(parts)))
+    return _joined(parts)
 
 
 def read_document(path: Path) -> "Fields":
@@ -32,10 +34,19 @@ def read_document(path: Path) -> "Fields":
     Raises:
         DataError: missing, not JSON, not canonical, or its checksum differs.
     """
+    return parse(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a document's bytes, unchecked; raises DataError where it is missing."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+
+
+def parse(data: bytes, path: Path) -> "Fields":
+    """Check every byte of a document that was read from `path`; raises as `read_document`."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -48,14 +59,19 @@ def read_document(path: Path) -> "Fields":
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a canonical document ({error})") from None
     if data != expected:
-        found = xxhash.xxh3_128_hexdigest(_canonical(content))
+        found = json.loads(expected)["checksum"]
         raise DataError(f"{path}: changed since it was written (checksum {checksum} expected, {found} found)")
     return Fields(content, str(path))
 
 
-def _canonical(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.encode("ascii") + b"\n"
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _joined(parts: Mapping[str, str]) -> bytes:
+    # Parts, so that the long ones are serialized once, though the checksum needs the whole twice.
+    text = ",".join(f"{_canonical(key)}:{parts[key]}" for key in sorted(parts))
+    return f"{{{text}}}\n".encode("ascii")
 
 
 class Fields:

@@ -1,17 +1,18 @@
 """The index of one shard: where each record lies, and what it must hash to."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards.document import Fields, read_document, serialize
+from shards.document import Fields, parse, read_bytes, serialize
 from shards.errors import DataError
 from shards.plan import Shard
 
 __all__ = ["Extent", "Index"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Extent:
     """One record in its shard: `size_bytes` from `offset` (in bytes), hashing to `xxh3` (xxh3-64)."""
 
@@ -49,6 +50,15 @@ class Index:
         )
 
     @classmethod
+    def planned(cls, shard: Shard, identity: str, xxh3: str, sums: Sequence[int]) -> "Index":
+        """Return the index of a planned shard with these hashes, of the whole and of each record."""
+        extents, offset = [], 0
+        for (key, layout), record_xxh3 in zip(shard.records(), sums, strict=True):
+            extents.append(Extent(key, layout.samples, offset, layout.size_bytes, record_xxh3))
+            offset += layout.size_bytes
+        return cls(shard.tar, identity, shard.size_bytes, xxh3, tuple(extents))
+
+    @classmethod
     def read(cls, directory: Path, shard: Shard, identity: str) -> "Index":
         """Read the index of a planned shard and hold it against the plan.
 
@@ -56,30 +66,44 @@ class Index:
             DataError: missing, damaged, of another plan, or not as the plan lays the records out.
         """
         path = directory / shard.index
-        fields = read_document(path)
-        index = cls(
-            tar=fields.text("shard"),
-            identity=fields.text("identity"),
-            size_bytes=fields.integer("bytes"),
-            xxh3=fields.text("xxh3"),
-            extents=tuple(
-                _extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))
-            ),
+        data = read_bytes(path)
+        # All but the hashes follows from the plan, so one comparison checks everything; this runs in
+        # the stream's thread, at each epoch's start.
+        try:
+            content = json.loads(data)
+            index = cls.planned(shard, identity, content["xxh3"], [int(r["xxh3"], 16) for r in content["records"]])
+            if index.to_bytes() == data:
+                return index
+        except (ValueError, TypeError, LookupError, RecursionError):
+            pass  # what exactly is wrong is found out below
+        raise _trouble(parse(data, path), shard, identity, path)
+
+
+def _trouble(fields: Fields, shard: Shard, identity: str, path: Path) -> DataError:
+    """Say why an index is not the one of a planned shard; raises instead where its fields make none."""
+    index = Index(
+        tar=fields.text("shard"),
+        identity=fields.text("identity"),
+        size_bytes=fields.integer("bytes"),
+        xxh3=fields.text("xxh3"),
+        extents=tuple(_extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))),
+    )
+    if index.identity != identity:
+        return DataError(
+            f"{path}: of another plan ({identity} expected, {index.identity} found); "
+            "these files were mixed from two shard sets. Remove it and bake again"
         )
-        if index.to_bytes() != serialize(fields.content):
-            raise DataError(f"{path}: contradicts itself, or holds fields that the format does not have")
-        if index.identity != identity:
-            raise DataError(
-                f"{path}: of another plan ({identity} expected, {index.identity} found); "
-                "these files were mixed from two shard sets. Remove it and bake again"
-            )
-        if (index.tar, index.size_bytes) != (shard.tar, shard.size_bytes):
-            raise DataError(
-                f"{path}: expected {shard.tar} of {shard.size_bytes} bytes, "
-                f"found {index.tar} of {index.size_bytes} bytes"
-            )
-        _check_extents(index.extents, shard, path)
-        return index
+    if (index.tar, index.size_bytes) != (shard.tar, shard.size_bytes):
+        return DataError(
+            f"{path}: expected {shard.tar} of {shard.size_bytes} bytes, found {index.tar} of {index.size_bytes} bytes"
+        )
+    planned = Index.planned(shard, identity, index.xxh3, [0] * len(list(shard.records()))).extents
+    if len(index.extents) != len(planned):
+        return DataError(f"{path}: expected {len(planned)} records, found {len(index.extents)}")
+    for found, expected in zip(index.extents, planned, strict=True):
+        if replace(found, xxh3=0) != expected:
+            return DataError(f"{path}: record {expected.key}: expected {expected}, found {found}")
+    return DataError(f"{path}: contradicts itself, or holds fields that the format does not have")
 
 
 def _extent(fields: Fields) -> Extent:
@@ -93,15 +117,3 @@ def _extent(fields: Fields) -> Extent:
         fields.integer("bytes", 1),
         int(text, 16),
     )
-
-
-def _check_extents(extents: Sequence[Extent], shard: Shard, path: Path) -> None:
-    planned = list(shard.records())
-    if len(extents) != len(planned):
-        raise DataError(f"{path}: expected {len(planned)} records, found {len(extents)}")
-    offset = 0
-    for extent, (key, layout) in zip(extents, planned, strict=True):
-        expected = (key, layout.samples, offset, layout.size_bytes)
-        if (extent.key, extent.samples, extent.offset, extent.size_bytes) != expected:
-            raise DataError(f"{path}: record {key}: expected (key, samples, offset, bytes) {expected}, found {extent}")
-        offset += layout.size_bytes

@@ -74,7 +74,7 @@ class OpenShard:
                 f"{self.path}, record {extent.key}: bytes differ from the index (xxh3 {extent.xxh3:016x} expected, "
                 f"{digest.hexdigest()} found). {self._remedy}"
             )
-        if not 0 <= scratch.labels.min() <= scratch.labels.max() < self._classes:
+        if scratch.unsigned_labels.max() >= self._classes:  # a negative one is a huge one
             raise DataError(
                 f"{self.path}, record {extent.key}: expected labels from 0 to {self._classes - 1}, found "
                 f"{scratch.labels.min()} to {scratch.labels.max()}; whoever wrote this set made a mistake"
@@ -118,6 +118,7 @@ class Scratch:
             self.labels: NDArray[np.int64] = np.frombuffer(
                 self._tail, "<i8", layout.samples, layout.labels_offset - start
             )
+            self.unsigned_labels: NDArray[np.uint64] = self.labels.view("<u8")
         return self._views
 
 

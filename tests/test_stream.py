@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 import precompute
@@ -19,7 +17,7 @@ from precompute.sources import SourceData
 from shards import DataError, ShardSet, UsageError
 from shards.reader import Scratch
 from shards.record import Layout
-from train.stream import Stream, scatter
+from train.stream import Stream
 
 BATCH_SIZES = [1, 2, 7, 64, 100, 127, 128, 129, 300, 512, 1350, 2000]
 
@@ -71,16 +69,6 @@ def open_files() -> int:
 def copied(baked: ShardSet, tmp_path: Path) -> ShardSet:
     """The baked digits, for a test to damage."""
     return ShardSet(shutil.copytree(baked.path, tmp_path / "digits"))
-
-
-@given(st.integers(0, 10**6), st.integers(0, 3000), st.integers(1, 700))
-def test_scatter_covers_each_sample_once_in_contiguous_pieces(first: int, samples: int, batch_size: int) -> None:
-    pieces = scatter(first, samples, batch_size)
-    covered = [batch * batch_size + start + i for batch, start, count in pieces for i in range(count)]
-    assert covered == list(range(first, first + samples))
-    assert all(count > 0 and start + count <= batch_size for _, start, count in pieces)
-    batches = [batch for batch, _, _ in pieces]
-    assert batches == sorted(set(batches))
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
