@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", default="float16", help=f"of {', '.join(ENCODINGS)}; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
-    add("--workers", type=int, help="threads; default one a core")
+    add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
     add("--overwrite", action="store_true", help="replace what stands there")
     add("--dry-run", action="store_true", help="say what would be written, and bake nothing")
     add("--json", action="store_true", help="print JSON")

@@ -4,17 +4,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.augment import Augmentation, Encoder, VariantStore, augmentation_for, draw, order
+from precompute.augment import Augmentation, augmentation_for
+from precompute.baker import Baker, TransformBaker
 from precompute.existing import discard_damaged, discard_parts, files_of, settle
 from precompute.plan import check_space, estimate, make_plan
 from precompute.progress import Progress
 from precompute.sources import Images, SourceData, hold_out
-from precompute.workers import each_in_threads, stop_if
+from precompute.workers import each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
 from shards.lock import add_bake_seconds, locked
@@ -24,6 +26,7 @@ from shards.writer import write_shard, write_whole
 
 __all__ = ["bake", "bake_source"]
 
+PIXELS = "pixels.part"
 MOST_CLASSES = 2**20  # a label beyond it is a mistake: every class up to it would need a name
 
 
@@ -57,13 +60,14 @@ def bake(
         val_fraction: share of the images to cut off as a validation split.
         encoding: float16, uint8 or float32.
         seed: of all draws, 0 to 2^63 - 1.
-        workers: threads; by default one a core.
+        workers: threads, or processes where the augmentation has a transform; by default one a core. A script
+            that bakes in processes does so under `if __name__ == "__main__":`, since each imports it anew.
         overwrite: replace what stands there.
 
     Raises:
         UsageError: an argument outside its range, or arrays that don't fit each other.
         DataError: another plan's shards stand there, or another process is baking them.
-        MachineError: not enough space.
+        MachineError: not enough space, or a process was killed.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
@@ -130,51 +134,74 @@ def _write(
     workers: int,
 ) -> None:
     """Write shards, epoch after epoch, so that the first ones are of use early."""
-    encoder = Encoder(plan.source.mean, plan.source.deviation, plan.encoding)
     plain = augmentation_for(plan.source.name, "plain")
-    bakers = {
-        split: Baker(source.splits[split], encoder, augmentation if split == "train" else plain, plan.seed)
-        for split in {shard.split for shard in todo}
-    }
+    train = [shard for shard in todo if shard.split == "train"]
+    held_out = [shard for shard in todo if shard.split != "train"]
     with Progress(plan.source.name, "bake", todo) as progress:
-
-        def write(shard: Shard, stopped: threading.Event) -> None:
-            fill = bakers[shard.split].filler(shard)
-
-            def step(first: int, frame: Frame) -> None:
-                stop_if(stopped)
-                fill(first, frame)
-                progress.add(frame.layout.samples, frame.layout.size_bytes)
-
-            write_shard(directory, shard, plan.identity, step)
-            progress.finish(shard)
-
-        each_in_threads(write, todo, workers)
+        for split in dict.fromkeys(shard.split for shard in held_out):
+            baker = Baker(source.splits[split], plain, plan)
+            _write_in_threads(baker, plan, directory, [s for s in held_out if s.split == split], workers, progress)
+        if not train:
+            return
+        if augmentation.transform == "none":
+            baker = Baker(source.splits["train"], augmentation, plan)
+            _write_in_threads(baker, plan, directory, train, workers, progress)
+        else:
+            _write_in_processes(source.splits["train"], augmentation, plan, directory, train, workers, progress)
 
 
-class Baker:
-    """Makes the records of one split; its images are prepared once and shared by all workers."""
+def _write_in_threads(
+    baker: Baker, plan: Plan, directory: Path, shards: Sequence[Shard], workers: int, progress: Progress
+) -> None:
+    def write(shard: Shard, stopped: threading.Event) -> None:
+        fill = baker.filler(shard)
 
-    def __init__(self, images: Images, encoder: Encoder, augmentation: Augmentation, seed: int) -> None:
-        self._labels_N = images.labels_N
-        self._shape = images.images_NHWC.shape[1:]
-        self._store = VariantStore(images.images_NHWC, encoder, augmentation)
-        self._augmentation = augmentation
-        self._seed = seed
+        def step(first: int, frame: Frame) -> None:
+            stop_if(stopped)
+            fill(first, frame)
+            progress.add(frame.layout.samples)
 
-    def filler(self, shard: Shard) -> Callable[[int, Frame], None]:
-        """Return what fills a record, called with its first sample's position in the epoch."""
-        count = len(self._labels_N)
-        ordered = order(self._seed, shard.epoch, count) if shard.split == "train" else np.arange(count)
-        draws = draw(self._augmentation, self._seed, shard.epoch, 0, count, self._shape)
+        write_shard(directory, shard, plan.identity, step)
+        progress.finish(shard)
 
-        def fill(first: int, frame: Frame) -> None:
-            index_N = ordered[first : first + frame.layout.samples]
-            self._store.make(index_N, draws[index_N], frame.images_NHWC)
-            frame.index_N[:] = index_N
-            frame.labels_N[:] = self._labels_N[index_N]
+    each_in_threads(write, shards, workers)
 
-        return fill
+
+def _write_in_processes(
+    images: Images,
+    augmentation: Augmentation,
+    plan: Plan,
+    directory: Path,
+    shards: Sequence[Shard],
+    workers: int,
+    progress: Progress,
+) -> None:
+    pixels = directory / PIXELS
+    try:
+        with pixels.open("wb") as file:
+            np.save(file, images.images_NHWC)
+        write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, images.labels_N, augmentation, plan))
+        each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
+    finally:
+        pixels.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _ProcessWriter:
+    """Writes one shard in whichever process it is called."""
+
+    directory: Path
+    identity: str
+    baker: TransformBaker
+
+    def __call__(self, shard: Shard, count: Callable[[int], None]) -> None:
+        fill = self.baker.filler(shard)
+
+        def step(first: int, frame: Frame) -> None:
+            fill(first, frame)
+            count(frame.layout.samples)
+
+        write_shard(self.directory, shard, self.identity, step)
 
 
 def _checked(images: NDArray[np.uint8], labels: NDArray[np.int64], what: str) -> Images:

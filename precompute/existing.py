@@ -14,7 +14,7 @@ from shards.verify import damage
 __all__ = ["discard_damaged", "discard_parts", "files_of", "settle"]
 
 SHARD_FILE = re.compile(r"(train-e\d{3,}|test|val)-\d{3,}\.(tar|json)")
-PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)})\.part")
+PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|counts)\.part")
 
 
 def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
@@ -71,7 +71,7 @@ def discard_damaged(plan: Plan, directory: Path, workers: int) -> None:
         def check(shard: Shard, stopped: threading.Event) -> None:
             stop_if(stopped)
             trouble = damage(directory, shard, plan)
-            progress.add(shard.samples, shard.size_bytes)
+            progress.add(shard.samples)
             if trouble:
                 say(f"{trouble}; baking {shard.tar} again")
                 (directory / shard.index).unlink()

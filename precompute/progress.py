@@ -29,8 +29,9 @@ class Progress:
         self._name, self._action = name, action
         self._images = sum(shard.samples for shard in todo)
         self._bytes = sum(shard.size_bytes for shard in todo)
+        self._image_bytes = self._bytes / max(1, self._images)
         self._left = Counter((shard.split, shard.epoch) for shard in todo)
-        self._done_images = self._done_bytes = 0
+        self._done = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
         self._bar = tqdm(
@@ -47,12 +48,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def add(self, images: int, size_bytes: int) -> None:
+    def add(self, images: int) -> None:
         """Count images done."""
         with self._lock:
-            self._done_images += images
-            self._done_bytes += size_bytes
-            self._bar.set_postfix_str(f"{gigabytes(self._done_bytes)} of {gigabytes(self._bytes)}", refresh=False)
+            self._done += images
+            self._bar.set_postfix_str(self._volume(), refresh=False)
             self._bar.update(images)
 
     def finish(self, shard: Shard) -> None:
@@ -63,10 +63,13 @@ class Progress:
             if self._left[epoch] or not self._bar.disable:
                 return
             seconds = time.monotonic() - self._started
-            rate = self._done_images / max(seconds, 1e-9)
-            left = (self._images - self._done_images) / max(rate, 1e-9)
+            rate = self._done / max(seconds, 1e-9)
+            left = (self._images - self._done) / max(rate, 1e-9)
             where = f"train epoch {shard.epoch}" if shard.split == "train" else shard.split
             say(
-                f"{self._action} {self._name}: {where} done, {self._done_images:,} of {self._images:,} images, "
-                f"{rate:,.0f} images/s, {gigabytes(self._done_bytes)} of {gigabytes(self._bytes)}, {left:.0f} s left"
+                f"{self._action} {self._name}: {where} done, {self._done:,} of {self._images:,} images, "
+                f"{rate:,.0f} images/s, {self._volume()}, {left:.0f} s left"
             )
+
+    def _volume(self) -> str:
+        return f"{gigabytes(self._done * self._image_bytes)} of {gigabytes(self._bytes)}"

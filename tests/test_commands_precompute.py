@@ -359,7 +359,8 @@ def test_on_windows_a_command_says_that_it_is_not_supported(
 @pytest.mark.parametrize("module", ["shards", "precompute"])
 def test_on_windows_the_message_comes_before_any_module_that_is_missing_there(module: str) -> None:
     code = """
-import concurrent.futures, decimal, gettext, hashlib, locale, pickle, runpy, shutil, subprocess, sys, tarfile
+import concurrent.futures.process, multiprocessing.connection
+import decimal, gettext, hashlib, locale, pickle, runpy, shutil, subprocess, sys, tarfile
 import numpy, tqdm, xxhash
 from concurrent.futures import ThreadPoolExecutor
 sys.platform, sys.modules["fcntl"] = "win32", None

@@ -1,14 +1,16 @@
-"""Augmentation: presets (what), draw (seed, epoch, index -> choices), apply (choices -> variants)."""
+"""Augmentation: presets (what), draw (seed, epoch, index -> choices), apply and transform (choices -> variants)."""
 
-from precompute.augment.apply import Encoder, VariantStore
-from precompute.augment.draw import Draw, draw, held_out_order, order
+from precompute.augment.apply import Cutout, Encoder, VariantStore
+from precompute.augment.draw import Draw, draw, held_out_order, order, transform_seeds
 from precompute.augment.presets import AUGMENTATIONS, FLIPS, PAD_MODES, Augmentation, augmentation_for
+from precompute.augment.transform import transform
 
 __all__ = [
     "AUGMENTATIONS",
     "FLIPS",
     "PAD_MODES",
     "Augmentation",
+    "Cutout",
     "Draw",
     "Encoder",
     "VariantStore",
@@ -16,4 +18,6 @@ __all__ = [
     "draw",
     "held_out_order",
     "order",
+    "transform",
+    "transform_seeds",
 ]

@@ -13,7 +13,7 @@ from precompute.augment.draw import Draw
 from precompute.augment.presets import Augmentation
 from shards.record import normalized
 
-__all__ = ["Encoder", "VariantStore"]
+__all__ = ["Cutout", "Encoder", "VariantStore"]
 
 
 class Encoder:
@@ -41,6 +41,30 @@ class Encoder:
         return encoded
 
 
+class Cutout:
+    """Sets a square of each image to normalized zero, a row of the square at a time."""
+
+    def __init__(self, side: int, zero: NDArray[np.generic]) -> None:
+        self._steps = np.arange(side)
+        row = np.tile(zero, side)
+        self._row = row.view(np.dtype((np.void, max(1, row.nbytes))))[0] if side else None
+        self._side, self._pixel_bytes = side, zero.nbytes
+
+    def __call__(self, draw: Draw, images_NHWC: NDArray[np.generic]) -> None:
+        """Cut the drawn squares out of the images (contiguous, of the dtype of `zero`)."""
+        if not self._side:
+            return
+        n, height, width, _ = images_NHWC.shape
+        pixel = self._pixel_bytes
+        segments = np.ndarray(
+            (n, height, width - self._side + 1),
+            np.dtype((np.void, self._side * pixel)),
+            buffer=images_NHWC.reshape(-1).view(np.uint8),
+            strides=(height * width * pixel, width * pixel, pixel),
+        )
+        segments[np.arange(n)[:, None], draw.cut_y[:, None] + self._steps, draw.cut_x[:, None]] = self._row
+
+
 class VariantStore:
     """All images encoded and padded, and mirrored where flips are drawn; makes variants of them.
 
@@ -52,11 +76,11 @@ class VariantStore:
 
     def __init__(self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation) -> None:
         n, self.height, self.width, channels = images_NHWC.shape
-        self.cutout = augmentation.cutout
+        self._cut = Cutout(augmentation.cutout, encoder.zero)
         sides = 1 if augmentation.flip == "none" else 2
         pad = augmentation.pad
         dtype = encoder.tables.dtype
-        self._pixel_bytes = channels * dtype.itemsize
+        pixel_bytes = channels * dtype.itemsize
         self._padded = (self.height + 2 * pad, self.width + 2 * pad)
         self._store = np.empty((sides, n, *self._padded, channels), dtype)
         for start in range(0, n, 1024):  # in blocks, so that the temporary arrays stay in the cache
@@ -64,17 +88,14 @@ class VariantStore:
             self._store[0, block] = _pad(encoder.encode(images_NHWC[block]), encoder, pad, augmentation.pad_mode)
             if sides == 2:
                 self._store[1, block] = self._store[0, block, :, ::-1]
-        row_bytes = self.width * self._pixel_bytes
+        row_bytes = self.width * pixel_bytes
         self._rows = np.ndarray(
-            ((self._store.nbytes - row_bytes) // self._pixel_bytes + 1,),
+            ((self._store.nbytes - row_bytes) // pixel_bytes + 1,),
             np.dtype((np.void, row_bytes)),
             buffer=self._store.reshape(-1).view(np.uint8),
-            strides=(self._pixel_bytes,),
+            strides=(pixel_bytes,),
         )
         self._row_steps = np.arange(self.height) * self._padded[1]
-        self._cut_steps = np.arange(self.cutout)
-        fill = np.tile(encoder.zero, self.cutout)
-        self._fill = fill.view(np.dtype((np.void, max(1, fill.nbytes))))[0] if self.cutout else None
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
         """Write the variants of the images `index_N` under `draw` to `out_NHWC` (stored dtype, contiguous)."""
@@ -83,19 +104,7 @@ class VariantStore:
         corner = (image * rows + draw.y) * columns + draw.x
         out_rows = out_NHWC.reshape(-1).view(self._rows.dtype).reshape(len(index_N), self.height)
         out_rows[...] = self._rows[corner[:, None] + self._row_steps]
-        if self.cutout:
-            self._cut(draw, out_NHWC)
-
-    def _cut(self, draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
-        n = len(out_NHWC)
-        pixel = self._pixel_bytes
-        segments = np.ndarray(
-            (n, self.height, self.width - self.cutout + 1),
-            np.dtype((np.void, self.cutout * pixel)),
-            buffer=out_NHWC.reshape(-1).view(np.uint8),
-            strides=(self.height * self.width * pixel, self.width * pixel, pixel),
-        )
-        segments[np.arange(n)[:, None], draw.cut_y[:, None] + self._cut_steps, draw.cut_x[:, None]] = self._fill
+        self._cut(draw, out_NHWC)
 
 
 def _pad(images_NHWC: NDArray[np.generic], encoder: Encoder, pad: int, mode: str) -> NDArray[np.generic]:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from precompute.augment.presets import Augmentation
 
-__all__ = ["Draw", "draw", "held_out_order", "order"]
+__all__ = ["Draw", "draw", "held_out_order", "order", "transform_seeds"]
 
 # The operation's number is one half of Philox's key. They are part of the format: never renumber them.
-ORDER, CROP, FLIP, CUTOUT, HOLD_OUT = range(5)
+ORDER, CROP, FLIP, CUTOUT, HOLD_OUT, TRANSFORM = range(6)
 WORDS_PER_BLOCK = 4
 
 
@@ -66,6 +66,11 @@ def draw(
 def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """Return the epoch's order, a permutation (count,) of the source indices."""
     return np.argsort(_words(seed, ORDER, epoch, 0, count), kind="stable")
+
+
+def transform_seeds(seed: int, epoch: int, count: int) -> NDArray[np.uint64]:
+    """Return (count,) seeds, one for each source index: a transform's choice is what its generator makes of it."""
+    return _words(seed, TRANSFORM, epoch, 0, count)
 
 
 def held_out_order(count: int) -> NDArray[np.int64]:

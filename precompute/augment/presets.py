@@ -1,19 +1,22 @@
 """What is done to an image: names, parameters, and the defaults of each data set."""
 
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 from shards.errors import UsageError
 
-__all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "Augmentation", "augmentation_for"]
+__all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "TRANSFORMS", "Augmentation", "augmentation_for"]
 
 PAD_MODES = ("reflect", "zero", "black")
 FLIPS = ("random", "alternate", "none")
+TRANSFORMS = ("none", "TrivialAugmentWide", "RandAugment")  # of torchvision.transforms.v2
+LIBRARIES = ("torch", "torchvision")  # what the result of such a transform depends on
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad, crop back to the original size, mirror, cut out; in this order.
+    """Pad, crop back to the original size, mirror, transform, cut out; in this order.
 
     Attributes:
         name: of the preset.
@@ -24,6 +27,9 @@ class Augmentation:
             epoch; Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024) or `none`.
         cutout: side in pixels of a square set to normalized zero; 0 cuts nothing. DeVries and Taylor,
             2017; fully inside the image as in davidcpage/cifar10-fast.
+        transform: a class of torchvision.transforms.v2 with its default parameters: `TrivialAugmentWide`
+            (Mueller and Hutter, 2021), `RandAugment` (Cubuk et al., 2020), or `none`. It computes, so it
+            takes its time, and its result depends on the build of torch and torchvision.
 
     Raises:
         UsageError: a value outside these.
@@ -34,11 +40,17 @@ class Augmentation:
     pad_mode: str
     flip: str
     cutout: int
+    transform: str = "none"
 
     def __post_init__(self) -> None:
-        for choice, allowed, option in ((self.pad_mode, PAD_MODES, "pad-mode"), (self.flip, FLIPS, "flip")):
+        choices = (
+            (self.pad_mode, PAD_MODES, "--pad-mode"),
+            (self.flip, FLIPS, "--flip"),
+            (self.transform, TRANSFORMS, "transform"),
+        )
+        for choice, allowed, option in choices:
             if choice not in allowed:
-                raise UsageError(f"--{option}: expected one of {', '.join(allowed)}, found {choice!r}")
+                raise UsageError(f"{option}: expected one of {', '.join(allowed)}, found {choice!r}")
         for value, option in ((self.pad, "pad"), (self.cutout, "cutout")):
             if value < 0:
                 raise UsageError(f"--{option}: expected 0 or more pixels, found {value}")
@@ -58,15 +70,27 @@ class Augmentation:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return name and parameters as a manifest holds them."""
-        return asdict(self)
+        """Return name and parameters as a manifest holds them, and the versions that a transform depends on."""
+        content = asdict(self)
+        if self.transform == "none":
+            del content["transform"]
+            return content
+        return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
 
 
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
 # A mirrored digit is another sign, or none at all.
 BY_DATASET: dict[str, dict[str, Any]] = {"mnist": {"flip": "none"}, "digits": {"flip": "none", "pad": 1, "cutout": 2}}
-AUGMENTATIONS = {"standard": STANDARD, "plain": PLAIN}
+AUGMENTATIONS = {
+    augmentation.name: augmentation
+    for augmentation in (
+        STANDARD,
+        PLAIN,
+        replace(STANDARD, name="trivial-augment-wide", transform="TrivialAugmentWide"),
+        replace(STANDARD, name="rand-augment", transform="RandAugment"),
+    )
+}
 
 
 def augmentation_for(dataset: str, name: str = "standard", **changes: int | str | None) -> Augmentation:
@@ -77,6 +101,6 @@ def augmentation_for(dataset: str, name: str = "standard", **changes: int | str 
     """
     if name not in AUGMENTATIONS:
         raise UsageError(f"--augment: no augmentation named {name!r}; there are {', '.join(AUGMENTATIONS)}")
-    defaults = BY_DATASET.get(dataset, {}) if name == "standard" else {}
+    defaults = BY_DATASET.get(dataset, {}) if name != "plain" else {}
     chosen: dict[str, Any] = {**defaults, **{key: value for key, value in changes.items() if value is not None}}
     return replace(AUGMENTATIONS[name], **chosen)

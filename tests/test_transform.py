@@ -1,0 +1,151 @@
+"""Transforms that compute: each sample is what its seed makes of it, whoever bakes it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms import v2
+
+import precompute
+from precompute.augment import Augmentation, draw, transform, transform_seeds
+from precompute.augment.presets import TRANSFORMS, augmentation_for
+from shards import DataError, MachineError, ShardSet, UsageError
+from tests.small import IMAGES, LABELS, TEST, bake, files
+from tests.test_apply import choices_at, variant
+
+AUGMENTATION = Augmentation("small", 2, "reflect", "random", 2, transform="TrivialAugmentWide")
+NAMES = [name for name in TRANSFORMS if name != "none"]
+
+
+@pytest.fixture(scope="module")
+def transformed(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Two epochs under TrivialAugmentWide, baked by two processes; read only."""
+    out = tmp_path_factory.mktemp("transformed") / "set"
+    return bake(out, augment=AUGMENTATION, epochs=2, val_fraction=0, workers=2)
+
+
+def by_hand(image_HWC: NDArray[np.generic], name: str, seed: int) -> NDArray[np.uint8]:
+    torch.manual_seed(seed)
+    changed: NDArray[np.uint8] = getattr(v2, name)()(torch.tensor(image_HWC).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    return changed
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_image_is_what_its_own_seed_makes_of_it(name: str, channels: int, rng: np.random.Generator) -> None:
+    images = rng.integers(0, 256, (40, 12, 10, channels), dtype=np.uint8)
+    seeds = transform_seeds(3, 1, 40)
+    found = transform(name, images, seeds)
+    for image, seed, changed in zip(images, seeds.tolist(), found, strict=True):
+        assert np.array_equal(changed, by_hand(image, name, seed))
+    assert sum(not np.array_equal(a, b) for a, b in zip(images, found, strict=True)) > 20
+    assert np.array_equal(transform(name, images[7:9], seeds[7:9]), found[7:9])
+
+
+def test_torch_s_own_generator_and_threads_are_left_as_they_were() -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    transform("RandAugment", IMAGES[:3], transform_seeds(0, 0, 3))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_seeds_differ_between_images_epochs_and_sets() -> None:
+    seeds = [transform_seeds(seed, epoch, 500) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(np.unique(np.concatenate(seeds))) == 3000
+    assert np.array_equal(transform_seeds(1, 2, 100), seeds[5][:100])
+
+
+def test_every_sample_is_cropped_mirrored_transformed_encoded_and_cut_out(transformed: ShardSet) -> None:
+    source = transformed.plan.source
+    moved_only = Augmentation("moved", 2, "reflect", "random", 0)
+    for epoch in range(2):
+        drawn, seeds = draw(AUGMENTATION, 0, epoch, 0, 300, (6, 7, 3)), transform_seeds(0, epoch, 300)
+        for images, labels, index in transformed.records("train", epoch):
+            assert labels.tolist() == LABELS[index].tolist()
+            for image, i in zip(images, index.tolist(), strict=True):
+                choices = choices_at(drawn, i)
+                moved = variant(IMAGES[i], moved_only, choices, source.mean, source.deviation, "uint8")
+                changed = by_hand(moved, "TrivialAugmentWide", int(seeds[i]))
+                made = ((changed / 255 - source.mean) / np.array(source.deviation)).astype(np.float16)
+                y, x = int(drawn.cut_y[i]), int(drawn.cut_x[i])
+                made[y : y + 2, x : x + 2] = 0
+                assert image.tobytes() == made.tobytes()
+
+
+def test_the_test_split_is_not_transformed(transformed: ShardSet) -> None:
+    ((images, _),) = transformed.batches("test", batch_size=100)
+    source = transformed.plan.source
+    assert images.tobytes() == ((TEST[0] / 255 - source.mean) / source.deviation).astype(np.float16).tobytes()
+
+
+def test_one_process_and_an_interrupted_bake_write_the_same_bytes(transformed: ShardSet, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(transformed.path, tmp_path / "set"))
+    for index in out.glob("t*.json"):
+        index.unlink()
+    for left_by_a_kill in ("pixels.part", "counts.part", "train-e000-000.tar.part"):
+        (out / left_by_a_kill).write_bytes(b"half")
+    bake(out, augment=AUGMENTATION, epochs=2, val_fraction=0, workers=1)
+    assert files(out) == files(transformed.path)
+
+
+def test_the_manifest_names_the_libraries_and_others_are_refused(
+    transformed: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = transformed.plan.augmentation
+    assert re.fullmatch(r"torch \d\S*, torchvision \d\S*", found["library"])
+    assert found["transform"] == "TrivialAugmentWide"
+    assert "library" not in augmentation_for("cifar10").to_json()
+    monkeypatch.setattr("precompute.augment.presets.version", lambda _: "9.9")
+    with pytest.raises(DataError, match=r"augmentation\.library is '.*' there, 'torch 9\.9, torchvision 9\.9'"):
+        bake(transformed.path, augment=AUGMENTATION, epochs=2, val_fraction=0)
+
+
+def test_an_unknown_transform_is_refused_with_a_list() -> None:
+    with pytest.raises(UsageError, match="none, TrivialAugmentWide, RandAugment, found 'AugMix'"):
+        Augmentation("any", 0, "zero", "none", 0, transform="AugMix")
+
+
+def children_of(parent: int) -> list[int]:
+    """List the process ids of a process's children, on Linux."""
+    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False)  # noqa: S607
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's children")
+def test_a_killed_process_ends_the_bake_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    images, labels = np.tile(IMAGES, (40, 1, 1, 1)), np.tile(LABELS, 40)
+    out = tmp_path / "set"
+    killed: list[int] = []
+    before = set(children_of(os.getpid()))
+
+    def kill() -> None:
+        part = out / "train-e000-000.tar.part"
+        while not (part.exists() and part.stat().st_size):
+            time.sleep(0.01)
+        killed.extend(set(children_of(os.getpid())) - before)
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(MachineError, match="a baking process was killed"):
+        precompute.bake(images, labels, augment=AUGMENTATION, epochs=1, out=out, workers=1)
+    killer.join()
+    assert killed
+    assert sorted(path.name for path in out.iterdir()) in (
+        ["bake.lock", "manifest.json", "train-e000-000.tar.part"],
+        ["bake.lock", "manifest.json"],
+    )
+    precompute.bake(images, labels, augment=AUGMENTATION, epochs=1, out=out, workers=1)
+    assert ShardSet(out).missing() == []
+    assert not list(out.glob("*.part"))
