@@ -1,9 +1,10 @@
-"""Apply: choices -> variants, as copies of whole rows.
+"""Apply: choices -> variants, as copies of bytes.
 
-Every source image is encoded, padded and mirrored once. A variant is then `height` rows of that store,
-and one row of it is one element of an overlapping view whose dtype is as wide as a row: crop and flip
-are one look-up, in which NumPy copies rows and does nothing else. No arithmetic on pixels takes place
-after the store is made, so variants are the same bits on every machine.
+Every source image is encoded, padded and mirrored once. The crop of a variant then lies in one run of that
+store, from its first pixel to its last, with the padding that stands between its rows. So a variant is made
+by one look-up, of runs, in an overlapping view whose dtype is as wide as a run, and by a copy of rows out of
+the run, while it is in the cache. No arithmetic on pixels takes place after the store is made, so variants
+are the same bits on every machine.
 """
 
 import numpy as np
@@ -14,6 +15,8 @@ from precompute.augment.presets import Augmentation
 from shards.record import normalized
 
 __all__ = ["Cutout", "Encoder", "VariantStore"]
+
+CACHED_BYTES = 128 * 1024  # what a core's second-level cache keeps beside everything else
 
 
 class Encoder:
@@ -55,14 +58,15 @@ class Cutout:
         if not self._side:
             return
         n, height, width, _ = images_NHWC.shape
-        pixel = self._pixel_bytes
+        row_bytes = self._side * self._pixel_bytes
         segments = np.ndarray(
-            (n, height, width - self._side + 1),
-            np.dtype((np.void, self._side * pixel)),
+            ((images_NHWC.nbytes - row_bytes) // self._pixel_bytes + 1,),
+            np.dtype((np.void, row_bytes)),
             buffer=images_NHWC.reshape(-1).view(np.uint8),
-            strides=(height * width * pixel, width * pixel, pixel),
+            strides=(self._pixel_bytes,),
         )
-        segments[np.arange(n)[:, None], draw.cut_y[:, None] + self._steps, draw.cut_x[:, None]] = self._row
+        corner = (np.arange(n) * height + draw.cut_y) * width + draw.cut_x
+        segments[corner[:, None] + self._steps * width] = self._row
 
 
 class VariantStore:
@@ -88,22 +92,27 @@ class VariantStore:
             self._store[0, block] = _pad(encoder.encode(images_NHWC[block]), encoder, pad, augmentation.pad_mode)
             if sides == 2:
                 self._store[1, block] = self._store[0, block, :, ::-1]
-        row_bytes = self.width * pixel_bytes
-        self._rows = np.ndarray(
-            ((self._store.nbytes - row_bytes) // pixel_bytes + 1,),
-            np.dtype((np.void, row_bytes)),
+        self._run_bytes = ((self.height - 1) * self._padded[1] + self.width) * pixel_bytes
+        self._runs = np.ndarray(
+            ((self._store.nbytes - self._run_bytes) // pixel_bytes + 1,),
+            np.dtype((np.void, self._run_bytes)),
             buffer=self._store.reshape(-1).view(np.uint8),
             strides=(pixel_bytes,),
         )
-        self._row_steps = np.arange(self.height) * self._padded[1]
+        self._row = np.dtype((np.void, self.width * pixel_bytes))
+        self._row_stride = self._padded[1] * pixel_bytes
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
         """Write the variants of the images `index_N` under `draw` to `out_NHWC` (stored dtype, contiguous)."""
         rows, columns = self._padded
         image = draw.flip * self._store.shape[1] + index_N
         corner = (image * rows + draw.y) * columns + draw.x
-        out_rows = out_NHWC.reshape(-1).view(self._rows.dtype).reshape(len(index_N), self.height)
-        out_rows[...] = self._rows[corner[:, None] + self._row_steps]
+        out_rows = out_NHWC.reshape(-1).view(self._row).reshape(len(index_N), self.height)
+        step = max(1, CACHED_BYTES // self._run_bytes)
+        for start in range(0, len(index_N), step):
+            runs = self._runs[corner[start : start + step]]
+            strides = self._run_bytes, self._row_stride
+            out_rows[start : start + step] = np.ndarray((len(runs), self.height), self._row, runs, strides=strides)
         self._cut(draw, out_NHWC)
 
 
