@@ -1,42 +1,73 @@
-"""python -m benchmarks.table: README's table of speeds, made from `results/`.
+"""python -m benchmarks.table: README's tables of speeds and of goals, made from `results/`.
 
-With --write it takes the place of the table that stands between README's two markers.
+With --write they take the place of what stands between README's two markers.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from benchmarks.measure import RESULTS
+from benchmarks import measure
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- speeds: python -m benchmarks.table --write -->\n", "<!-- end of speeds -->\n"
-QUESTIONS = ("augment", "stream", "step")
+QUESTIONS = ("augment", "stream", "step", "bake", "soak")
+RATES = ["| `python -m benchmarks.` | who | images/s | ratio |", "| --- | --- | ---: | ---: |"]
+FACTS = ["| `python -m benchmarks.` | what | goal | measured | n |", "| --- | --- | --- | --- | ---: |"]
 
 
 def table() -> str:
-    """Return the table as Markdown, a row a contestant, in the order of the questions."""
-    lines = ["| `python -m benchmarks.` | who | images/s | ratio |", "| --- | --- | ---: | ---: |"]
-    notes = []
-    for question in QUESTIONS:
-        result = json.loads((RESULTS / f"{question}.json").read_text())
-        for name, figures in result["rates"].items():
-            ratio = "1" if name == result["against"] else f"{figures['ratio']:.3g}"
-            lines.append(f"| `{question}` | {name} | {figures['median']:,.0f} | {ratio} |")
-        lines += [f"| `{question}` | {name} | skipped: {why} | |" for name, why in result["skipped"].items()]
-        about = result["machine"]
-        packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-        notes.append(
-            f'`{question}`: ratio to "{result["against"]}"; median of n = {result["n"]} interleaved rounds, '
-            f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, {packages}."
-        )
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+    """Return the tables as Markdown, in the order of the questions: rates, then facts, then what they depend on."""
+    results = {question: _read(question) for question in QUESTIONS}
+    rates = [row for question, result in results.items() for row in _rates(question, result)]
+    facts = [row for question, result in results.items() for row in _facts(question, result)]
+    notes = [_note(question, result) + "  " for question, result in results.items()]
+    blocks = [RATES + rates if rates else [], FACTS + facts if facts else [], notes]
+    return "\n\n".join("\n".join(block) for block in blocks if block).rstrip() + "\n"
+
+
+def _read(question: str) -> dict[str, Any] | None:
+    path = measure.RESULTS / f"{question}.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
+
+
+def _rates(question: str, result: dict[str, Any] | None) -> list[str]:
+    if result is None or "rates" not in result:
+        return []
+    rows = []
+    for name, figures in result["rates"].items():
+        ratio = "1" if name == result["against"] else f"{figures['ratio']:.3g}"
+        rows.append(f"| `{question}` | {name} | {figures['median']:,.0f} | {ratio} |")
+    return rows + [f"| `{question}` | {name} | skipped: {why} | |" for name, why in result["skipped"].items()]
+
+
+def _facts(question: str, result: dict[str, Any] | None) -> list[str]:
+    facts = {} if result is None else result.get("facts", {})
+    return [
+        f"| `{question}` | {name} | {fact['goal']} | {fact['measured']} | {fact['n'] or ''} |"
+        for name, fact in facts.items()
+    ]
+
+
+def _note(question: str, result: dict[str, Any] | None) -> str:
+    if result is None:
+        return f"`{question}`: not measured."
+    about = result["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    on = f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, {packages}."
+    if "rates" not in result:
+        return f"`{question}`: {on}"
+    return f'`{question}`: ratio to "{result["against"]}"; median of n = {result["n"]} interleaved rounds, {on}'
 
 
 def main() -> None:
-    """Print the table, or put it into README."""
+    """Print the tables, or put them into README."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    options.add_argument("--write", action="store_true", help="replace the table in README.md")
+    options.add_argument("--write", action="store_true", help="replace the tables in README.md")
     if options.parse_args().write:
         before, _, rest = README.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)

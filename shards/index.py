@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from shards.document import Fields, parse, read_bytes, serialize
 from shards.errors import DataError
@@ -12,8 +13,7 @@ from shards.plan import Shard
 __all__ = ["Extent", "Index"]
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """One record in its shard: `size_bytes` from `offset` (in bytes), hashing to `xxh3` (xxh3-64)."""
 
     key: str
@@ -101,7 +101,7 @@ def _trouble(fields: Fields, shard: Shard, identity: str, path: Path) -> DataErr
     if len(index.extents) != len(planned):
         return DataError(f"{path}: expected {len(planned)} records, found {len(index.extents)}")
     for found, expected in zip(index.extents, planned, strict=True):
-        if replace(found, xxh3=0) != expected:
+        if found._replace(xxh3=0) != expected:
             return DataError(f"{path}: record {expected.key}: expected {expected}, found {found}")
     return DataError(f"{path}: contradicts itself, or holds fields that the format does not have")
 

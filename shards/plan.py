@@ -112,19 +112,23 @@ class Shard:
         """Name of the index; it exists exactly when the archive is whole."""
         return f"{self.stem}.json"
 
+    @functools.cached_property
+    def layouts(self) -> list[Layout]:
+        """Layout of each record, in file order; only the last one of an epoch may differ."""
+        full, rest = divmod(self.samples, self.record_samples)
+        layouts = [_layout(self.record_samples, self.image_shape, self.encoding)] * full
+        return [*layouts, _layout(rest, self.image_shape, self.encoding)] if rest else layouts
+
     def records(self) -> Iterator[tuple[str, Layout]]:
         """Yield key and layout of each record, in file order."""
         prefix = f"e{self.epoch:03d}" if self.split == "train" else self.split
-        for i, start in enumerate(range(0, self.samples, self.record_samples)):
-            samples = min(self.record_samples, self.samples - start)
-            yield f"{prefix}-r{self.first_record + i:05d}", _layout(samples, self.image_shape, self.encoding)
+        for number, layout in enumerate(self.layouts, self.first_record):
+            yield f"{prefix}-r{number:05d}", layout
 
     @functools.cached_property
     def size_bytes(self) -> int:
         """Size of the archive: its records, then two zero blocks, as USTAR ends."""
-        full, rest = divmod(self.samples, self.record_samples)
-        records = full * _layout(self.record_samples, self.image_shape, self.encoding).size_bytes
-        return records + (_layout(rest, self.image_shape, self.encoding).size_bytes if rest else 0) + 2 * BLOCK_BYTES
+        return sum(layout.size_bytes for layout in self.layouts) + 2 * BLOCK_BYTES
 
 
 @functools.lru_cache(maxsize=64)

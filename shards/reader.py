@@ -25,7 +25,7 @@ class OpenShard:
         self.path = directory / shard.tar
         self.index = Index.read(directory, shard, plan.identity)
         self._remedy = plan.remedy
-        self.layouts = [layout for _, layout in shard.records()]
+        self.layouts = shard.layouts
         if not self.path.is_file():  # nor a directory, nor a pipe that nobody writes to
             raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}")
         self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -5,6 +5,7 @@ stdout answers with the number of images.
 """
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def main() -> None:
         drop_last=False,
         pipelines={"image": [NDArrayDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]},
     )
-    print("ready", flush=True)
+    print("ready", version("ffcv"), flush=True)
     for _ in sys.stdin:
         print(sum(len(labels) for _ in range(EPOCHS) for _, labels in loader), flush=True)
 

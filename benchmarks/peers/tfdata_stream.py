@@ -40,7 +40,7 @@ def main() -> None:
         .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
-    print("ready", flush=True)
+    print("ready", tf.__version__, flush=True)
     for _ in sys.stdin:
         print(sum(len(labels) for _, labels in batches), flush=True)
 

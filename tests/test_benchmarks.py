@@ -1,0 +1,227 @@
+"""Benchmarks count what they say they count, and name what they leave out."""
+
+import argparse
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import bake, measure, soak, stream, table
+from benchmarks.measure import Fact, Peer
+from precompute.augment import augmentation_for
+from precompute.baker import Baker
+from precompute.sources import SourceData, hold_out
+from shards import MachineError, ShardSet
+from tests.small import files, flip_byte
+
+PYTHON = Path(sys.executable)
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for it")
+ABOUT = {"cpu": "Abacus", "cores": 2, "load_before": 0.0, "python": "3.11", "packages": {"numpy": "2.0"}}
+OBEDIENT = "print('writing'); print('ready 1.2', flush=True)\nfor line in sys.stdin: print(7, flush=True)"
+MORTAL = "print('ready', flush=True); input(); print('first\\nno memory left', file=sys.stderr)"
+UNABLE = "import nothing_of_that_name"
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of results that is empty as yet."""
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def script(directory: Path, code: str, name: str = "some_stream.py") -> Path:
+    path = directory / name
+    path.write_text(f"import sys\n{code}\n")
+    return path
+
+
+def test_a_peer_is_asked_again_and_again(tmp_path: Path) -> None:
+    with Peer(PYTHON, script(tmp_path, OBEDIENT), tmp_path) as peer:
+        assert (peer.version, peer(), peer()) == ("1.2", 7, 7)
+
+
+def test_a_peer_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
+    with (
+        Peer(PYTHON, script(tmp_path, MORTAL), tmp_path) as peer,
+        pytest.raises(MachineError, match=r"some_stream\.py: ended .*\(no memory left\).*--peer"),
+    ):
+        peer()
+
+
+def test_what_is_no_program_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("")
+    with pytest.raises(MachineError, match="Permission denied"), Peer(tmp_path / "python", tmp_path, tmp_path):
+        pass
+
+
+def test_peers_that_are_not_there_are_skipped_by_name(
+    tmp_path: Path, digits: SourceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SCRIPTS", tmp_path)
+    script(tmp_path, UNABLE, "ffcv_stream.py")
+    with contextlib.ExitStack() as stack:
+        started, skipped = stream.start_peers({"ffcv": PYTHON}, digits.splits["train"], tmp_path, stack)
+    assert not started
+    assert skipped == {
+        "FFCV": "ModuleNotFoundError: No module named 'nothing_of_that_name'",
+        "tf.data": "needs --peer tfdata=PYTHON",
+    }
+
+
+def test_a_peer_gets_the_images(tmp_path: Path, digits: SourceData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SCRIPTS", tmp_path)
+    code = "import numpy; print('ready', flush=True); input(); print(len(numpy.load(sys.argv[1] + '/labels.npy')))"
+    script(tmp_path, code, "tfdata_stream.py")
+    with contextlib.ExitStack() as stack:
+        started, _ = stream.start_peers({"tfdata": PYTHON}, digits.splits["train"], tmp_path, stack)
+        assert {name: peer() for name, peer in started.items()} == {"tf.data": 1500}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("nobody=python", "NAME one of ffcv, tfdata, found 'nobody=python'"),
+        ("ffcv", "expected NAME=PYTHON"),
+        ("ffcv=/no/such/python", "/no/such/python: no such file; name the Python of"),
+    ],
+)
+def test_peer_options_that_make_no_sense(text: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peer", type=measure.peer_option(stream.PEERS))
+    assert parser.parse_args(["--peer", f"ffcv={PYTHON}"]).peer == ("ffcv", PYTHON)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--peer", text])
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_contestants_take_turns_and_the_first_round_is_thrown_away() -> None:
+    calls: list[str] = []
+
+    def contestant(name: str) -> int:
+        calls.append(name)
+        return 1
+
+    rates = measure.interleaved(
+        {"a": lambda: contestant("a"), "b": lambda: contestant("b")}, 2, prepare=lambda: calls.append("-")
+    )
+    assert "".join(calls) == "-a-b" * 3
+    assert {name: len(values) for name, values in rates.items()} == {"a": 2, "b": 2}
+
+
+def test_a_report_keeps_medians_ratios_and_facts(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {"fast": [30.0, 10.0, 20.0], "slow": [5.0, 4.0, 6.0]}
+    fact = measure.compared("at least 3", rates, "images/s")
+    measure.report("some", rates, "slow", ABOUT, as_json=False, skipped={"other": "why"}, facts={"both": fact})
+    kept = json.loads((results / "some.json").read_text())
+    assert kept["rates"]["fast"] == {"median": 20, "min": 10, "max": 30, "ratio": 4}
+    assert kept["rates"]["slow"]["ratio"] == 1
+    assert kept["facts"]["both"]["measured"] == "4 (20 against 5 images/s)"
+    assert kept["facts"]["both"]["n"] == 3
+    printed = capsys.readouterr().out
+    for text in ("4.000 of slow", "skipped: why", "goal: at least 3"):
+        assert text in printed
+
+
+@pytest.mark.usefixtures("results")
+def test_the_tables_hold_rates_facts_and_what_is_not_measured() -> None:
+    rates = {"fast": [20.0], "slow": [5.0]}
+    measure.report("stream", rates, "slow", ABOUT, as_json=True, skipped={"other": "why"})
+    facts = {"memory": Fact("at most 2", "1.5", 3), "cold": Fact("at least 1", "skipped: no disk")}
+    measure.report_facts("soak", facts, ABOUT, as_json=True)
+    text = table.table()
+    assert (
+        "| `stream` | fast | 20 | 4 |\n| `stream` | slow | 5 | 1 |\n| `stream` | other | skipped: why | |\n\n" in text
+    )
+    assert "| `soak` | memory | at most 2 | 1.5 | 3 |\n| `soak` | cold | at least 1 | skipped: no disk |  |\n\n" in text
+    assert "`bake`: not measured." in text
+    assert "`soak`: Abacus, 2 cores, Python 3.11, numpy 2.0." in text
+
+
+@pytest.mark.usefixtures("results")
+def test_the_tables_of_nothing_are_no_error() -> None:
+    assert table.table().count("not measured") == len(table.QUESTIONS)
+
+
+def test_stream_and_the_bare_loops_count_every_image(baked: ShardSet) -> None:
+    samples = baked.samples("train")
+    assert stream.stream_through(baked, [0, 1], 500) == 2 * samples
+    for records in (1, stream.RING_RECORDS):
+        for check in (True, False):
+            assert stream.bare(baked, check=check, records=records)() == samples
+
+
+def test_the_bare_loop_with_hashes_sees_a_damaged_byte(there: Path) -> None:
+    data = ShardSet(there)
+    flip_byte(there / data.plan.shards("train", 0)[0].tar, 2000)
+    assert stream.bare(data, check=False, records=1)()
+    with pytest.raises(RuntimeError, match="differs"):
+        stream.bare(data, check=True, records=1)()
+
+
+@ON_LINUX
+def test_what_was_just_written_is_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100_000))
+    assert stream.in_memory(path)
+    stream.forget([path])
+    assert path.read_bytes() == bytes(100_000)
+
+
+def test_plain_writing_writes_as_many_bytes(tmp_path: Path) -> None:
+    for size in (0, 9, 10, 25):
+        bake.write_plainly(tmp_path / "file", size, bytes(10))
+        assert (tmp_path / "file").stat().st_size == size
+
+
+def test_the_writer_that_is_timed_bakes_the_same_bytes(baked: ShardSet, digits: SourceData, tmp_path: Path) -> None:
+    baker = Baker(hold_out(digits, 0.1).splits["train"], augmentation_for("digits"), baked.plan)
+    write = bake.writer(baker, baked.plan, tmp_path)
+    for workers in (1, 2):
+        assert write(workers) == 2 * baked.samples("train")
+        found = files(tmp_path)
+        assert found.items() <= files(baked.path).items()
+        assert len(found) == 4
+
+
+def test_no_space_is_said_before_anything_is_baked(
+    baked: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bake.check_space(baked.plan, tmp_path, "--work-dir")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(MachineError, match=r"are to be written, 1\.00 kB are free; .* --work-dir"):
+        bake.check_space(baked.plan, tmp_path, "--work-dir")
+
+
+def test_a_bake_that_fails_says_why(tmp_path: Path) -> None:
+    failing = [sys.executable, "-c", "import sys; sys.exit('no space')"]
+    process = subprocess.Popen(failing, stderr=subprocess.PIPE, text=True)
+    with pytest.raises(MachineError, match="ended with code 1: no space"):
+        bake.Command(tmp_path, tmp_path / "out").end(process)
+
+
+@ON_LINUX
+def test_memory_of_children_counts() -> None:
+    child = "import time; held = bytearray(b'x') * 60_000_000; time.sleep(0.5)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([PYTHON, "-c", parent], text=True) as process:
+        peak = bake.peak_bytes(process)
+    assert 60_000_000 < peak < 120_000_000
+
+
+def test_opening_is_timed_set_by_set(baked: ShardSet, tiny: ShardSet) -> None:
+    found = soak.opening_milliseconds({"a": baked.path, "b": tiny.path}, 3)
+    assert {title: len(values) for title, values in found.items()} == {"a": 3, "b": 3}
+    assert all(0 < value < 1000 for values in found.values() for value in values)
+
+
+@ON_LINUX
+def test_memory_is_looked_at_once_an_epoch(tiny: ShardSet) -> None:
+    sizes = soak.resident_bytes(tiny, 5)
+    assert len(sizes) == 5
+    assert min(sizes) > 10_000_000
