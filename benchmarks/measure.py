@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ __all__ = [
     "Fact",
     "Peer",
     "compared",
+    "held_to",
     "interleaved",
     "machine",
     "peer_option",
@@ -112,6 +113,15 @@ def compared(goal: str, rates: Mapping[str, list[float]], unit: str) -> Fact:
         len(next(iter(rates.values()))),
         {f"{name}, {unit}": spread(values) for name, values in rates.items()},
     )
+
+
+def held_to(goals: Sequence[tuple[str, str, str]], rates: Mapping[str, list[float]]) -> dict[str, Fact]:
+    """Return a fact for each goal (contestant, peer, goal in words); none where the peer was skipped."""
+    return {
+        f"{name} / {peer}": compared(goal, {name: rates[name], peer: rates[peer]}, "images/s")
+        for name, peer, goal in goals
+        if peer in rates
+    }
 
 
 def report(
