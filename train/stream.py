@@ -15,9 +15,11 @@ from shards.reader import Scratch
 
 __all__ = ["Stream"]
 
-# To wake a thread that sleeps in a queue costs the reader some 25 us on a virtual machine, a tenth of the time
-# that it takes to fill a batch of 512. So the consumer, who sleeps only when it is faster, looks again by itself.
-POLL_SECONDS = 100e-6
+# To wake the consumer costs the reader as much as to read half a record, and so does a consumer that wakes by itself
+# while the reader is at work, since one of them then waits for the interpreter lock. So one that finds nothing sleeps
+# for a while, and finds several batches then. A consumer that is slower than the reader never does.
+POLL_SECONDS = 500e-6
+RING_SAMPLES = 1024
 
 
 class _Slot:
@@ -87,15 +89,15 @@ class Stream:
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
-        shape = shapes.pop()
+        # A record is read whole, so the ring must take all the batches that one may touch, and two more: one in
+        # the consumer's hands and one to go on with. Small batches need more, to last while the consumer sleeps.
+        slots = max(4, 3 + RING_SAMPLES // batch_size)
         dtype = getattr(torch, data.plan.encoding)
-        self._sample_bytes = torch.empty(shape, dtype=dtype).nbytes
-        # A record is read whole, so the ring must take all the batches that one may touch, and two more:
-        # one in the consumer's hands and one to go on with.
-        slots = max(4, 128 // batch_size + 4)
-        for _ in range(slots):
-            images = torch.empty((batch_size, *shape), dtype=dtype, pin_memory=pin)
-            self._free.put(_Slot(images, torch.empty(batch_size, dtype=torch.int64, pin_memory=pin)))
+        images = torch.empty((slots, batch_size, *shapes.pop()), dtype=dtype, pin_memory=pin)
+        labels = torch.empty((slots, batch_size), dtype=torch.int64, pin_memory=pin)
+        self._sample_bytes = images[0, 0].nbytes
+        for slot in map(_Slot, images, labels):
+            self._free.put(slot)
         self._slot: _Slot | None = None  # the one that is being filled
         self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
 
