@@ -31,6 +31,7 @@ from shards.command import run_command
 from train.stream import Stream
 
 SLOW_IMAGES = 10_000
+RUN_EPOCHS = 25  # of one call: a run has one thread and one ring for all of them
 PEERS = {"ffcv": "FFCV", "tfdata": "tf.data"}
 SCRIPTS = Path(peers.__file__).parent
 RING_RECORDS = 16  # four batches of 512 in records of 128
@@ -100,8 +101,8 @@ def _contestants(train: Images, directory: Path) -> dict[str, Callable[[], int]]
     _write_samples(samples, train)
     data = ShardSet(out)
     return {
-        "prebake, batches of 512": lambda: stream_through(data, [0] * 4, 512),
-        "prebake, batches of 500": lambda: stream_through(data, [0] * 4, 500),
+        "prebake, batches of 512": lambda: stream_through(data, [0] * RUN_EPOCHS, 512),
+        "prebake, batches of 500": lambda: stream_through(data, [0] * RUN_EPOCHS, 500),
         "bare preadv and xxh3-64": bare(data, check=True, records=1),
         f"bare preadv and xxh3-64, into a ring of {RING_RECORDS // 4} x 512": bare(
             data, check=True, records=RING_RECORDS

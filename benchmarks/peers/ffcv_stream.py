@@ -16,7 +16,7 @@ from ffcv.transforms import ToTensor
 from ffcv.writer import DatasetWriter
 from numpy.typing import NDArray
 
-EPOCHS = 4
+EPOCHS = 25
 
 
 class Rows:
