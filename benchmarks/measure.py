@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -87,7 +88,10 @@ def machine(*packages: str) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     # The name alone hides the generation on virtual machines.
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607 - git on the PATH
+    commit = "unknown"
+    if shutil.which("git"):
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -95,7 +99,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
-        "commit": commit.stdout.strip(),
+        "commit": commit,
     }
 
 

@@ -12,7 +12,7 @@ from benchmarks import measure
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- speeds: python -m benchmarks.table --write -->\n", "<!-- end of speeds -->\n"
-QUESTIONS = ("augment", "stream", "step", "bake", "soak")
+QUESTIONS = ("augment", "stream", "step", "bake", "soak", "end_to_end-digits", "break_even", "gpu")
 RATES = ["| `python -m benchmarks.` | who | images/s | ratio |", "| --- | --- | ---: | ---: |"]
 FACTS = ["| `python -m benchmarks.` | what | goal | measured | n |", "| --- | --- | --- | --- | ---: |"]
 

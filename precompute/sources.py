@@ -19,6 +19,7 @@ from shards.errors import DataError, MachineError, UsageError
 __all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "hold_out", "load"]
 
 DIGITS_TRAIN = 1500
+BLOCK_IMAGES = 4096  # so that temporary arrays stay in the cache
 # What torchvision's readers and its downloader raise over missing, truncated and foreign files.
 READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError)
 
@@ -83,7 +84,11 @@ def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...
     means, deviations = [], []
     with decimal.localcontext(decimal.Context(prec=60)):
         for channel in range(images_NHWC.shape[3]):
-            histogram = np.bincount(images_NHWC[..., channel].reshape(-1), minlength=256).tolist()
+            blocks = [
+                np.bincount(images_NHWC[start : start + BLOCK_IMAGES, ..., channel].reshape(-1), minlength=256)
+                for start in range(0, len(images_NHWC), BLOCK_IMAGES)
+            ]
+            histogram = np.sum(blocks, axis=0).tolist()
             count = sum(histogram)
             total = sum(value * times for value, times in enumerate(histogram))
             squares = sum(value * value * times for value, times in enumerate(histogram))

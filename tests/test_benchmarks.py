@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import bake, measure, soak, stream, table
+from benchmarks import bake, break_even, end_to_end, measure, soak, stream, table
 from benchmarks.measure import Fact, Peer
 from precompute.augment import augmentation_for
 from precompute.baker import Baker
@@ -225,3 +225,25 @@ def test_memory_is_looked_at_once_an_epoch(tiny: ShardSet) -> None:
     sizes = soak.resident_bytes(tiny, 5)
     assert len(sizes) == 5
     assert min(sizes) > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("bake", "baked", "on_line", "expected"),
+    [(25.0, 100.0, 110.0, 3), (20.0, 100.0, 110.0, 3), (5.0, 100.0, 110.0, 1), (0.5, 100.0, 100.1, 6)],
+)
+def test_a_bake_has_paid_when_all_runs_from_it_took_less(
+    bake: float, baked: float, on_line: float, expected: int
+) -> None:
+    assert break_even.runs(bake, baked, on_line) == expected
+    assert bake + expected * baked < expected * on_line
+    assert bake + (expected - 1) * baked >= (expected - 1) * on_line
+
+
+def test_baking_never_pays_where_augmenting_on_line_is_as_fast() -> None:
+    assert break_even.fact(10, 1000, [100.0], [100.0]).measured.startswith("never (")
+    assert break_even.fact(10, 1000, [100.0], [50.0]).measured.startswith("after 2 runs (bake 10.0 s; a run 10 s")
+
+
+def test_together_is_held_against_the_slower_of_the_two() -> None:
+    rounds = [end_to_end.Round(4.0, 40.0, 42.0), end_to_end.Round(5.0, 41.0, 43.0), end_to_end.Round(4.5, 39.0, 41.0)]
+    assert end_to_end.fact(rounds).measured == ("1.05 of it (42.0 s; alone the bake took 4.5 s, the training 40.0 s)")

@@ -29,7 +29,14 @@ def test_progress_is_a_line_an_epoch_on_stderr(finished: tuple[Ended, Path]) -> 
     lines = ended.err.splitlines()
     assert "2 epochs" in lines[0]
     assert str(the_run(runs)) in lines[1]
-    assert [line.split(": ")[1] for line in lines[2:]] == ["epoch 1/2", "epoch 2/2"]
+    assert [line.split(": ")[1] for line in lines[2:4]] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_a_run_ends_with_how_well_the_device_was_used(finished: tuple[Ended, Path]) -> None:
+    ended, runs = finished
+    summary, line = summary_of(the_run(runs)), ended.err.splitlines()[-1]
+    assert line.startswith(f"digits: utilization {100 * summary['utilization']:.2f} %, {summary['stalls']} stalls")
+    assert line.endswith(f"99 % of waits under {1000 * summary['wait_p99_seconds']:.2g} ms")
 
 
 def test_a_run_directory_holds_summary_log_weights_and_curves(finished: tuple[Ended, Path]) -> None:

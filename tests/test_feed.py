@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 import precompute
 from shards import ShardSet
-from train.feed import Converter, feed
+from train.feed import RING, Converter, feed
 from train.stream import Stream
+from train.waits import Waits
 
 CPU = torch.device("cpu")
 ENCODINGS = ("float16", "uint8", "float32")
@@ -109,3 +110,44 @@ def test_the_feed_on_cuda_equals_the_feed_on_the_cpu(
         assert cuda_images.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(cuda_images.cpu(), images, rtol=0, atol=2e-6)
         assert torch.equal(cuda_labels.cpu(), labels)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_on_cuda_a_step_sees_its_own_batch_however_far_the_host_runs_ahead(
+    encoded: dict[str, ShardSet], encoding: str
+) -> None:
+    data, cuda = encoded[encoding], torch.device("cuda")
+    dtype = torch.float16 if encoding == "float16" else torch.float32  # so that what is stored is not converted
+    load = torch.ones(4096, 4096, device=cuda)
+    sums: list[torch.Tensor] = []
+    with Stream(data, "train", [0] * 40, 16, pin=True) as stream:
+        for number, (images, labels) in enumerate(feed(stream, Converter(data.plan, cuda, dtype), cuda)):
+            if number % 7 == 0:
+                for _ in range(20):  # some steps take long, and copies are enqueued behind them meanwhile
+                    load = load @ load / 4096
+            sums.append(torch.stack([images.double().sum(), labels.double().sum()]))
+    found = torch.stack(sums).cpu()
+    convert = Converter(data.plan, CPU, dtype)
+    with Stream(data, "train", [0], 16) as stream:
+        wanted = [torch.stack([convert(images).double().sum(), labels.double().sum()]) for images, labels in stream]
+    torch.testing.assert_close(found, torch.stack(wanted * 40), rtol=0, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_on_cuda_raw_batches_take_no_memory_of_their_own(encoded: dict[str, ShardSet]) -> None:
+    data, cuda = encoded["float16"], torch.device("cuda")
+    held: list[int] = []
+    with Stream(data, "train", [0] * 20, 16, pin=True) as stream:
+        for _ in feed(stream, Converter(data.plan, cuda, torch.float16), cuda):
+            held.append(torch.cuda.memory_allocated(cuda))
+    assert set(held[RING:]) == {held[RING]}
+
+
+def test_waits_are_taken_down_for_every_batch(encoded: dict[str, ShardSet]) -> None:
+    data, waits = encoded["uint8"], Waits(CPU)
+    with Stream(data, "train", [0, 0], 16) as stream:
+        batches = feed(stream, Converter(data.plan, CPU, torch.float32), CPU, waits)
+        assert waits.take() == []
+        assert len(list(batches)) == 8
+    assert len(waits.take()) == 8

@@ -84,6 +84,15 @@ def test_pooling_before_the_activation_gives_the_originals_outputs_and_gradients
         assert torch.equal(a, b), name
 
 
+def test_the_last_pool_learns_at_one_place_of_each_channel_even_where_all_are_alike() -> None:
+    net = DavidNet(3, 10)
+    net.prep = net.layer1 = net.layer2 = net.layer3 = torch.nn.Identity()  # type: ignore[assignment]
+    features = torch.ones(2, 512, 4, 4, requires_grad=True)
+    net(features)[:, 0].sum().backward()
+    assert features.grad is not None
+    assert ((features.grad != 0).sum((2, 3)) == 1).all()
+
+
 def test_pooling_before_batch_norm_is_another_net(images: Tensor) -> None:
     torch.manual_seed(0)
     net, other = DavidNet(3, 10), DavidNet(3, 10, pool_first=True)

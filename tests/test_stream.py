@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -240,17 +239,6 @@ def test_an_error_in_the_consumer_ends_the_thread_too(baked: ShardSet) -> None:
     with pytest.raises(InterruptedError):
         stumble()
     assert readers() == []
-
-
-@pytest.mark.parametrize("batch_size", [100, 128])
-def test_there_is_one_wait_for_every_batch_that_is_asked_for(baked: ShardSet, batch_size: int) -> None:
-    with Stream(baked, "train", [0, 1], batch_size) as stream:
-        assert stream.waits == []
-        for number, _ in enumerate(stream, 1):
-            assert len(stream.waits) == number
-    # The last one was answered with the end.
-    assert len(stream.waits) == 2 * -(-1350 // batch_size) + 1
-    assert all(np.isfinite(wait) and wait >= 0 for wait in stream.waits)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

@@ -9,7 +9,7 @@ import pytest
 
 from train.loop import Trainer
 from train.recipes import recipe_for
-from train.summary import epoch_line, summarize, table
+from train.summary import epoch_line, summarize, table, utilization_line
 
 KEYS = {
     "dataset",
@@ -20,12 +20,15 @@ KEYS = {
     "seed",
     "device",
     "precision",
+    "compiled",
     "test_accuracy",
     "test_accuracy_tta",
     "first_loss",
     "seconds",
     "images_per_second",
     "utilization",
+    "stalls",
+    "wait_p99_seconds",
 }
 SECONDS = {"precompute", "compile", "train", "wait", "evaluate"}
 
@@ -74,9 +77,24 @@ def test_the_seconds_are_those_of_all_epochs_together(summary: dict[str, Any], t
     assert seconds["wait"] == pytest.approx(sum(report.wait_seconds for report in reports))
     assert seconds["evaluate"] == 0.25 + sum(report.evaluate_seconds for report in reports)
     assert seconds["precompute"] > 0
+    assert seconds["compile"] == 0
     assert summary["images_per_second"] == pytest.approx(2 * 3 * 64 / seconds["train"])
     assert summary["utilization"] == pytest.approx(1 - seconds["wait"] / seconds["train"])
-    assert summary["wait_p99_seconds"] == pytest.approx(np.percentile(trained.state.waits, 99))
+
+
+def test_a_stall_is_a_wait_of_more_than_a_millisecond(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = [0.0] * 95 + [0.0009, 0.001, 0.0011, 0.002, 3.0]
+    monkeypatch.setattr(trained.state, "waits", waits)
+    summary = summarize(trained, Path("runs/mine"), None, 0.0)
+    assert summary["stalls"] == 3
+    assert summary["wait_p99_seconds"] == pytest.approx(np.percentile(waits, 99))
+
+
+def test_the_utilization_s_line_names_stalls_and_the_longest_waits_but_one_in_a_hundred() -> None:
+    summary = {"dataset": "digits", "utilization": 0.99984, "stalls": 12, "wait_p99_seconds": 0.0000214}
+    assert utilization_line(summary) == (
+        "digits: utilization 99.98 %, 12 stalls (waits for data over 1 ms), 99 % of waits under 0.021 ms"
+    )
 
 
 def test_without_a_test_split_there_are_no_accuracies(trained: Trainer) -> None:

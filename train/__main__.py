@@ -10,19 +10,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shards import ShardSet
 from shards.command import run_command, say
 from shards.errors import DataError, MachineError, UsageError, listed
 from shards.plan import MANIFEST, MOST_SEED
 from train.books import Run
 from train.checkpoint import load_checkpoint, save_checkpoint
+from train.compile import check_compiler
 from train.curves import draw_curves
 from train.device import PRECISIONS, choose_device, choose_precision
 from train.loop import Settings, Trainer
 from train.models import MODELS, SMALLEST_SIDE
 from train.predict import main as predict_main
 from train.recipes import RECIPES, Recipe, recipe_for
-from train.summary import epoch_line, summarize, table
+from train.summary import epoch_line, summarize, table, utilization_line
 from train.weights import Trained, save_weights
 
 CHECKPOINT_SECONDS = 60.0
@@ -53,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the initial weights; default 0")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
+    add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
     add("--out", type=Path, default=Path("runs"), help="root of the runs; default runs")
     again = options.add_mutually_exclusive_group()
     again.add_argument(
@@ -154,7 +158,9 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
             f"found {data.image_shape('train')}"
         )
     precision = choose_precision(arguments.precision, device)
-    return Settings(replace(recipe, epochs=epochs), arguments.seed, str(device), precision)
+    if arguments.compile:
+        check_compiler(device)
+    return Settings(replace(recipe, epochs=epochs), arguments.seed, str(device), precision, arguments.compile)
 
 
 def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> int:
@@ -178,6 +184,8 @@ def _train(data: ShardSet, settings: Settings, run: Run, arguments: argparse.Nam
     if finished is not None:
         say(f"{data.name}: finished already, in {run.path}")
         return finished
+    if settings.compiled:
+        torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
     trainer = Trainer(data, settings, follow=arguments.follow)
     if run.checkpoint.exists():
         trainer.restore(load_checkpoint(run.checkpoint, settings.device))
@@ -199,6 +207,7 @@ def _finish(run: Run, trainer: Trainer) -> dict[str, Any]:
     mirrors = data.plan.augmentation.get("flip", "none") != "none"
     score = trainer.evaluate("test", tta=mirrors) if "test" in data.splits else None
     summary = summarize(trainer, run.path, score, time.perf_counter() - started)
+    say(utilization_line(summary))
     source = data.plan.source
     shape = data.image_shape("train")
     recipe = trainer.settings.recipe

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from shards.plan import Plan
+from train.waits import Waits
 
 __all__ = ["Converter", "feed"]
+
+# Batches that lie on the device at once: one that a step works on, and those that are copied meanwhile.
+RING = 3
 
 
 class Converter:
@@ -34,7 +38,10 @@ class Converter:
 
 
 def feed(
-    batches: Iterable[tuple[Tensor, Tensor]], convert: Converter, device: torch.device
+    batches: Iterable[tuple[Tensor, Tensor]],
+    convert: Converter,
+    device: torch.device,
+    waits: Waits | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images NCHW, labels) on the device; the tensors are valid until the next ones are asked for.
 
@@ -45,28 +52,56 @@ def feed(
         batches: of a `Stream`, pinned where the device is CUDA.
         convert: for the same device.
         device: where to.
+        waits: takes down how long each batch was waited for, conversion not included.
     """
-    if device.type == "cuda":
-        yield from _feed_cuda(batches, convert, device)
-        return
+    there = _through_ring(batches, device) if device.type == "cuda" else _moved(batches, device)
+    for images_NHWC, labels_N in waits.of(there) if waits else there:
+        yield convert(images_NHWC), labels_N
+
+
+def _moved(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     for images_NHWC, labels_N in batches:
-        yield convert(images_NHWC.to(device)), labels_N.to(device)
+        yield images_NHWC.to(device), labels_N.to(device)
 
 
-def _feed_cuda(
-    batches: Iterable[tuple[Tensor, Tensor]], convert: Converter, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+class _Slot:
+    """Memory for one batch on the device, as stored, and the events that its two users wait for.
+
+    The copy into it waits for `used`, whoever reads it for `copied`.
+    """
+
+    def __init__(self, images_NHWC: Tensor, labels_N: Tensor, main: torch.cuda.Stream) -> None:
+        self.images_NHWC = torch.empty_like(images_NHWC, device=main.device)
+        self.labels_N = torch.empty_like(labels_N, device=main.device)
+        self.copied = torch.cuda.Event(blocking=True)  # the host sleeps on it, so that the reader gets the core
+        self.used = torch.cuda.Event()
+        # The main stream may still work on what this memory held before.
+        self.used.record(main)
+
+
+def _through_ring(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Copy batches to the device, each while the steps before it are still at work.
+
+    Three orders hold. A step reads its slot after the copy: the main stream waits for `copied`. A slot is copied
+    to after the step that read it last: the side stream waits for `used`. Staging memory goes back to
+    whoever fills it after the copy: the host waits for `copied`. That wait costs the device nothing: it ends, at
+    the latest, when the step that used this slot before has ended, and the steps after that are enqueued already.
+    """
     side = torch.cuda.Stream(device)
-    copied = torch.cuda.Event()
-    for images_NHWC, labels_N in batches:
-        with torch.cuda.stream(side):
-            images, labels = images_NHWC.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)
-            copied.record(side)
+    ring: list[_Slot | None] = [None] * RING
+    for number, (images_NHWC, labels_N) in enumerate(batches):
         main = torch.cuda.current_stream(device)
-        main.wait_event(copied)
-        # Allocated on the side stream and used on this one: the memory must outlive the use.
-        images.record_stream(main)
-        labels.record_stream(main)
-        yield convert(images), labels
-        # The staging memory goes back to the reader when the next batch is asked for.
-        copied.synchronize()
+        slot, count = ring[number % RING], len(labels_N)
+        if slot is None or len(slot.labels_N) < count:
+            slot = ring[number % RING] = _Slot(images_NHWC, labels_N, main)
+        side.wait_event(slot.used)
+        with torch.cuda.stream(side):
+            slot.images_NHWC[:count].copy_(images_NHWC, non_blocking=True)
+            slot.labels_N[:count].copy_(labels_N, non_blocking=True)
+            slot.copied.record(side)
+        main.wait_event(slot.copied)
+        try:
+            yield slot.images_NHWC[:count], slot.labels_N[:count]
+        finally:
+            slot.used.record(main)
+            slot.copied.synchronize()

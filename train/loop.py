@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import itertools
 import math
 import sys
@@ -17,14 +18,19 @@ from tqdm import tqdm
 from shards import ShardSet
 from shards.errors import DivergedError
 from shards.follow import wait_for_epoch
+from train.compile import compile_errors, compiled
 from train.device import PRECISIONS, autocast, synchronize
 from train.evaluate import Score, evaluate
 from train.feed import Converter, feed
 from train.models import build
 from train.recipes import Recipe, one_cycle
 from train.stream import Stream
+from train.waits import Waits
 
 __all__ = ["EpochReport", "Settings", "Trainer"]
+
+# CUDA graphs run eagerly once, are recorded, and then replayed: the third pass is the first as all others are.
+WARM_UP_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Settings:
     seed: int
     device: str
     precision: str
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class State:
 
     epoch: int = 0
     first_loss: float = 0.0
+    compile_seconds: float = 0.0
     reports: list[EpochReport] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
 
@@ -87,6 +95,8 @@ class Trainer:
         self.data, self.settings, self._follow = data, settings, follow
         self.device = torch.device(settings.device)
         recipe = settings.recipe
+        # Shapes don't change, so it pays to let cuDNN try which of its kernels are the fastest.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         torch.manual_seed(settings.seed)
         model = build(recipe, len(data.plan.source.mean), len(data.classes))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
@@ -104,6 +114,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
         self.state = State()
+        self._forward = compiled(self._eager_forward, self.device) if settings.compiled else self._eager_forward
 
     def run(self) -> Iterator[EpochReport]:
         """Train the epochs that are left, yielding a report after each.
@@ -111,6 +122,7 @@ class Trainer:
         Raises:
             DataError: shards missing or damaged.
             DivergedError: the loss is not finite.
+            MachineError: torch.compile failed.
         """
         variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.recipe.epochs)]
         convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
@@ -128,21 +140,48 @@ class Trainer:
             pin=self.device.type == "cuda",
             follow=self._follow,
         ) as stream:
-            batches = feed(stream, convert, self.device)
+            if self.settings.compiled or self.device.type == "cuda":
+                self.warm_up()
+            waits = Waits(self.device)
+            batches = feed(stream, convert, self.device, waits)
             while self.state.epoch < self.settings.recipe.epochs:
-                report = self._epoch(stream, batches)
+                report = self._epoch(batches, waits)
                 self.state.reports.append(report)
                 self.state.epoch += 1
                 yield report
 
-    def _epoch(self, stream: Stream, batches: Iterator[tuple[Tensor, Tensor]]) -> EpochReport:
-        waits_before = len(stream.waits)
+    def warm_up(self) -> None:
+        """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.
+
+        Forward and backward passes on a batch of zeros; weights, running statistics, random numbers, optimizer
+        and schedule stay as they are. Their seconds are the state's `compile_seconds`.
+
+        Raises:
+            MachineError: torch.compile failed.
+        """
+        started = time.perf_counter()
+        cuda = self.device.type == "cuda"
+        shape = (self.settings.recipe.batch_size, *self.data.image_shape("train"))
+        images_NHWC = torch.zeros(shape, dtype=PRECISIONS[self.settings.precision], device=self.device)
+        labels = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        saying = compile_errors() if self.settings.compiled else contextlib.nullcontext()
+        with torch.random.fork_rng([self.device] if cuda else []), saying:
+            for _ in range(WARM_UP_PASSES if cuda else 1):
+                self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0].backward()
+                self.optimizer.zero_grad(set_to_none=True)
+        for buffer, saved in zip(self.model.buffers(), statistics, strict=True):
+            buffer.copy_(saved)
+        synchronize(self.device)
+        self.state.compile_seconds += time.perf_counter() - started
+
+    def _epoch(self, batches: Iterator[tuple[Tensor, Tensor]], waits: Waits) -> EpochReport:
         started = time.perf_counter()
         loss, accuracy = self._steps(batches)
         synchronize(self.device)
         seconds = time.perf_counter() - started
-        waits = stream.waits[waits_before:]
-        self.state.waits += waits
+        waited = waits.take()
+        self.state.waits += waited
         rate = self.optimizer.param_groups[0]["lr"]
         evaluated = time.perf_counter()
         score = self.evaluate(self.held_out) if self.held_out else None
@@ -162,7 +201,7 @@ class Trainer:
             lr=float(rate),
             images_per_second=self.steps_per_epoch * self.settings.recipe.batch_size / seconds,
             train_seconds=seconds,
-            wait_seconds=sum(waits),
+            wait_seconds=sum(waited),
             evaluate_seconds=time.perf_counter() - evaluated,
         )
 
@@ -182,7 +221,7 @@ class Trainer:
             loss, right_here = self.step(images, labels)
             total += loss
             right += right_here
-            first = loss if first is None else first
+            first = loss.clone() if first is None else first
         if self.state.epoch == 0 and first is not None:
             self.state.first_loss = first.item()
         return total.item() / self.steps_per_epoch, right.item() / (
@@ -190,22 +229,26 @@ class Trainer:
         )
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one step; return the loss and the number of right answers, still on the device.
+        """Take one step; return the loss and the number of right answers, on the device, valid until the next step.
 
         Args:
             images: (N, C, H, W), normalized, on the device, in the precision's dtype.
             labels: (N,), on the device.
         """
-        with autocast(self.device, self.settings.precision):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.recipe.label_smoothing)
+        loss, right = self._forward(images, labels)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler.last_epoch + 1 < self.steps:
             self.scheduler.step()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach(), right
+
+    def _eager_forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.device, self.settings.precision):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.recipe.label_smoothing)
+        return loss, (logits.detach().argmax(1) == labels).sum()
 
     def evaluate(self, split: str, *, tta: bool = False) -> Score:
         """Score the model as it is."""

@@ -58,9 +58,6 @@ class Stream:
         pin: page-locked staging memory, from which CUDA copies without waiting.
         follow: wait for epochs that another process is still baking.
 
-    Attributes:
-        waits: seconds that each batch was waited for.
-
     Raises:
         UsageError: no such split or epoch, epochs whose images differ in size, a batch size under 1, or
             batches asked for outside of `with`.
@@ -85,7 +82,6 @@ class Stream:
             raise UsageError(f"{data.path}: expected epochs of one image size, found {sorted(shapes)}")
         self._data, self._split, self._epochs = data, split, list(epochs)
         self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
-        self.waits: list[float] = []
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
@@ -136,15 +132,11 @@ class Stream:
                 self._free.put(item)
 
     def _next(self) -> _Slot | BaseException | None:
-        started = time.perf_counter()
         while True:
             try:
-                item = self._ready.get_nowait()
+                return self._ready.get_nowait()
             except queue.Empty:
                 time.sleep(POLL_SECONDS)
-                continue
-            self.waits.append(time.perf_counter() - started)
-            return item
 
     def _fill(self) -> None:
         try:

@@ -9,8 +9,9 @@ import numpy as np
 from shards.lock import bake_seconds
 from train.evaluate import Score
 from train.loop import EpochReport, Trainer
+from train.waits import STALL_SECONDS
 
-__all__ = ["epoch_line", "summarize", "table"]
+__all__ = ["epoch_line", "summarize", "table", "utilization_line"]
 
 
 def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
@@ -26,6 +27,14 @@ def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
         f"lr {report.lr:.4f}, {report.images_per_second:,.0f} images/s, {seconds:.1f} s "
         f"(waiting {report.wait_seconds:.2f}, training {report.train_seconds - report.wait_seconds:.1f}, "
         f"evaluating {report.evaluate_seconds:.1f})"
+    )
+
+
+def utilization_line(summary: Mapping[str, Any]) -> str:
+    """Write for people whether a run waited for its data."""
+    return (
+        f"{summary['dataset']}: utilization {_percent(summary['utilization'])}, {summary['stalls']} stalls (waits for "
+        f"data over {1000 * STALL_SECONDS:g} ms), 99 % of waits under {1000 * summary['wait_p99_seconds']:.2g} ms"
     )
 
 
@@ -51,19 +60,21 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "seed": settings.seed,
         "device": settings.device,
         "precision": settings.precision,
+        "compiled": settings.compiled,
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,
         "val_accuracy": state.reports[-1].held_out_accuracy if trainer.held_out == "val" else None,
         "first_loss": state.first_loss,
         "seconds": {
             "precompute": bake_seconds(data.path),
-            "compile": 0.0,
+            "compile": state.compile_seconds,
             "train": train_seconds,
             "wait": wait_seconds,
             "evaluate": evaluate_seconds + sum(report.evaluate_seconds for report in state.reports),
         },
         "images_per_second": images / train_seconds,
         "utilization": 1 - wait_seconds / train_seconds,
+        "stalls": sum(wait > STALL_SECONDS for wait in state.waits),
         "wait_p99_seconds": float(np.percentile(state.waits, 99)),
         "run": str(path),
     }

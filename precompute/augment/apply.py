@@ -7,6 +7,8 @@ the run, while it is in the cache. No arithmetic on pixels takes place after the
 are the same bits on every machine.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from shards.record import normalized
 
 __all__ = ["Cutout", "Encoder", "VariantStore"]
 
+BLOCK_IMAGES = 256
 CACHED_BYTES = 128 * 1024  # what a core's second-level cache keeps beside everything else
 
 
@@ -87,11 +90,7 @@ class VariantStore:
         pixel_bytes = channels * dtype.itemsize
         self._padded = (self.height + 2 * pad, self.width + 2 * pad)
         self._store = np.empty((sides, n, *self._padded, channels), dtype)
-        for start in range(0, n, 1024):  # in blocks, so that the temporary arrays stay in the cache
-            block = slice(start, start + 1024)
-            self._store[0, block] = _pad(encoder.encode(images_NHWC[block]), encoder, pad, augmentation.pad_mode)
-            if sides == 2:
-                self._store[1, block] = self._store[0, block, :, ::-1]
+        self._prepare(images_NHWC, encoder, augmentation)
         self._run_bytes = ((self.height - 1) * self._padded[1] + self.width) * pixel_bytes
         self._runs = np.ndarray(
             ((self._store.nbytes - self._run_bytes) // pixel_bytes + 1,),
@@ -101,6 +100,24 @@ class VariantStore:
         )
         self._row = np.dtype((np.void, self.width * pixel_bytes))
         self._row_stride = self._padded[1] * pixel_bytes
+
+    def _prepare(self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation) -> None:
+        """Fill the store, in blocks that stay in the cache, by all cores: NumPy copies outside the interpreter lock."""
+        pixel = np.dtype((np.void, self._store.strides[-2]))
+        pixels = self._store.reshape(-1).view(pixel).reshape(self._store.shape[:-1])
+
+        def prepare(start: int) -> None:
+            block = slice(start, start + BLOCK_IMAGES)
+            encoded_NHWC = encoder.encode(images_NHWC[block])
+            self._store[0, block] = _pad(encoded_NHWC, encoder, augmentation.pad, augmentation.pad_mode)
+            if len(pixels) == 2:
+                pixels[1, block] = pixels[0, block, :, ::-1]
+
+        if len(images_NHWC) <= BLOCK_IMAGES:
+            prepare(0)
+            return
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(prepare, range(0, len(images_NHWC), BLOCK_IMAGES)))
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
         """Write the variants of the images `index_N` under `draw` to `out_NHWC` (stored dtype, contiguous)."""

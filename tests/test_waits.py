@@ -1,0 +1,96 @@
+"""Waits: what the device stood idle for, and nothing else."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from train.waits import Waits
+
+CPU = torch.device("cpu")
+
+
+def slow(batches: int, seconds: float) -> Iterator[int]:
+    """Take so long over each batch."""
+    for number in range(batches):
+        time.sleep(seconds)
+        yield number
+
+
+def test_batches_are_handed_on_as_they_are() -> None:
+    assert list(Waits(CPU).of("abc")) == ["a", "b", "c"]
+
+
+def test_there_is_one_wait_a_batch_and_it_is_handed_out_once() -> None:
+    waits = Waits(CPU)
+    for number, _ in enumerate(waits.of(range(3)), 1):
+        assert len(waits.take()) == 1, number
+    assert waits.take() == []
+    assert list(waits.of(range(5))) == [0, 1, 2, 3, 4]
+    assert len(waits.take()) == 5
+
+
+def test_a_wait_holds_the_time_that_a_batch_takes_to_come() -> None:
+    waits = Waits(CPU)
+    list(waits.of(slow(3, 0.02)))
+    assert all(0.02 <= wait < 2 for wait in waits.take())
+
+
+def test_a_wait_does_not_hold_what_is_done_with_a_batch() -> None:
+    waits = Waits(CPU)
+    for _ in waits.of(range(3)):
+        time.sleep(0.05)
+    assert min(waits.take()) < 0.05
+
+
+def test_an_error_instead_of_a_batch_is_no_wait() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise InterruptedError
+
+    waits = Waits(CPU)
+    with pytest.raises(InterruptedError):
+        list(waits.of(broken()))
+    assert len(waits.take()) == 1
+
+
+def test_events_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    class Counted:
+        def __init__(self) -> None:
+            made.append(self)
+
+        def record(self) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, _later: object) -> float:
+            return 0.0
+
+    monkeypatch.setattr("train.waits._HostEvent", Counted)
+    waits = Waits(CPU)
+    for _ in range(10):
+        list(waits.of(range(4)))
+        waits.take()
+    # Two a batch, and one for the asking that no batch answered, which is lost.
+    assert len(made) <= 2 * 4 + 10
+
+
+@pytest.mark.gpu
+def test_the_device_waits_only_for_a_batch_that_comes_after_its_work() -> None:
+    cuda = torch.device("cuda")
+    waits = Waits(cuda)
+    matrix = torch.ones(8192, 8192, device=cuda)
+    for _ in range(2):  # the first round loads kernels
+        for number in waits.of(slow(4, 0.05)):
+            if number == 1:
+                for _ in range(20):  # longer than the next batch takes to come
+                    matrix = matrix @ matrix / 8192
+            if number == 2:
+                torch.cuda.synchronize(cuda)
+        taken = waits.take()
+    assert [wait > 0.04 for wait in taken] == [True, True, False, True]
