@@ -142,7 +142,8 @@ def _take(trainer: Trainer, batches: Batches, steps: int) -> int:
 def fact(bake_seconds: float, images: int, shards: list[float], on_line: list[float]) -> Fact:
     """Say after how many runs of so many images a bake has paid, from the rates (images/s) of both ways."""
     baked, other = images / statistics.median(shards), images / statistics.median(on_line)
-    paid = f"after {runs(bake_seconds, baked, other)} runs" if other > baked else "never"
+    count = runs(bake_seconds, baked, other) if other > baked else 0
+    paid = f"after {count} run{'s' if count > 1 else ''}" if count else "never"
     return Fact(
         "to be known",
         f"{paid} (bake {bake_seconds:.1f} s; a run {baked:,.0f} s from shards, {other:,.0f} s on line)",
