@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import held_to, interleaved, machine, report
 from precompute.augment import Encoder, VariantStore, augmentation_for, draw, order
 from precompute.sources import channel_statistics, load
+from shards.command import run_command
 
 RECORD = 128
 SLOW_IMAGES = 3000
@@ -112,4 +113,4 @@ def _torchvision(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

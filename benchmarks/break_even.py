@@ -66,7 +66,8 @@ def _measure(augment: str, directory: Path, arguments: argparse.Namespace) -> di
     recipe = recipe_for("page2018", batch_size=arguments.batch_size, epochs=arguments.epochs)
     trainer = Trainer(data, Settings(recipe, 0, str(device), precision))
     train = load("cifar10", arguments.data_dir).splits["train"]
-    epochs = list(range(data.epochs))
+    batches = (arguments.repetitions + 1) * 2 * arguments.steps
+    epochs = [epoch % data.epochs for epoch in range(-(-batches // trainer.steps_per_epoch))]
     pin = device.type == "cuda"
     with Stream(data, "train", epochs, recipe.batch_size, drop_last=True, pin=pin) as stream:
         convert = Converter(data.plan, device, PRECISIONS[precision])

@@ -61,6 +61,7 @@ def bake_both(bench: Bench) -> dict[str, Fact]:
             encoding=encoding,
             epochs=bench.size.epochs,
             out=bench.work_dir / encoding,
+            overwrite=True,
         )
         seconds = time.perf_counter() - started
         rate = bench.size.epochs * len(train.labels_N) / seconds
@@ -105,13 +106,10 @@ def steps(bench: Bench, *, compiled: bool) -> dict[str, Fact]:
         resident = itertools.repeat((images.clone(), labels.clone()))
         contestants: dict[str, Batches] = {RESIDENT: resident, **shards}
         contestants["augmented on the device"] = bench.on_device().forever()
-        if not compiled:
-            contestants |= bench.on_line()
         rates = rates_of_steps(trainer, contestants, bench.size)
-        return {
-            f"utilization, {_mode(compiled)}, {name}": _utilization(name, rates, waits.get(name))
-            for name in contestants
-        }
+        if not compiled:  # after the others, beside whose steps their workers would still be busy
+            rates |= rates_of_steps(trainer, bench.on_line(), bench.size)
+        return {f"utilization, {_mode(compiled)}, {name}": _utilization(name, rates, waits.get(name)) for name in rates}
 
 
 def _utilization(name: str, rates: dict[str, list[float]], waits: Waits | None) -> Fact:
@@ -211,6 +209,9 @@ def main() -> None:
     add("--quick", action="store_true", help="a few steps on noise, to try the command itself")
     add("--json", action="store_true", help="print JSON")
     arguments = options.parse_args()
+    part = arguments.quick or arguments.stages != list(STAGES)
+    if part and arguments.out == options.get_default("out"):
+        options.error("--quick and --stages answer a part: name another file for it with --out")
     deadline = time.monotonic() + arguments.seconds_limit
     device = choose_device(arguments.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"

@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks.measure import held_to, interleaved, machine, report
 from precompute.bake import bake
 from shards import MachineError, ShardSet, UsageError
+from shards.command import run_command
 from train.compile import check_compiler
 from train.device import PRECISIONS, choose_device, choose_precision, synchronize
 from train.feed import Converter, feed
@@ -128,4 +129,4 @@ def _plain(trainer: Trainer, ready: tuple[Tensor, ...], device: torch.device, st
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,7 +22,7 @@ from shards.errors import UsageError
 from shards.lock import add_bake_seconds, locked
 from shards.plan import MANIFEST, Plan, Shard
 from shards.record import Frame
-from shards.writer import write_shard, write_whole
+from shards.writer import write_all, write_shard, write_whole
 
 __all__ = ["bake", "bake_source"]
 
@@ -178,8 +178,11 @@ def _write_in_processes(
 ) -> None:
     pixels = directory / PIXELS
     try:
-        with pixels.open("wb") as file:
-            np.save(file, images.images_NHWC)
+        shape = images.images_NHWC.shape
+        with pixels.open("wb", buffering=0) as file:
+            # Not numpy.save, whose error on a full disk does not say that it is full.
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            write_all(file, images.images_NHWC.data.cast("B"))
         write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, images.labels_N, augmentation, plan))
         each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
     finally:

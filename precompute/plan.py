@@ -1,6 +1,7 @@
 """Planning a bake: pure, but for a look at the free space."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
         raise UsageError(f"classes: expected strings, found {source.classes!r}")
     train = source.splits["train"].images_NHWC
     augmentation.check(train.shape[1], train.shape[2])
+    if augmentation.transform != "none" and train.shape[3] not in (1, 3):
+        raise UsageError(
+            f"transform: {augmentation.transform} is for images of 1 or 3 channels, found {train.shape[3]}; "
+            "take an augmentation without one"
+        )
     mean, deviation = channel_statistics(train)
     return Plan(
         source=Source(
@@ -71,13 +77,16 @@ def estimate(plan: Plan, directory: Path, *, overwrite: bool = False) -> Estimat
     shards = plan.shards()
     todo = [shard for shard in shards if overwrite or not (directory / shard.index).is_file()]
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    # A transform's processes share the source through a file.
+    first = plan.splits["train"][0]
+    shared = first.samples * math.prod(first.image_shape) if todo and "transform" in plan.augmentation else 0
     reclaimed = sum(path.stat().st_size for path in files_of(directory)) if overwrite else 0
     return Estimate(
         shards=len(todo),
         size_bytes=sum(shard.size_bytes for shard in todo),
         planned_shards=len(shards),
         planned_bytes=sum(shard.size_bytes for shard in shards),
-        free_bytes=shutil.disk_usage(existing).free + reclaimed,
+        free_bytes=shutil.disk_usage(existing).free + reclaimed - shared,
     )
 
 

@@ -75,17 +75,23 @@ def each_in_processes(
     counts = np.memmap(path, np.int64, "w+", shape=len(shards) + 1)  # the last one is set where all is to end
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it leaves behind
     try:
-        with ProcessPoolExecutor(workers, context, _begin, (work, path)) as pool, _reporting(counts[:-1], add):
-            futures = {pool.submit(_do, shard, number): shard for number, shard in enumerate(shards)}
+        with ProcessPoolExecutor(workers, context, _begin, (work, path)) as pool, _reporting(counts[:-1], add) as look:
             try:
+                futures = {pool.submit(_do, shard, number): shard for number, shard in enumerate(shards)}
                 for future in as_completed(futures):
                     future.result()
+                    look()
                     finish(futures[future])
             except BaseException:
                 counts[-1] = 1
                 pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool:
+        if not counts.any():
+            raise MachineError(
+                "a baking process ended before it did anything. Each of them imports the script that bakes: a script "
+                'must call bake() under `if __name__ == "__main__":`'
+            ) from None
         raise MachineError(
             "a baking process was killed; where memory ran out, fewer --workers need less of it. "
             "The same command goes on where this one ended"
@@ -95,22 +101,26 @@ def each_in_processes(
 
 
 @contextlib.contextmanager
-def _reporting(counts: NDArray[np.int64], add: Callable[[int], None]) -> Iterator[None]:
-    """Look at the counts now and then, and pass on by how much they grew."""
-    ended = threading.Event()
+def _reporting(counts: NDArray[np.int64], add: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Look at the counts now and then, and whenever what is yielded is called; pass on by how much they grew."""
+    ended, lock = threading.Event(), threading.Lock()
+    seen = 0
 
-    def report() -> None:
-        before, last = 0, False
-        while not last:
-            last = ended.wait(LOOK_SECONDS)
+    def look() -> None:
+        nonlocal seen
+        with lock:
             now = int(np.sum(counts))
-            add(now - before)
-            before = now
+            add(now - seen)
+            seen = now
 
-    thread = threading.Thread(target=report, name="prebake-counts")
+    def look_on() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            look()
+
+    thread = threading.Thread(target=look_on, name="prebake-counts")
     thread.start()
     try:
-        yield
+        yield look
     finally:
         ended.set()
         thread.join()

@@ -1,6 +1,7 @@
 """The index of one shard: where each record lies, and what it must hash to."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from shards.errors import DataError
 from shards.plan import Shard
 
 __all__ = ["Extent", "Index"]
+
+HEX = re.compile("[0-9a-f]*")
 
 
 class Extent(NamedTuple):
@@ -71,8 +74,12 @@ class Index:
         # the stream's thread, at each epoch's start.
         try:
             content = json.loads(data)
-            index = cls.planned(shard, identity, content["xxh3"], [int(r["xxh3"], 16) for r in content["records"]])
-            if index.to_bytes() == data:
+            sums = [record["xxh3"] for record in content["records"]]
+            whole = content["xxh3"]
+            index = cls.planned(shard, identity, whole, [int(text, 16) for text in sums])
+            digits = "".join([whole, *sums])
+            hashes = HEX.fullmatch(digits) and len(whole) == 32 and len(digits) == 32 + 16 * len(sums)
+            if hashes and index.to_bytes() == data:
                 return index
         except (ValueError, TypeError, LookupError, RecursionError):
             pass  # what exactly is wrong is found out below
@@ -88,6 +95,8 @@ def _trouble(fields: Fields, shard: Shard, identity: str, path: Path) -> DataErr
         xxh3=fields.text("xxh3"),
         extents=tuple(_extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))),
     )
+    if len(index.xxh3) != 32 or not HEX.fullmatch(index.xxh3):
+        return DataError(f"{path}: xxh3: expected 32 hex digits, found {index.xxh3!r}")
     if index.identity != identity:
         return DataError(
             f"{path}: of another plan ({identity} expected, {index.identity} found); "

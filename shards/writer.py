@@ -12,7 +12,7 @@ from shards.index import Extent, Index
 from shards.plan import Shard
 from shards.record import BLOCK_BYTES, Frame, Layout
 
-__all__ = ["PART", "write_shard", "write_whole"]
+__all__ = ["PART", "write_all", "write_shard", "write_whole"]
 
 PART = ".part"
 
@@ -41,13 +41,13 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
             frame = frames[layout]
             frame.name(key)
             fill(shard.first_sample + len(extents) * shard.record_samples, frame)
-            _write_all(file, frame.extent)
+            write_all(file, frame.extent)
             digest.update(frame.extent)
             xxh3 = xxhash.xxh3_64_intdigest(frame.extent)
             extents.append(Extent(key, layout.samples, offset, layout.size_bytes, xxh3))
             offset += layout.size_bytes
         end = bytes(2 * BLOCK_BYTES)
-        _write_all(file, end)
+        write_all(file, end)
         digest.update(end)
     index = Index(shard.tar, identity, offset + len(end), digest.hexdigest(), tuple(extents))
     write_whole(directory / shard.index, index.to_bytes())
@@ -60,7 +60,7 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: no space, no permission.
     """
     with _whole_file(path) as file:
-        _write_all(file, data)
+        write_all(file, data)
 
 
 @contextlib.contextmanager
@@ -79,7 +79,8 @@ def _whole_file(path: Path) -> Iterator[FileIO]:
         raise
 
 
-def _write_all(file: FileIO, data: bytes | bytearray) -> None:
+def write_all(file: FileIO, data: bytes | bytearray | memoryview) -> None:
+    """Write all bytes, in as many calls as the system takes; raises OSError."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

@@ -16,7 +16,7 @@ from precompute.sources import SourceData
 from shards import DataError, ShardSet, UsageError
 from shards.reader import Scratch
 from shards.record import Layout
-from train.stream import Stream
+from train.stream import Stream, ring_slots
 
 BATCH_SIZES = [1, 2, 7, 64, 100, 127, 128, 129, 300, 512, 1350, 2000]
 
@@ -68,6 +68,24 @@ def open_files() -> int:
 def copied(baked: ShardSet, tmp_path: Path) -> ShardSet:
     """The baked digits, for a test to damage."""
     return ShardSet(shutil.copytree(baked.path, tmp_path / "digits"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_size", "slots"),
+    [
+        ((32, 32, 3), 512, 5),
+        ((32, 32, 3), 128, 11),
+        ((8, 8, 1), 1, 1027),
+        ((32, 32, 3), 10_000, 4),
+        ((1024, 1024, 3), 8, 5),
+        ((1024, 1024, 3), 1, 24),
+        ((224, 224, 3), 4, 114),
+    ],
+)
+def test_the_ring_takes_what_a_record_touches_and_no_more_than_64_mb_beyond(
+    shape: tuple[int, int, int], batch_size: int, slots: int
+) -> None:
+    assert ring_slots(shape, "uint8", batch_size) == slots
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

@@ -23,6 +23,7 @@ from shards import DataError, MachineError, ShardSet, UsageError
 from tests.small import IMAGES, LABELS, TEST, bake, files
 from tests.test_apply import choices_at, variant
 
+ROOT = Path(__file__).parent.parent
 AUGMENTATION = Augmentation("small", 2, "reflect", "random", 2, transform="TrivialAugmentWide")
 NAMES = [name for name in TRANSFORMS if name != "none"]
 
@@ -113,6 +114,32 @@ def test_the_manifest_names_the_libraries_and_others_are_refused(
 def test_an_unknown_transform_is_refused_with_a_list() -> None:
     with pytest.raises(UsageError, match="none, TrivialAugmentWide, RandAugment, found 'AugMix'"):
         Augmentation("any", 0, "zero", "none", 0, transform="AugMix")
+
+
+def test_a_transform_is_for_one_or_three_channels(tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8, 4), np.uint8)
+    with pytest.raises(UsageError, match="TrivialAugmentWide is for images of 1 or 3 channels, found 4"):
+        precompute.bake(images, np.arange(4), augment=AUGMENTATION, epochs=1, out=tmp_path / "set")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, numpy as np, precompute\n"
+        "images = np.zeros((4, 8, 8, 3), np.uint8)\n"
+        "precompute.bake(images, np.arange(4), augment='rand-augment', epochs=1, workers=1, out=sys.argv[1])\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path / "set")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'must call bake() under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bake(tmp_path / "set", augment=AUGMENTATION, epochs=1, val_fraction=0, test=None, workers=1)
+    assert "train epoch 0 done, 300 of 300 images" in capsys.readouterr().err.splitlines()[-1]
 
 
 def children_of(parent: int) -> list[int]:

@@ -1,17 +1,20 @@
 """Stream: records -> batches, through a ring of staging memory that a background thread fills."""
 
+import math
 import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shards import ShardSet, UsageError
 from shards.follow import wait_for_epoch
 from shards.reader import Scratch
+from shards.record import samples_per_record
 
 __all__ = ["Stream"]
 
@@ -19,7 +22,9 @@ __all__ = ["Stream"]
 # while the reader is at work, since one of them then waits for the interpreter lock. So one that finds nothing sleeps
 # for a while, and finds several batches then. A consumer that is slower than the reader never does.
 POLL_SECONDS = 500e-6
+# What lasts while it sleeps, in samples, where that is not too much memory.
 RING_SAMPLES = 1024
+RING_BYTES = 64 * 1024 * 1024
 
 
 class _Slot:
@@ -35,6 +40,17 @@ class _Slot:
         if self.size == len(self.labels):
             return self.images_NHWC, self.labels_N
         return self.images_NHWC[: self.size], self.labels_N[: self.size]
+
+
+def ring_slots(image_shape: tuple[int, int, int], encoding: str, batch_size: int) -> int:
+    """Return how many batches the ring holds.
+
+    A record is read whole, so it must take all the batches that one may touch, and two more: one in the
+    consumer's hands and one to go on with. Small batches need more, to last while the consumer sleeps.
+    """
+    touched = (samples_per_record(image_shape, encoding) + batch_size - 2) // batch_size + 1
+    batch_bytes = batch_size * math.prod(image_shape) * np.dtype(encoding).itemsize
+    return max(4, touched + 2, 3 + min(RING_SAMPLES // batch_size, RING_BYTES // batch_bytes))
 
 
 class Stream:
@@ -85,11 +101,9 @@ class Stream:
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
-        # A record is read whole, so the ring must take all the batches that one may touch, and two more: one in
-        # the consumer's hands and one to go on with. Small batches need more, to last while the consumer sleeps.
-        slots = max(4, 3 + RING_SAMPLES // batch_size)
-        dtype = getattr(torch, data.plan.encoding)
-        images = torch.empty((slots, batch_size, *shapes.pop()), dtype=dtype, pin_memory=pin)
+        shape = shapes.pop()
+        slots = ring_slots(shape, data.plan.encoding, batch_size)
+        images = torch.empty((slots, batch_size, *shape), dtype=getattr(torch, data.plan.encoding), pin_memory=pin)
         labels = torch.empty((slots, batch_size), dtype=torch.int64, pin_memory=pin)
         self._sample_bytes = images[0, 0].nbytes
         for slot in map(_Slot, images, labels):

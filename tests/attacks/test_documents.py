@@ -124,6 +124,15 @@ def test_a_number_with_very_many_digits_is_refused(victim: Path) -> None:
         lambda c: first(c).update(xxh3=0),
         lambda c: first(c).update(xxh3=""),
         lambda c: first(c).update(xxh3="-" + "0" * 15),
+        lambda c: first(c).update(xxh3="-" + "0" * 14 + "f"),
+        lambda c: first(c).update(xxh3="f" * 17),
+        lambda c: c.update(xxh3=5),
+        lambda c: c.update(xxh3=None),
+        lambda c: c.update(xxh3="nonsense"),
+        lambda c: c.update(xxh3=""),
+        lambda c: c.update(xxh3="F" * 32),
+        lambda c: c.update(xxh3="0" * 31),
+        lambda c: c.update(xxh3=["x"]),
         lambda c: first(c).update(xxh3="0" * 17),
         lambda c: first(c).update(xxh3="0x" + "0" * 14),
         lambda c: first(c).update(xxh3="\u0661" * 16),
@@ -140,9 +149,8 @@ def test_an_index_that_lies_under_a_checksum_of_its_own_is_refused(change: Chang
     assert INDEX in trouble
 
 
-@pytest.mark.parametrize("false", ["0" * 32, "", "nonsense"])
-def test_an_index_with_a_false_sum_over_the_archive_is_reported(false: str, victim: Path) -> None:
-    reseal(victim / INDEX, lambda content: content.update(xxh3=false))
+def test_an_index_with_a_false_sum_over_the_archive_is_reported(victim: Path) -> None:
+    reseal(victim / INDEX, lambda content: content.update(xxh3="0" * 32))
     (trouble,) = troubles(victim)
     assert TAR in trouble
 
