@@ -87,7 +87,7 @@ def each_in_processes(
                 pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool:
-        if not counts.any():
+        if not counts[:-1].any():
             raise MachineError(
                 "a baking process ended before it did anything. Each of them imports the script that bakes: a script "
                 'must call bake() under `if __name__ == "__main__":`'
