@@ -1,8 +1,7 @@
-"""What the stages of `benchmarks.gpu` share: data, sizes, and training steps fed in different ways in turn."""
+"""What `benchmarks.gpu` and `benchmarks.break_even` share: sizes, and steps fed in different ways in turn."""
 
 import contextlib
 import functools
-import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from train.recipes import recipe_for
 from train.stream import Stream
 from train.waits import Waits
 
-__all__ = ["Batches", "Bench", "rates_of_steps"]
+__all__ = ["FULL", "QUICK", "Batches", "Bench", "Size", "rates_of_steps"]
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -169,7 +168,8 @@ def rates_of_steps(trainer: Trainer, contestants: Mapping[str, Batches], size: S
 
 def _take(trainer: Trainer, batches: Batches, steps: int) -> int:
     count = 0
-    for images, labels in itertools.islice(batches, steps):
+    for _ in range(steps):
+        images, labels = next(batches)
         trainer.step(images, labels)
         count += len(labels)
     synchronize(trainer.device)

@@ -13,17 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from benchmarks.baselines import ResidentAugmenter, online_transform, torchvision_batches
+from benchmarks.bench import FULL, Batches, rates_of_steps
 from benchmarks.measure import Fact, machine, report_facts, spread
 from precompute.sources import Images, load
 from shards import MachineError, ShardSet
 from shards.command import run_command, say
-from train.device import PRECISIONS, choose_device, choose_precision, synchronize
+from train.device import PRECISIONS, choose_device, choose_precision
 from train.feed import Converter, feed
 from train.loop import Settings, Trainer
 from train.recipes import recipe_for
@@ -32,7 +31,6 @@ from train.stream import Stream
 ROOT = Path(__file__).parent.parent
 SHARDS = "from shards"
 AUGMENTATIONS = ("standard", "trivial-augment-wide")
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def main() -> None:
@@ -44,7 +42,7 @@ def main() -> None:
     options.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of torchvision; default 0 2")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     options.add_argument("--batch-size", type=int, default=256, help="default 256")
-    options.add_argument("--steps", type=int, default=8, help="of one contestant in one round; default 8")
+    options.add_argument("--steps", type=int, default=4, help="of one contestant in one round; default 4")
     options.add_argument("--repetitions", type=int, default=5, help="rounds that count; default 5")
     options.add_argument("--work-dir", type=Path, help="to bake in; default the system's temporary directory")
     options.add_argument("--json", action="store_true", help="print JSON")
@@ -66,14 +64,16 @@ def _measure(augment: str, directory: Path, arguments: argparse.Namespace) -> di
     recipe = recipe_for("page2018", batch_size=arguments.batch_size, epochs=arguments.epochs)
     trainer = Trainer(data, Settings(recipe, 0, str(device), precision))
     train = load("cifar10", arguments.data_dir).splits["train"]
-    batches = (arguments.repetitions + 1) * 2 * arguments.steps
+    # As many steps again come first, for what workers had prepared while others trained.
+    size = replace(FULL, steps=arguments.steps, settling=arguments.steps, rounds=arguments.repetitions)
+    batches = (size.rounds + 1) * (size.steps + size.settling)
     epochs = [epoch % data.epochs for epoch in range(-(-batches // trainer.steps_per_epoch))]
     pin = device.type == "cuda"
     with Stream(data, "train", epochs, recipe.batch_size, drop_last=True, pin=pin) as stream:
         convert = Converter(data.plan, device, PRECISIONS[precision])
         contestants: dict[str, Batches] = {SHARDS: feed(stream, convert, device)}
         contestants |= _on_line(train, data, augment, trainer, arguments)
-        rates = _rates(trainer, contestants, arguments.steps, arguments.repetitions)
+        rates = rates_of_steps(trainer, contestants, size)
     images = trainer.steps * recipe.batch_size
     return {
         f"{augment}, against {name}": fact(bake_seconds, images, rates[SHARDS], values)
@@ -111,33 +111,6 @@ def _on_line(
         )
         found["images on the GPU, augmented there"] = resident.forever()
     return found
-
-
-def _rates(
-    trainer: Trainer, contestants: Mapping[str, Batches], steps: int, repetitions: int
-) -> dict[str, list[float]]:
-    """Train with each in turn; return images/s, the first round thrown away."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repetitions + 1):
-        for name, batches in contestants.items():
-            _take(trainer, batches, steps)  # what workers had prepared while others trained does not count
-            started = time.perf_counter()
-            images = _take(trainer, batches, steps)
-            rate = images / (time.perf_counter() - started)
-            say(f"round {turn}: {name}: {rate:,.1f} images/s")
-            if turn:
-                rates[name].append(rate)
-    return rates
-
-
-def _take(trainer: Trainer, batches: Batches, steps: int) -> int:
-    count = 0
-    for _ in range(steps):
-        images, labels = next(batches)
-        trainer.step(images, labels)
-        count += len(labels)
-    synchronize(trainer.device)
-    return count
 
 
 def fact(bake_seconds: float, images: int, shards: list[float], on_line: list[float]) -> Fact:
