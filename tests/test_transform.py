@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torchvision.transforms import v2
 
 import precompute
+from benchmarks.bake import family
 from precompute.augment import Augmentation, draw, transform, transform_seeds
 from precompute.augment.presets import TRANSFORMS, augmentation_for
 from shards import DataError, MachineError, ShardSet, UsageError
@@ -142,24 +143,18 @@ def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureF
     assert "train epoch 0 done, 300 of 300 images" in capsys.readouterr().err.splitlines()[-1]
 
 
-def children_of(parent: int) -> list[int]:
-    """List the process ids of a process's children, on Linux."""
-    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False)  # noqa: S607
-    return [int(line) for line in found.stdout.split()]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's children")
 def test_a_killed_process_ends_the_bake_and_the_next_one_goes_on(tmp_path: Path) -> None:
     images, labels = np.tile(IMAGES, (40, 1, 1, 1)), np.tile(LABELS, 40)
     out = tmp_path / "set"
     killed: list[int] = []
-    before = set(children_of(os.getpid()))
+    before = set(family(os.getpid()))
 
     def kill() -> None:
         part = out / "train-e000-000.tar.part"
         while not (part.exists() and part.stat().st_size):
             time.sleep(0.01)
-        killed.extend(set(children_of(os.getpid())) - before)
+        killed.extend(set(family(os.getpid())) - before)
         for process in killed:
             os.kill(process, signal.SIGKILL)
 
