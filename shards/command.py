@@ -9,13 +9,14 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from shards.errors import MachineError, PrebakeError, UsageError
 
-__all__ = ["run_command", "say"]
+__all__ = ["TerminatedError", "run_command", "say", "undisturbed"]
 
 ADVICE = {
     errno.ENOSPC: "free some space, or work in another directory",
@@ -31,19 +32,20 @@ def run_command(main: Callable[[], None], after_interruption: str = "") -> NoRet
     """Run a command's `main` and exit with the code that its outcome has.
 
     A `PrebakeError` and an error of the operating system become one message on stderr; any other
-    exception is a bug and keeps its traceback. `after_interruption` tells how to go on.
+    exception is a bug and keeps its traceback. `after_interruption` tells how to go on. The first SIGINT or SIGTERM
+    is raised where the main thread stands, so that clean-up runs; a second one ends the process at once.
     """
     if sys.platform == "win32":
         _end(UsageError("Windows is not supported; use Linux or macOS (WSL 2 works: it is Linux)"))
     try:
-        with _terminated_as_exception():
+        with _signals_as_exceptions():
             main()
             sys.stdout.flush()
     except PrebakeError as error:
         _end(error)
     except KeyboardInterrupt:
         _interrupted("interrupted", after_interruption, 130)
-    except _TerminatedError:
+    except TerminatedError:
         _interrupted("terminated", after_interruption, 143)
     except BrokenPipeError:
         # The reader of our stdout has gone (`... | head`): nothing is left to say to it.
@@ -63,8 +65,34 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one place for it
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM, raised where the main thread stands, so that clean-up runs."""
+class TerminatedError(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block is left, as a step that must be whole wants it.
+
+    A second one ends the process at once. Outside of the main thread, which alone hears signals, nothing is held.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if heard:
+            os._exit(128 + number)
+        heard.append(number)
+
+    before = _handled_by(note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 def _end(error: PrebakeError) -> NoReturn:
@@ -78,12 +106,25 @@ def _interrupted(what: str, after: str, exit_code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _terminated_as_exception() -> Iterator[None]:
-    def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise _TerminatedError
+def _signals_as_exceptions() -> Iterator[None]:
+    heard: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+        if heard:
+            os._exit(128 + number)
+        heard.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
+
+    before = _handled_by(interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:  # any handler that there can be
+    """Handle SIGINT and SIGTERM; return the handlers before. What is ignored stays so (`nohup`, `command &`)."""
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number, before in found.items() if before is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heeded}

@@ -148,7 +148,7 @@ with locked(Path(sys.argv[1])):
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         for act in (lambda: bake(there, epochs=4, overwrite=True), lambda: drop_epochs(ShardSet(there), 1)):
-            with pytest.raises(DataError, match="another process is baking here"):
+            with pytest.raises(DataError, match=rf"process {other.pid} on .* is baking here"):
                 act()
         assert files(there) == before
         other.communicate()

@@ -1,0 +1,91 @@
+"""SIGINT and SIGTERM: one line and an exit code; a second one ends at once; a step is not torn."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from shards.command import run_command, undisturbed
+from tests.trials import trial
+
+KINDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+CODES = [(number, code) for number, code, _ in KINDS]
+
+
+@pytest.mark.parametrize(("number", "code", "word"), KINDS)
+def test_a_signal_is_one_line_and_an_exit_code(number: signal.Signals, code: int, word: str) -> None:
+    def main() -> None:
+        signal.raise_signal(number)
+
+    ended = trial(lambda: run_command(main, "how to go on"))
+    assert (ended.status, ended.said) == (code, f"{word}; how to go on\n")
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_second_signal_ends_at_once(number: signal.Signals, code: int) -> None:
+    def main() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            time.sleep(60)  # a clean-up that takes long
+
+    ended = trial(lambda: run_command(main), seconds=30)
+    assert (ended.status, ended.said) == (code, "")
+
+
+@pytest.mark.parametrize(("number", "code", "word"), KINDS)
+def test_a_signal_waits_until_the_block_that_must_be_whole_is_left(
+    number: signal.Signals, code: int, word: str
+) -> None:
+    def main() -> None:
+        with undisturbed():
+            signal.raise_signal(number)
+            print("whole")  # noqa: T201 - what it says is the question
+        print("never")  # noqa: T201
+
+    ended = trial(lambda: run_command(main))
+    assert ended.status == code
+    assert sorted(ended.said.split()) == sorted(["whole", word])
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_second_signal_ends_such_a_block_too(number: signal.Signals, code: int) -> None:
+    def main() -> None:
+        with undisturbed():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            time.sleep(60)
+
+    assert trial(lambda: run_command(main), seconds=30).status == code
+
+
+def test_an_error_in_such_a_block_is_not_lost_where_nobody_interrupts() -> None:
+    with pytest.raises(ZeroDivisionError), undisturbed():
+        raise ZeroDivisionError
+
+
+def test_such_a_block_puts_the_handlers_back_and_can_be_used_in_any_thread() -> None:
+    before = [signal.getsignal(number) for number, _ in CODES]
+    done = []
+
+    def act() -> None:
+        with undisturbed():
+            done.append(threading.current_thread().name)
+
+    act()
+    thread = threading.Thread(target=act, name="another")
+    thread.start()
+    thread.join()
+    assert done == [threading.main_thread().name, "another"]
+    assert [signal.getsignal(number) for number, _ in CODES] == before
+
+
+def test_a_command_that_was_started_to_ignore_interruptions_ignores_them() -> None:
+    def act() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for `command &`
+        run_command(lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    assert trial(act).status == 0

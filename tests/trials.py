@@ -1,0 +1,107 @@
+"""Trials: something done in a fork of this process, warm with all that it has imported, and how that ended."""
+
+import mmap
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["CRASHED", "Trial", "trial"]
+
+CRASHED = 70  # the exit code where `act` raised
+STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial ended.
+
+    Attributes:
+        status: its exit code, or minus the number of the signal that ended it.
+        said: its stdout and stderr.
+        seconds: how long it took.
+        grown_bytes: by how much its memory exceeded, at most, what it had when it began.
+    """
+
+    status: int
+    said: str
+    seconds: float
+    grown_bytes: int
+
+
+def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
+    """Call `act` in a fork and wait for its end: status 0 where it returns, CRASHED and a traceback where it raises.
+
+    Only the calling thread lives on in a fork: no other thread may hold a lock that `act` needs.
+
+    Raises:
+        TimeoutError: it lasted longer than `seconds`, and was killed.
+    """
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before, started = mmap.mmap(-1, 8), time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads; see above
+        child = os.fork()
+    if child == 0:
+        os.close(ours)
+        # Less than its parent's: a fork maps files anew, page by page.
+        before[:] = _resident_bytes().to_bytes(8, "little")
+        _act(act, theirs)
+    os.close(theirs)
+    said, late = _read(ours, started + seconds)
+    os.close(ours)
+    if late:
+        os.kill(child, signal.SIGKILL)
+    _, ended, usage = os.wait4(child, 0)
+    if late:
+        raise TimeoutError(f"a trial lasted longer than {seconds} s; it said: {said}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    spent = time.perf_counter() - started
+    grown = usage.ru_maxrss * unit - int.from_bytes(before[:], "little")
+    return Trial(os.waitstatus_to_exitcode(ended), said, spent, max(0, grown))
+
+
+def _act(act: Callable[[], object], output: int) -> NoReturn:
+    status = CRASHED
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        # Not pytest's, which collect in memory that nobody will see.
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        act()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else CRASHED
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # without pytest's clean-up, which is the parent's to do
+
+
+def _read(pipe: int, deadline: float) -> tuple[str, bool]:
+    """Read to the end; return what came, and whether the deadline came first."""
+    said = bytearray()
+    while select.select([pipe], [], [], max(0.0, deadline - time.perf_counter()))[0]:
+        data = os.read(pipe, 65536)
+        if not data:
+            return said.decode(errors="replace"), False
+        said += data
+    return said.decode(errors="replace"), True
+
+
+def _resident_bytes() -> int:
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, which counts bytes and the most there ever was
