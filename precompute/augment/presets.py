@@ -1,10 +1,12 @@
 """What is done to an image: names, parameters, and the defaults of each data set."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from shards.errors import UsageError
+from shards.document import Fields
+from shards.errors import DataError, UsageError
 
 __all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "TRANSFORMS", "Augmentation", "augmentation_for"]
 
@@ -76,6 +78,36 @@ class Augmentation:
             del content["transform"]
             return content
         return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> "Augmentation":
+        """Take back what `to_json` has returned; `where` names it in errors.
+
+        Raises:
+            DataError: it holds what this release does not know, or needs other versions of torch and torchvision.
+        """
+        fields = Fields(dict(content), where)
+        try:
+            augmentation = cls(
+                name=fields.text("name"),
+                pad=fields.integer("pad"),
+                pad_mode=fields.text("pad_mode"),
+                flip=fields.text("flip"),
+                cutout=fields.integer("cutout"),
+                transform=fields.text("transform") if "transform" in content else "none",
+            )
+        except UsageError as error:
+            raise DataError(f"{where}: {error}; use the release that baked it") from None
+        known = augmentation.to_json()
+        unknown = sorted({*content} - {*known})
+        if unknown:
+            raise DataError(f"{where}: unknown fields {', '.join(unknown)}; use the release that baked it")
+        if content.get("library") != known.get("library"):
+            raise DataError(
+                f"{where}: baked with {content.get('library')}, and here is {known['library']}: "
+                f"{augmentation.transform} may compute other pixels; install the versions that baked it"
+            )
+        return augmentation
 
 
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
