@@ -81,11 +81,11 @@ def _deriver(shard: Shard, origin: Origin, plan: Plan) -> Callable[[int, Frame],
         index_N = ordered[first : first + frame.layout.samples]
         choices = drawn[index_N]
         store = VariantStore(images.images_NHWC[index_N], looked_up, replace(augmentation, cutout=0))
-        made_NHWC = np.empty(frame.images_NHWC.shape, looked_up.tables.dtype)
-        store.make(np.arange(len(index_N)), choices, made_NHWC)
-        if computes:
-            made_NHWC = encoder.encode(transform(augmentation.transform, made_NHWC, seeds[index_N]))
-        frame.images_NHWC[...] = made_NHWC
+        moved_NHWC = np.empty(frame.images_NHWC.shape, looked_up.tables.dtype)
+        store.make(np.arange(len(index_N)), choices, moved_NHWC)
+        frame.images_NHWC[...] = (
+            encoder.encode(transform(augmentation.transform, moved_NHWC, seeds[index_N])) if computes else moved_NHWC
+        )
         Cutout(augmentation.cutout, encoder.zero)(choices, frame.images_NHWC)
         frame.index_N[:] = index_N
         frame.labels_N[:] = images.labels_N[index_N]
