@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 import sklearn.datasets  # noqa: F401 - here, so that no fork has to
+import torchvision  # noqa: F401 - likewise
 
 import precompute.__main__
 import shards.__main__

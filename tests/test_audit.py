@@ -14,7 +14,7 @@ import pytest
 
 import precompute
 import precompute.baker
-from precompute.augment import Augmentation, Draw, VariantStore, augmentation_for
+from precompute.augment import Augmentation, Draw, Encoder, VariantStore, augmentation_for
 from shards import DataError, ShardSet, UsageError
 from shards.plan import Shard
 from shards.record import ENCODINGS, Frame
@@ -216,7 +216,7 @@ def test_a_mistake_in_baking_is_found(mistake: str, tmp_path: Path, monkeypatch:
 
 def test_a_kernel_that_copies_wrongly_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(precompute.baker.Encoder, "encode", lambda self, images: self.tables[0][images])
+        patch.setattr(Encoder, "encode", lambda self, images: self.tables[0][images])
         data = bake(tmp_path / "set", epochs=1)
     with pytest.raises(DataError, match=r"images differ .* in \d+ of"):
         audit_all(data.path)

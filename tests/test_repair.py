@@ -16,6 +16,13 @@ from tests.forgery import KINDS, forge
 from tests.small import files, flip_byte, stamps
 
 HURT = ("train-e001-000.tar", "train-e001-000.json")
+
+
+def gone(directory: Path) -> None:
+    for name in HURT:
+        (directory / name).unlink()
+
+
 HARMS: dict[str, Callable[[Path], object]] = {
     "pixel": lambda d: flip_byte(d / HURT[0], 3000),
     "last byte": lambda d: flip_byte(d / HURT[0], -1),
@@ -24,7 +31,7 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "gone": lambda d: (d / HURT[0]).unlink(),
     "index": lambda d: flip_byte(d / HURT[1], 60),
     "index gone": lambda d: (d / HURT[1]).unlink(),
-    "both gone": lambda d: [(d / name).unlink() for name in HURT],
+    "both gone": lambda d: gone(d),
     "another epoch's": lambda d: [shutil.copy(d / name.replace("e001", "e002"), d / name) for name in HURT],
     "another plan's": lambda d: reseal(d / HURT[1], lambda index: index.update(identity="0" * 32)),
     "a web page": lambda d: (d / HURT[0]).write_text("<!DOCTYPE html>"),

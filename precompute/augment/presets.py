@@ -1,7 +1,7 @@
 """What is done to an image: names, parameters, and the defaults of each data set."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -86,16 +86,13 @@ class Augmentation:
         Raises:
             DataError: it holds what this release does not know, or needs other versions of torch and torchvision.
         """
-        fields = Fields(dict(content), where)
+        taken = Fields(dict(content), where)
+        given = [field for field in fields(cls) if field.name in content or field.default is MISSING]
+        values: dict[str, Any] = {
+            field.name: (taken.integer if field.type is int else taken.text)(field.name) for field in given
+        }
         try:
-            augmentation = cls(
-                name=fields.text("name"),
-                pad=fields.integer("pad"),
-                pad_mode=fields.text("pad_mode"),
-                flip=fields.text("flip"),
-                cutout=fields.integer("cutout"),
-                transform=fields.text("transform") if "transform" in content else "none",
-            )
+            augmentation = cls(**values)
         except UsageError as error:
             raise DataError(f"{where}: {error}; use the release that baked it") from None
         known = augmentation.to_json()
