@@ -6,6 +6,7 @@ tests/test_commands_precompute.py tries are not tried again here.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import precompute
 from precompute.sources import load
-from shards import ShardSet
+from shards import ShardSet, UsageError
 from tests.asked import precompute_command, shards_command
 from tests.attacks.hostile import reseal, reseal_manifest
 from tests.small import stamps
@@ -89,6 +91,13 @@ def test_wrong_options_of_precompute_exit_with_2_and_write_nothing(arguments: st
     ended = precompute_command("--dataset", "digits", "--out", tmp_path / "out", *arguments.split())
     holds(ended, 2, said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [1.0, np.int64(1), "1", None, True])
+def test_pixels_that_are_no_int_are_refused(value: Any) -> None:
+    for pad, cutout in ((value, 0), (0, value)):
+        with pytest.raises(UsageError, match=re.escape(f"expected 0 or more pixels, found {value!r}")):
+            precompute.Augmentation("standard", pad, "zero", "none", cutout)
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,9 @@ class Augmentation:
             if choice not in allowed:
                 raise UsageError(f"{option}: expected one of {', '.join(allowed)}, found {choice!r}")
         for value, option in ((self.pad, "pad"), (self.cutout, "cutout")):
-            if value < 0:
-                raise UsageError(f"--{option}: expected 0 or more pixels, found {value}")
+            # The manifest can't hold NumPy's numbers, nor does a float come back from it as a number of pixels.
+            if type(value) is not int or value < 0:
+                raise UsageError(f"--{option}: expected 0 or more pixels, found {value!r}")
 
     def check(self, height: int, width: int) -> None:
         """Raise UsageError unless the parameters fit images of this size."""
