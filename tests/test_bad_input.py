@@ -218,7 +218,7 @@ def test_a_data_set_named_twice_is_baked_once(tmp_path: Path, root: Path) -> Non
     assert content(tmp_path) == content(root)
 
 
-@pytest.mark.parametrize("name", ["ein Weg", "数字 é", "-dash", "x.json"])
+@pytest.mark.parametrize("name", ["ein Weg é 数字", "-dash.json"])
 def test_any_path_will_do(name: str, root: Path, tmp_path: Path, data_link: Path) -> None:
     out = tmp_path / name
     holds(precompute_command(*DIGITS, "--data-dir", data_link, f"--out={out}"), 0, f"images in {out / 'digits'}\n")
@@ -253,7 +253,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_network")
-@pytest.mark.parametrize("content_of_all", [b"", b"\0\0\x08\x03", b"<!DOCTYPE html>", b"version https://git-lfs"])
+@pytest.mark.parametrize("content_of_all", [b"", b"\0\0\x08\x03", b"<!DOCTYPE html>"])
 def test_source_files_that_are_none_are_named(content_of_all: bytes, tmp_path: Path) -> None:
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -351,15 +351,14 @@ def test_a_clock_that_was_set_back_breaks_nothing(there: Path, tmp_path: Path) -
     ("images", "epochs", "records"),
     [(1, 1, 1), (1, 3, 3), (2, 1, 1), (128, 1, 1), (129, 1, 2), (300, 2, 6)],
 )
-@pytest.mark.parametrize("encoding", ["float16", "uint8"])
 def test_the_smallest_sets_and_partial_records_go_all_the_way(
-    images: int, epochs: int, records: int, encoding: str, tmp_path: Path
+    images: int, epochs: int, records: int, tmp_path: Path
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3, 3, 1), dtype=np.uint8)
     labels = np.zeros(images, np.int64)
     augment = precompute.Augmentation("standard", 1, "reflect", "random", 1)
     out = tmp_path / "set"
-    precompute.bake(pixels, labels, augment=augment, epochs=epochs, encoding=encoding, out=out)
+    precompute.bake(pixels, labels, augment=augment, epochs=epochs, out=out)
     assert sum(len(shard.layouts) for shard in ShardSet(out).plan.shards()) == records
     holds(shards_command("verify", out), 0, "all as written")
     holds(shards_command("info", out), 0, f"epochs        {epochs} of {epochs} whole", f"train {images}")
