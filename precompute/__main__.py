@@ -2,25 +2,33 @@
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from precompute.audit import main as audit_main
 from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, Augmentation, augmentation_for
 from precompute.bake import bake_source
 from precompute.existing import settle
 from precompute.plan import Estimate, check_space, estimate, make_plan
 from precompute.progress import gigabytes
+from precompute.repair import main as repair_main
 from precompute.sources import DATASETS, SourceData, hold_out, load
 from shards.command import run_command
 from shards.errors import UsageError
 from shards.plan import Plan
 from shards.record import ENCODINGS
 
+COMMANDS = {"audit": audit_main, "repair": repair_main}
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m precompute", description="Bake every augmented view of an image training set."
+        prog="python -m precompute",
+        description="Bake every augmented view of an image training set.",
+        epilog="python -m precompute audit DIR holds stored records against what source and plan give; "
+        "python -m precompute repair DIR bakes what is missing or damaged. Each has its --help.",
     )
     add = options.add_argument
     names = ", ".join(DATASETS)
@@ -45,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Bake the data sets that are named, one after the other."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        COMMANDS[sys.argv[1]](sys.argv[2:])
+        return
     arguments = parser().parse_args()
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
@@ -111,4 +122,4 @@ def _report(job: Job, left: Estimate, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "the same command goes on where this one ended")
+    run_command(main, "" if sys.argv[1:2] == ["audit"] else "the same command goes on where this one ended")

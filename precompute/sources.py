@@ -16,9 +16,10 @@ from precompute.augment import held_out_order
 from shards.command import say
 from shards.errors import DataError, MachineError, UsageError
 
-__all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "hold_out", "load"]
+__all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "checked_images", "cut_off", "hold_out", "load"]
 
 DIGITS_TRAIN = 1500
+MOST_CLASSES = 2**20  # a label beyond it is a mistake: every class up to it would need a name
 BLOCK_IMAGES = 4096  # so that temporary arrays stay in the cache
 # What torchvision's readers and its downloader raise over missing, truncated and foreign files.
 READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError)
@@ -54,6 +55,33 @@ def load(name: str, data_dir: Path) -> SourceData:
     return DATASETS[name](name, data_dir)
 
 
+def checked_images(images: NDArray[np.uint8], labels: NDArray[np.int64], what: str) -> Images:
+    """Check a user's own arrays; `what` names them in errors.
+
+    Args:
+        images: (N, H, W, C) or (N, H, W), uint8.
+        labels: (N,) integers from 0.
+        what: such as "test images".
+
+    Raises:
+        UsageError: of another shape or dtype, or labels outside 0 to 2^20 - 1.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
+        raise UsageError(f"{what}: expected uint8 (N, H, W, C) or (N, H, W), found {images.dtype} {images.shape}")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"{what}: expected {len(images)} whole-number labels, one an image, found {labels.dtype} {labels.shape}"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise UsageError(
+            f"{what}: expected labels from 0 to {MOST_CLASSES - 1}, found {labels.min()} to {labels.max()}"
+        )
+    return Images(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
 def hold_out(source: SourceData, fraction: float) -> SourceData:
     """Cut a validation split from the training images: the same images for every seed.
 
@@ -68,6 +96,12 @@ def hold_out(source: SourceData, fraction: float) -> SourceData:
         raise UsageError(
             f"--val-fraction: expected a fraction between 0 and 1 of {len(train.labels_N)} images, found {fraction}"
         )
+    return cut_off(source, count)
+
+
+def cut_off(source: SourceData, count: int) -> SourceData:
+    """Cut `count` of the training images off as a validation split, at least one, and not all of them."""
+    train = source.splits["train"]
     order = held_out_order(len(train.labels_N))
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     val = Images(train.images_NHWC[held], train.labels_N[held])

@@ -1,10 +1,12 @@
 """What is done to an image: names, parameters, and the defaults of each data set."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
-from shards.errors import UsageError
+from shards.document import Fields
+from shards.errors import DataError, UsageError
 
 __all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "TRANSFORMS", "Augmentation", "augmentation_for"]
 
@@ -52,8 +54,9 @@ class Augmentation:
             if choice not in allowed:
                 raise UsageError(f"{option}: expected one of {', '.join(allowed)}, found {choice!r}")
         for value, option in ((self.pad, "pad"), (self.cutout, "cutout")):
-            if value < 0:
-                raise UsageError(f"--{option}: expected 0 or more pixels, found {value}")
+            # The manifest can't hold NumPy's numbers, nor does a float come back from it as a number of pixels.
+            if type(value) is not int or value < 0:
+                raise UsageError(f"--{option}: expected 0 or more pixels, found {value!r}")
 
     def check(self, height: int, width: int) -> None:
         """Raise UsageError unless the parameters fit images of this size."""
@@ -76,6 +79,33 @@ class Augmentation:
             del content["transform"]
             return content
         return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> "Augmentation":
+        """Take back what `to_json` has returned; `where` names it in errors.
+
+        Raises:
+            DataError: it holds what this release does not know, or needs other versions of torch and torchvision.
+        """
+        taken = Fields(dict(content), where)
+        given = [field for field in fields(cls) if field.name in content or field.default is MISSING]
+        values: dict[str, Any] = {
+            field.name: (taken.integer if field.type is int else taken.text)(field.name) for field in given
+        }
+        try:
+            augmentation = cls(**values)
+        except UsageError as error:
+            raise DataError(f"{where}: {error}; use the release that baked it") from None
+        known = augmentation.to_json()
+        unknown = sorted({*content} - {*known})
+        if unknown:
+            raise DataError(f"{where}: unknown fields {', '.join(unknown)}; use the release that baked it")
+        if content.get("library") != known.get("library"):
+            raise DataError(
+                f"{where}: baked with {content.get('library')}, and here is {known['library']}: "
+                f"{augmentation.transform} may compute other pixels; install the versions that baked it"
+            )
+        return augmentation
 
 
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)

@@ -1,0 +1,68 @@
+"""Origin: what a shard set was baked from, found again from its manifest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from precompute.augment import Augmentation
+from precompute.plan import make_plan
+from precompute.sources import DATASETS, SourceData, cut_off, load
+from shards import ShardSet
+from shards.errors import DataError, UsageError
+from shards.plan import MANIFEST, differences
+
+__all__ = ["Origin", "find_origin", "match_origin"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source, cut into splits as the plan says, and the augmentation."""
+
+    source: SourceData
+    augmentation: Augmentation
+
+
+def find_origin(data: ShardSet, data_dir: Path) -> Origin:
+    """Load the data set that a manifest names, and match it.
+
+    Raises:
+        DataError: a set of a user's own arrays, no data, or as `match_origin`.
+        MachineError: scikit-learn is needed and missing.
+    """
+    if data.name not in DATASETS:
+        raise DataError(
+            f"{data.path}: baked from arrays named {data.name!r}, and this command knows only {', '.join(DATASETS)}. "
+            "Call precompute.bake() with the same arrays to repair it, precompute.audit() to audit it"
+        )
+    return match_origin(data, load(data.name, data_dir))
+
+
+def match_origin(data: ShardSet, source: SourceData) -> Origin:
+    """Cut and plan a source as a manifest says, and hold that plan against the manifest.
+
+    Raises:
+        DataError: the manifest asks for what this release does not know, or differs; the message names what.
+    """
+    plan, manifest = data.plan, data.path / MANIFEST
+    augmentation = Augmentation.from_json(plan.augmentation, f"{manifest}: augmentation")
+    held_out = plan.splits["val"][0].samples if "val" in plan.splits else 0
+    images = len(source.splits["train"].labels_N)
+    if held_out >= images:
+        raise DataError(f"{manifest}: {held_out} images are held out there, and {source.name} has only {images}")
+    if held_out:
+        source = cut_off(source, held_out)
+    try:
+        anew = make_plan(source, augmentation, plan.epochs, plan.encoding, plan.seed)
+    except UsageError as error:
+        raise DataError(f"{manifest}: {error}") from None
+    found = differences(plan, anew)
+    found += [
+        f"the epochs of {split} are not those of {source.name}'s {split} images"
+        for split in sorted({*plan.splits, *anew.splits})
+        if plan.splits.get(split) != anew.splits.get(split)
+    ]
+    if found:
+        raise DataError(
+            f"{manifest}: not what {source.name} as it is here asks for ({'; '.join(found)}). "
+            "If it was baked from arrays of your own, use precompute.audit() and precompute.bake() with them"
+        )
+    return Origin(source, augmentation)
