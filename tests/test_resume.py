@@ -29,7 +29,7 @@ def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--out", tmp_path, *ON_CPU)
-    monkeypatch.setattr("train.__main__.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("train.session.CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         patch.setattr("train.loop.autocast", interrupted_at(4))
         assert command(*options).code == 130
