@@ -104,10 +104,9 @@ class _Session:
     def train(self) -> dict[str, Any]:
         trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
         self.run.begin(self.data.path, trainer.state.reports, trainer.steps_done)
-        where = f", from step {trainer.steps_done} of {trainer.steps}" if trainer.steps_done else ""
-        say(
-            f"{name}: {recipe.name} on {self.settings.device} in {self.settings.precision}, into {self.run.path}{where}"
-        )
+        say(f"{name}: {recipe.name} on {self.settings.device} in {self.settings.precision}, into {self.run.path}")
+        if trainer.steps_done:
+            say(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
         try:
             for report in trainer.run(self._at_border):
                 self.run.log("epoch", **asdict(report))
