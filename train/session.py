@@ -25,8 +25,8 @@ from train.weights import Trained, save_weights
 __all__ = ["train"]
 
 CHECKPOINT_SECONDS = 60.0
-# CUDA has a class for it; the allocators of the CPU and of MPS have only words.
-MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|cannot allocate memory", re.I)
+# CUDA has a class for it; MPS, the CPU's allocator and oneDNN, which says the last of these, have only words.
+MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
 
 
 def train(job: Job, *, overwrite: bool, resume: bool, follow: bool) -> dict[str, Any]:
