@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch._dynamo  # the first step imports it, which takes longer than all forty: not in each fork
 from torch import nn
@@ -58,7 +59,7 @@ class Runs:
         def act() -> None:
             checkpoint_every(every)
             keep_the_end()
-            train.session.draw_curves = lambda *_: None  # type: ignore[assignment] # to import what draws takes a second
+            patched("train.session.draw_curves", lambda *_: None)  # to import what draws takes a second
             if first is not None:
                 first()
             sys.argv = ["train", *map(str, arguments), *(ON_CPU if "auto" in arguments else ())]
@@ -77,6 +78,11 @@ class Runs:
         return Runs(self.shards, root)
 
 
+def patched(target: str, value: object) -> None:
+    """Put something in the place of what has that name, for as long as this process lives: a fork's way to patch."""
+    pytest.MonkeyPatch().setattr(target, value)
+
+
 def checkpoint_every(steps: int) -> None:
     """Save after every so many steps, whatever the clock says."""
     original = _Session._at_border
@@ -85,7 +91,7 @@ def checkpoint_every(steps: int) -> None:
         self._due = 0.0 if self.trainer.steps_done % steps == 0 else math.inf
         original(self)
 
-    _Session._at_border = at_border  # type: ignore[method-assign] # in a fork
+    patched("train.session._Session._at_border", at_border)
 
 
 def keep_the_end() -> None:
@@ -97,7 +103,7 @@ def keep_the_end() -> None:
         self.run.checkpoints.save(self.trainer.steps_done, self.trainer.save())
         return summary
 
-    _Session._finish = finish  # type: ignore[method-assign] # in a fork
+    patched("train.session._Session._finish", finish)
 
 
 def at_step(step: int, act: Act) -> Act:
@@ -111,7 +117,7 @@ def at_step(step: int, act: Act) -> Act:
             if self.trainer.steps_done == step:
                 act()
 
-        _Session._at_border = at_border  # type: ignore[method-assign] # in a fork
+        patched("train.session._Session._at_border", at_border)
 
     return prepare
 
@@ -174,7 +180,7 @@ def assert_sensible_clocks(run: Path) -> None:
 def interrupted_until_done(runs: Runs, number: signal.Signals, seed: int, seconds: float) -> list[int]:
     """Interrupt a run at random times until it is done; return the exit codes."""
     times = random.Random(seed)  # noqa: S311 - no secret
-    codes = []
+    codes: list[int] = []
     while not codes or codes[-1]:
         # Longer each time, so that it comes to an end however often it is disturbed.
         ended = runs.attempt(first=after(times.uniform(0, seconds * (1 + len(codes) / 4)), number), every=3)

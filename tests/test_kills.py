@@ -1,6 +1,5 @@
 """A run that is killed, however and whenever, goes on to the same end, bit by bit."""
 
-import os
 import random
 import shutil
 import signal
@@ -27,6 +26,7 @@ from tests.runs import (
     at_step,
     interrupted_until_done,
     kill,
+    patched,
     removed,
     small_net,
 )
@@ -162,11 +162,11 @@ def _half_written() -> None:
         original(file, data[: len(data) // 2])  # type: ignore[arg-type] # as it came
         kill()
 
-    shards.writer.write_all = half  # type: ignore[assignment] # in a fork
+    patched("shards.writer.write_all", half)
 
 
 def _before_fsync() -> None:
-    os.fsync = lambda _descriptor: kill()
+    patched("os.fsync", lambda _descriptor: kill())
 
 
 def _on(event: str) -> Act:
@@ -198,7 +198,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one(
                 POINTS[point]()
             original(self, step, saved)  # type: ignore[arg-type] # as it came
 
-        train.checkpoint.Checkpoints.save = save  # type: ignore[method-assign,assignment] # in a fork
+        patched("train.checkpoint.Checkpoints.save", save)
 
     assert runs.attempt(first=prepare).status == -signal.SIGKILL
     ended = runs.attempt(first=at_step(16, kill))

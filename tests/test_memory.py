@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.commands import ON_CPU, Command
-from tests.runs import Runs
+from tests.runs import Runs, patched
 from train.device import autocast
 
 FULL = [
@@ -55,9 +55,7 @@ def test_memory_that_is_really_full_ends_so_too(shards: Path, tmp_path: Path) ->
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
             return autocast(device, precision)
 
-        import train.loop
-
-        train.loop.autocast = begin
+        patched("train.loop.autocast", begin)
 
     runs = Runs(shards / "digits", tmp_path)
     ended = runs.attempt("--shards", runs.shards, "--batch-size", 200, "--out", tmp_path, *ON_CPU, first=limit)

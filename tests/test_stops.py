@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-import train.loop
+import train.evaluate
 from shards import ShardSet
 from shards.lock import locked
 from tests.commands import ON_CPU, ROOT, events_of, the_run
-from tests.runs import Act, Runs, after, at_step, small_net
+from tests.runs import Act, Runs, after, at_step, patched, small_net
+from train.loop import Trainer
 from train.models import MODELS
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
@@ -65,16 +66,16 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
 
 def test_a_signal_waits_for_the_end_of_the_step(runs: Runs) -> None:
     def first() -> None:
-        original, steps = train.loop.Trainer._eager_forward, [0]
+        original, steps = Trainer._eager_forward, [0]
 
-        def forward(self: train.loop.Trainer, *batch: Any) -> Any:
+        def forward(self: Trainer, *batch: Any) -> Any:
             result = original(self, *batch)  # the running statistics have changed, the weights have not
             steps[0] += 1
             if steps[0] == 7:
                 signal.raise_signal(signal.SIGTERM)
             return result
 
-        train.loop.Trainer._eager_forward = forward  # type: ignore[method-assign] # in a fork
+        patched("train.loop.Trainer._eager_forward", forward)
 
     assert runs.attempt(first=first, every=1000).status == 143
     assert checkpoints(runs.path) == ["step-00000007.safetensors"]
@@ -82,14 +83,14 @@ def test_a_signal_waits_for_the_end_of_the_step(runs: Runs) -> None:
 
 def in_evaluation() -> None:
     """Send SIGTERM in the middle of an evaluation that lasts."""
-    original = train.loop.evaluate
+    original = train.evaluate.evaluate
 
     def evaluate(*args: Any, **options: Any) -> Any:
         original(*args, **options)
         signal.raise_signal(signal.SIGTERM)
         time.sleep(60)
 
-    train.loop.evaluate = evaluate
+    patched("train.loop.evaluate", evaluate)
 
 
 def in_warm_up() -> None:
@@ -99,7 +100,7 @@ def in_warm_up() -> None:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(60)
 
-    train.loop.rehearse = rehearse
+    patched("train.loop.rehearse", rehearse)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_a_second_signal_ends_at_once(runs: Runs) -> None:
             signal.raise_signal(signal.SIGINT)
             time.sleep(60)
 
-        train.checkpoint.write_tensors = slow  # type: ignore[attr-defined] # in a fork
+        patched("train.checkpoint.write_tensors", slow)
         at_step(5, raising(signal.SIGINT))()
 
     ended = runs.attempt(first=first, every=1000, seconds=30)

@@ -56,9 +56,9 @@ def assert_rest(data: ShardSet, starts: Iterable[int], batch_size: int, drop_las
                     wanted.append((images[at : at + batch_size], labels[at : at + batch_size]))
         found = streamed(data, start, batch_size, drop_last)
         assert len(found) == len(wanted)
-        for (images, labels), (wanted_images, wanted_labels) in zip(found, wanted, strict=True):
-            assert np.array_equal(images.numpy(), wanted_images)
-            assert np.array_equal(labels.numpy(), wanted_labels)
+        for (found_images, found_labels), (images, labels) in zip(found, wanted, strict=True):
+            assert np.array_equal(found_images.numpy(), images)
+            assert np.array_equal(found_labels.numpy(), labels)
         count += 1
     return count
 
