@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import precompute
 from precompute.sources import SourceData
@@ -130,6 +131,13 @@ def strange_settings(scene: Scene) -> tuple[object, ...]:
     return ("--resume", scene.run)
 
 
+def another_machine(scene: Scene) -> tuple[object, ...]:
+    line = {**log_of(scene.run)[0]}
+    line["settings"]["device"] = "mps" if not torch.backends.mps.is_available() else "cuda"
+    (scene.run / "log.jsonl").write_text(json.dumps(line) + "\n")
+    return ("--resume", scene.run)
+
+
 def no_shards(_scene: Scene) -> tuple[object, ...]:
     return ("--epochs", 1)
 
@@ -176,6 +184,7 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (never, 3, "--resume: never holds no run that was begun"),
     (strange_settings, 3, "log.jsonl holds no usable settings (batch_size: expected <class 'int'>, found 'many')"),
     (strange_summary, 3, "summary.json: no summary of a run"),
+    (another_machine, 4, "and goes on there only (--device: this machine has no "),
     (no_shards, 2, "--shards: needed"),
     (out_is_a_file, 4, "manifest.json"),
     (out_is_in_a_file, 4, "manifest.json"),

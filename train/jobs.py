@@ -9,7 +9,7 @@ from typing import Any
 
 from shards import ShardSet
 from shards.command import say
-from shards.errors import DataError, UsageError, listed
+from shards.errors import DataError, MachineError, UsageError, listed
 from shards.plan import MANIFEST, MOST_SEED
 from train.books import Run
 from train.compile import check_compiler
@@ -104,6 +104,8 @@ def _noted(run: Run) -> Settings:
         if type(settings.seed) is not int or not isinstance(settings.compiled, bool):
             raise ValueError("seed or compiled is of another type")
         choose_precision(settings.precision, choose_device(settings.device))
+    except MachineError as error:
+        raise MachineError(f"{run.path} was begun on {noted['device']}, and goes on there only ({error})") from None
     except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
         raise DataError(f"{run.path}: log.jsonl holds no usable settings ({error}); train again") from None
     return settings

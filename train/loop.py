@@ -158,7 +158,8 @@ class Trainer:
                 self.check_losses()
             if at_border is not None:
                 at_border()
-        self._stop_clock()
+        with undisturbed():
+            self._stop_clock()
 
     def _report(self) -> EpochReport:
         """Sum an epoch up whose steps are done, and score it."""

@@ -79,7 +79,7 @@ def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
 
 def _full(settings: Settings, error: Exception) -> MachineError:
     device = torch.device(settings.device)
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
     smaller = max(2, settings.recipe.batch_size // 2)
     precision = ", --precision bf16" if settings.precision == "fp32" else ""
     return MachineError(
@@ -122,7 +122,7 @@ class _Session:
 
     def _at_border(self) -> None:
         if time.monotonic() >= self._due:
-            with self.trainer.off_the_clock(), undisturbed():
+            with undisturbed(), self.trainer.off_the_clock():
                 self._save()
             self._due = time.monotonic() + CHECKPOINT_SECONDS
 
