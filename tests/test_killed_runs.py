@@ -106,13 +106,20 @@ def test_a_run_killed_after_any_step_goes_on_to_the_same_end(runs: Runs, whole: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 4])
-def test_davidnet_killed_after_every_step_goes_on_to_the_same_end(
-    forty: Path, tmp_path: Path, record_property: Record, every: int
+def test_a_run_killed_after_every_step_goes_on_to_the_same_end(
+    runs: Runs, whole: Path, record_property: Record, every: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "davidnet", DAVIDNET)
-        undisturbed = undisturbed_run(forty, tmp_path / "whole")
-        killed_at_each(Runs(forty, tmp_path / "runs"), list(range(1, STEPS + 1)), undisturbed, every)
+    killed_at_each(runs, list(range(1, STEPS + 1)), whole, every)
+    record_property("cases", STEPS)
+
+
+@pytest.mark.slow
+def test_davidnet_killed_after_every_step_goes_on_to_the_same_end(
+    forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
+) -> None:
+    monkeypatch.setitem(MODELS, "davidnet", DAVIDNET)
+    undisturbed = undisturbed_run(forty, tmp_path / "whole")
+    killed_at_each(Runs(forty, tmp_path / "runs"), list(range(1, STEPS + 1)), undisturbed, every=7)
     record_property("cases", STEPS)
 
 
