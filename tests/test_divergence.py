@@ -67,12 +67,13 @@ def test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look(
     monkeypatch.setattr("train.loop.math.isfinite", lambda _value: True)  # nobody looks at each step
 
     def look() -> None:
-        if trainer.steps_done == 3:
+        if trainer.steps_done == 2:
             monkeypatch.undo()
             trainer.save()
 
     with pytest.raises(DivergenceError, match=r"step 2 of 6 \(epoch 0"):
         list(trainer.run(look))
+    assert trainer.steps_done == 2  # and no later
 
 
 @pytest.mark.parametrize("kind", ["weight", "momentum"])
