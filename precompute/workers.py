@@ -178,23 +178,23 @@ _counts: NDArray[np.int64]
 
 
 def _begin(work: Callable[[Shard, Callable[[int], None]], None], path: Path) -> None:
-    """Set up a process: what to do, and that it ends with its parent."""
+    """Set up a process: what to do, and when to end."""
     global _work, _counts
     _work, _counts = work, np.memmap(path, np.int64, "r+")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _watch() -> None:
+    """End this process, whatever it does, once all is to end or its parent has; the parent tidies up."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    sentinels = [parent.sentinel] if parent is not None else []
+    while not _counts[-1] and not wait(sentinels, LOOK_SECONDS):
+        pass
+    os._exit(1)
 
 
 def _do(shard: Shard, number: int) -> None:
     def count(samples: int) -> None:
-        if _counts[-1]:
-            raise CancelledError
         _counts[number] += samples
 
     _work(shard, count)

@@ -203,9 +203,7 @@ def test_an_error_in_one_worker_ends_all_and_the_next_run_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
-        with pytest.raises(
-            MachineError, match=r"train-e001-000\.tar: No space .* still to be written, .* free"
-        ):
+        with pytest.raises(MachineError, match=r"train-e001-000\.tar: No space .* still to be written, .* free"):
             bake(tmp_path / "set", workers=2)
     left = {path.name for path in (tmp_path / "set").iterdir()}
     assert not left & {"train-e001-000.tar", "train-e001-000.json"}

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ EVERY = pytest.param(1, marks=pytest.mark.slow, id="every")
 Record = Callable[[str, object], None]
 
 
-@pytest.mark.parametrize("step", [61, EVERY])
+@pytest.mark.parametrize("step", [97, EVERY])
 @pytest.mark.parametrize("name", SCENES)
 def test_an_operation_that_fails_ends_with_4_and_the_next_run_completes(
     name: str, step: int, tmp_path: Path, record_property: Record
@@ -43,3 +44,27 @@ def test_an_operation_that_fails_ends_with_4_and_the_next_run_completes(
             assert not list(directory.glob("*.part")), where
         stage.check(directory)
     record_property("cases", len(faults))
+
+
+def test_what_changes_a_disk_and_is_no_counted_operation_is_noticed(tmp_path: Path) -> None:
+    ways: list[Callable[[Path], object]] = [
+        lambda path: path.write_bytes(b"x"),
+        lambda path: path.with_suffix(".new").open("x").close(),
+        lambda path: os.rename(path, path.with_suffix(".other")),  # noqa: PTH104 - that it is another call is the point
+        lambda path: os.truncate(path, 0),
+        lambda path: os.remove(path),  # noqa: PTH107 - as above
+        lambda path: os.rmdir(path.parent / "directory"),  # noqa: PTH106 - as above
+    ]
+    (tmp_path / "directory").mkdir()
+    path = tmp_path / "file"
+
+    def act() -> None:
+        operations = Operations(tmp_path)
+        for number, way in enumerate(ways):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+            assert len(operations.missed) == number
+            way(path)
+            assert len(operations.missed) == number + 1
+
+    ended = trial(act)
+    assert ended.status == 0, ended.said

@@ -16,7 +16,7 @@ EVERY = pytest.param(1, marks=pytest.mark.slow, id="every")
 Record = Callable[[str, object], None]
 
 
-@pytest.mark.parametrize("step", [17, EVERY])
+@pytest.mark.parametrize("step", [29, EVERY])
 @pytest.mark.parametrize("name", SCENES)
 def test_killed_before_any_file_operation_it_is_gone_on_with(
     name: str, step: int, tmp_path: Path, record_property: Record
