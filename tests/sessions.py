@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["Session", "alive"]
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 30.0
+PATIENCE = 20.0
 
 
 @dataclass
@@ -53,8 +53,10 @@ class Session:
         """Wait for its end and for that of all its processes; return exit code, stdout and stderr."""
         out, err = self.process.communicate(timeout=PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while alive(self.process.pid):
-            assert time.monotonic() < deadline, f"left behind: {alive(self.process.pid)}"
+        while left := alive(self.process.pid):
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+                raise AssertionError(f"left behind: {left}")
             time.sleep(0.02)
         return self.process.returncode, out, err
 
