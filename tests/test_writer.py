@@ -18,6 +18,7 @@ from shards.plan import Epoch, Plan, Shard, Source
 from shards.record import Frame
 from shards.verify import damage
 from shards.writer import PART, remove_shards, write_shard, write_whole
+from tests.trials import trial
 
 PLAN = Plan(
     source=Source("some", ("a", "b"), (0.5,), (0.25,), {"train": "aa"}, "default"),
@@ -222,7 +223,8 @@ def test_what_lies_under_the_temporary_name_is_not_written_through(tmp_path: Pat
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / f"{SHARD.tar}{PART}").symlink_to(tmp_path / "mine")
     os.mkfifo(tmp_path / f"{SHARD.index}{PART}")
-    write(tmp_path)
+    ended = trial(lambda: write(tmp_path), seconds=10)
+    assert ended.status == 0, ended.said
     assert damage(tmp_path, SHARD, PLAN) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", SHARD.index, SHARD.tar]
     assert (tmp_path / "mine").read_bytes() == b"mine"
