@@ -30,7 +30,11 @@ def test_an_operation_that_fails_ends_with_4_and_the_next_run_completes(
 
         def act(directory: Path = directory, number: int = number, code: int = code, good: bool = for_good) -> None:
             Operations(directory, failure(number, code, good))
-            run_command(lambda: stage.act(directory) and None)
+
+            def main() -> None:
+                stage.act(directory)
+
+            run_command(main)
 
         ended = trial(act)
         where = f"operation {number}, {errno.errorcode[code]}, for good: {for_good}"

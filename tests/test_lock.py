@@ -32,7 +32,7 @@ def test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it(
         assert (code, said) == (3, "")
         assert f"process {winner.process.pid} on {platform.node()!r} is baking here; wait until" in err
         assert len(err.splitlines()) == 1
-        winner.wait_for(lambda out=out: (out / "digits" / "train-e000-000.json").exists())
+        winner.wait_for((out / "digits" / "train-e000-000.json").exists)
         assert is_held(out / "digits")
         winner.send(signal.SIGKILL)
         assert winner.ended()[0] == -signal.SIGKILL
