@@ -167,6 +167,7 @@ precompute.bake(images, np.arange(200) % 7, augment=augment, epochs=800, encodin
 """
 
 
+@pytest.mark.slow  # 800 epochs; test_kills.py kills small bakes
 def test_a_bake_killed_twice_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
     out, fresh = tmp_path / "killed", tmp_path / "fresh"
     for lines in (1, 40):
