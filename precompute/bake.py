@@ -1,6 +1,7 @@
 """Baking: check what is there, check the space, write what is missing."""
 
-import os
+import contextlib
+import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,21 +13,22 @@ from numpy.typing import NDArray
 
 from precompute.augment import Augmentation, augmentation_for
 from precompute.baker import Baker, TransformBaker
-from precompute.existing import discard_damaged, discard_parts, files_of, settle
-from precompute.plan import check_space, estimate, make_plan
+from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
+from precompute.plan import check_space, estimate, make_plan, out_of_space
 from precompute.progress import Progress
 from precompute.sources import Images, SourceData, hold_out
-from precompute.workers import each_in_processes, each_in_threads, stop_if
+from precompute.workers import cores, each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
 from shards.lock import add_bake_seconds, locked
 from shards.plan import MANIFEST, Plan, Shard
 from shards.record import Frame
-from shards.writer import write_all, write_shard, write_whole
+from shards.writer import make_directory, remove, remove_shards, write_plainly, write_shard, write_whole
 
 __all__ = ["bake", "bake_source"]
 
 PIXELS = "pixels.part"
+LABELS = "labels.part"
 MOST_CLASSES = 2**20  # a label beyond it is a mistake: every class up to it would need a name
 
 
@@ -62,7 +64,7 @@ def bake(
         seed: of all draws, 0 to 2^63 - 1.
         workers: threads, or processes where the augmentation has a transform; by default one a core. A script
             that bakes in processes does so under `if __name__ == "__main__":`, since each imports it anew.
-        overwrite: replace what stands there.
+        overwrite: replace what stands there; this very plan, begun and not finished, is gone on with.
 
     Raises:
         UsageError: an argument outside its range, or arrays that don't fit each other.
@@ -100,29 +102,50 @@ def bake_source(
 
     Raises: as `bake`.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory):
-        plan = settle(plan, directory, overwrite=overwrite)
-        check_space([estimate(plan, directory, overwrite=overwrite)], directory)
-        if overwrite:
-            for path in files_of(directory):
-                path.unlink()
-        discard_parts(directory)
-        discard_damaged(plan, directory, workers)
-        check_space([estimate(plan, directory)], directory)  # what was damaged counts now
-        manifest = directory / MANIFEST
-        if not manifest.exists() or manifest.read_bytes() != plan.to_bytes():
-            write_whole(manifest, plan.to_bytes())
-        todo = [shard for shard in plan.shards() if not (directory / shard.index).is_file()]
-        if not todo:
-            say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
-            return
-        started = time.monotonic()
-        try:
-            _write(source, plan, augmentation, directory, todo, workers)
-        finally:
+    workers = workers or cores()
+    try:
+        make_directory(directory)
+        with locked(directory):
+            plan = settle(plan, directory, overwrite=overwrite)
+            check_space([estimate(plan, directory, overwrite=overwrite)], directory)
+            if overwrite and not is_begun(plan, directory):
+                # Their manifest stays meanwhile: at no time are there shards of which nobody knows what they are.
+                remove_shards(files_of(directory))
+            discard_parts(directory)
+            discard_damaged(plan, directory, workers)
+            check_space([estimate(plan, directory)], directory)  # what was damaged counts now
+            manifest = directory / MANIFEST
+            if not manifest.is_file() or manifest.read_bytes() != plan.to_bytes():
+                write_whole(manifest, plan.to_bytes())
+            todo = [shard for shard in plan.shards() if not (directory / shard.index).is_file()]
+            if todo:
+                _write_and_tidy(source, plan, augmentation, directory, todo, workers)
+            else:
+                say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
+    except OSError as error:
+        raise out_of_space(error, plan, directory) from None
+
+
+def _write_and_tidy(
+    source: SourceData,
+    plan: Plan,
+    augmentation: Augmentation,
+    directory: Path,
+    todo: Sequence[Shard],
+    workers: int,
+) -> None:
+    """Write shards; note the seconds that it took, and leave nothing half behind, however it ends."""
+    started = time.monotonic()
+    try:
+        _write(source, plan, augmentation, directory, todo, workers)
+    except BaseException:
+        # What failed first is the thing to tell. A process that was killed leaves what it was writing.
+        with contextlib.suppress(OSError):
+            discard_parts(directory)
+        with contextlib.suppress(OSError):
             add_bake_seconds(directory, time.monotonic() - started)
+        raise
+    add_bake_seconds(directory, time.monotonic() - started)
 
 
 def _write(
@@ -139,12 +162,12 @@ def _write(
     held_out = [shard for shard in todo if shard.split != "train"]
     with Progress(plan.source.name, "bake", todo) as progress:
         for split in dict.fromkeys(shard.split for shard in held_out):
-            baker = Baker(source.splits[split], plain, plan)
+            baker = Baker(source.splits[split], plain, plan, workers)
             _write_in_threads(baker, plan, directory, [s for s in held_out if s.split == split], workers, progress)
         if not train:
             return
         if augmentation.transform == "none":
-            baker = Baker(source.splits["train"], augmentation, plan)
+            baker = Baker(source.splits["train"], augmentation, plan, workers)
             _write_in_threads(baker, plan, directory, train, workers, progress)
         else:
             _write_in_processes(source.splits["train"], augmentation, plan, directory, train, workers, progress)
@@ -176,17 +199,20 @@ def _write_in_processes(
     workers: int,
     progress: Progress,
 ) -> None:
-    pixels = directory / PIXELS
-    try:
-        shape = images.images_NHWC.shape
-        with pixels.open("wb", buffering=0) as file:
-            # Not numpy.save, whose error on a full disk does not say that it is full.
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            write_all(file, images.images_NHWC.data.cast("B"))
-        write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, images.labels_N, augmentation, plan))
-        each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
-    finally:
-        pixels.unlink(missing_ok=True)
+    pixels, labels = directory / PIXELS, directory / LABELS
+    _share(images.images_NHWC, pixels)
+    _share(images.labels_N, labels)
+    write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, labels, augmentation, plan))
+    each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
+    remove(pixels)
+    remove(labels)
+
+
+def _share(array: NDArray[np.generic], path: Path) -> None:
+    """Write a `.npy` file. Not numpy.save, whose error on a full disk does not say that it is full."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    write_plainly(path, header.getvalue(), array.data.cast("B"))
 
 
 @dataclass(frozen=True)

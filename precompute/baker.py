@@ -30,11 +30,11 @@ Fill = Callable[[int, Frame], None]  # fills a record, given its first sample's 
 class Baker:
     """Makes records by look-ups alone; its images are prepared once and shared by all threads."""
 
-    def __init__(self, images: Images, augmentation: Augmentation, plan: Plan) -> None:
+    def __init__(self, images: Images, augmentation: Augmentation, plan: Plan, workers: int | None = None) -> None:
         self._labels_N = images.labels_N
         self._shape = images.images_NHWC.shape[1:]
         encoder = Encoder(plan.source.mean, plan.source.deviation, plan.encoding)
-        self._store = VariantStore(images.images_NHWC, encoder, augmentation)
+        self._store = VariantStore(images.images_NHWC, encoder, augmentation, workers)
         self._augmentation, self._seed = augmentation, plan.seed
 
     def filler(self, shard: Shard) -> Fill:
@@ -58,13 +58,13 @@ class TransformBaker:
 
     Args:
         pixels: a `.npy` file of the split's images, uint8 (N, H, W, C).
-        labels_N: their labels.
+        labels: a `.npy` file of their labels, int64 (N,).
         augmentation: one with a transform.
         plan: for its source, encoding and seed.
     """
 
-    def __init__(self, pixels: Path, labels_N: NDArray[np.int64], augmentation: Augmentation, plan: Plan) -> None:
-        self._pixels, self._labels_N = pixels, labels_N
+    def __init__(self, pixels: Path, labels: Path, augmentation: Augmentation, plan: Plan) -> None:
+        self._pixels, self._labels = pixels, labels
         self._augmentation, self._seed = augmentation, plan.seed
         source = plan.source
         self._uint8 = Encoder(source.mean, source.deviation, "uint8")
@@ -74,6 +74,7 @@ class TransformBaker:
     def filler(self, shard: Shard) -> Fill:
         """Return what fills this shard's records."""
         images_NHWC: NDArray[np.uint8] = np.load(self._pixels, mmap_mode="r")
+        labels_N: NDArray[np.int64] = np.load(self._labels, mmap_mode="r")
         count = len(images_NHWC)
         ordered, draws = _draws(shard, self._augmentation, self._seed, images_NHWC.shape[1:], count)
         seeds = transform_seeds(self._seed, shard.epoch, count)
@@ -86,7 +87,7 @@ class TransformBaker:
             frame.images_NHWC[:] = self._encoder.encode(changed_NHWC)
             self._cut(drawn, frame.images_NHWC)
             frame.index_N[:] = index_N
-            frame.labels_N[:] = self._labels_N[index_N]
+            frame.labels_N[:] = labels_N[index_N]
 
         return fill
 

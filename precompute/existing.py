@@ -10,11 +10,12 @@ from shards.command import say
 from shards.errors import DataError, listed
 from shards.plan import MANIFEST, Plan, Shard, differences
 from shards.verify import damage
+from shards.writer import remove
 
-__all__ = ["discard_damaged", "discard_parts", "files_of", "settle"]
+__all__ = ["discard_damaged", "discard_parts", "files_of", "is_begun", "settle"]
 
 SHARD_FILE = re.compile(r"(train-e\d{3,}|test|val)-\d{3,}\.(tar|json)")
-PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|counts)\.part")
+PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|labels|counts)\.part")
 
 
 def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
@@ -45,20 +46,28 @@ def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
     return plan.with_epochs(max(plan.epochs, there.epochs))
 
 
+def is_begun(plan: Plan, directory: Path) -> bool:
+    """Say whether this very plan stands there unfinished, as an interrupted bake leaves it."""
+    try:
+        there = Plan.read(directory)
+    except DataError:
+        return False
+    whole = all((directory / shard.index).is_file() for shard in plan.shards())
+    return there.to_bytes() == plan.to_bytes() and not whole
+
+
 def files_of(directory: Path) -> list[Path]:
-    """List the files of the shard set that stands there, and no others; the manifest comes first."""
+    """List the archives and indexes that stand there, of whatever plan, and no other files."""
     if not directory.is_dir():
         return []
-    names = sorted(path.name for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
-    manifest = [MANIFEST] if (directory / MANIFEST).exists() else []
-    return [directory / name for name in manifest + names]
+    return sorted(path for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
 
 
 def discard_parts(directory: Path) -> None:
     """Remove what an interrupted bake was writing."""
     for path in list(directory.iterdir()):
         if PART_FILE.fullmatch(path.name):
-            path.unlink()
+            remove(path)
 
 
 def discard_damaged(plan: Plan, directory: Path, workers: int) -> None:
@@ -74,6 +83,6 @@ def discard_damaged(plan: Plan, directory: Path, workers: int) -> None:
             progress.add(shard.samples)
             if trouble:
                 say(f"{trouble}; baking {shard.tar} again")
-                (directory / shard.index).unlink()
+                remove(directory / shard.index)
 
         each_in_threads(check, present, workers)

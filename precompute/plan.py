@@ -1,5 +1,6 @@
 """Planning a bake: pure, but for a look at the free space."""
 
+import errno
 import hashlib
 import math
 import shutil
@@ -8,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from precompute.augment import Augmentation
-from precompute.existing import files_of
+from precompute.existing import files_of, is_begun
 from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
 from shards.errors import MachineError, UsageError
 from shards.plan import MOST_SEED, NAME, Epoch, Plan, Source
 from shards.record import ENCODINGS
 
-__all__ = ["Estimate", "check_space", "estimate", "make_plan"]
+__all__ = ["Estimate", "check_space", "estimate", "make_plan", "out_of_space"]
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,14 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
 
 
 def estimate(plan: Plan, directory: Path, *, overwrite: bool = False) -> Estimate:
-    """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of it."""
+    """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of another plan."""
     shards = plan.shards()
+    overwrite = overwrite and not is_begun(plan, directory)
     todo = [shard for shard in shards if overwrite or not (directory / shard.index).is_file()]
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    # A transform's processes share the source through a file.
+    # A transform's processes share the source through files, of one byte a pixel value and eight a label.
     first = plan.splits["train"][0]
-    shared = first.samples * math.prod(first.image_shape) if todo and "transform" in plan.augmentation else 0
+    shared = first.samples * (math.prod(first.image_shape) + 8) if todo and "transform" in plan.augmentation else 0
     reclaimed = sum(path.stat().st_size for path in files_of(directory)) if overwrite else 0
     return Estimate(
         shards=len(todo),
@@ -99,6 +101,18 @@ def check_space(estimates: Sequence[Estimate], directory: Path) -> None:
             f"{directory}: {gigabytes(needed)} are to be written, {gigabytes(free)} are free; "
             "free some space, bake fewer --epochs or --dtype uint8, or name another --out"
         )
+
+
+def out_of_space(error: OSError, plan: Plan, directory: Path) -> OSError | MachineError:
+    """Return what to raise for an error of the system: one that tells of the space, where that ran out."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    left = estimate(plan, directory)
+    return MachineError(
+        f"{error.filename or directory}: {error.strerror}; {gigabytes(left.size_bytes)} are still to be written, "
+        f"{gigabytes(max(0, left.free_bytes))} are free. Free some space; then the same command goes on where "
+        "this one ended"
+    )
 
 
 def _sha256(images: Images) -> str:

@@ -8,10 +8,11 @@ under that lock.
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,22 +20,34 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.command import undisturbed
 from shards.errors import MachineError
 from shards.plan import Shard
+from shards.writer import remove, write_plainly
 
-__all__ = ["COUNTS", "each_in_processes", "each_in_threads", "stop_if"]
+__all__ = ["COUNTS", "cores", "each_in_processes", "each_in_threads", "stop_if"]
 
 COUNTS = "counts.part"
 LOOK_SECONDS = 0.2
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def each_in_threads(work: Callable[[Shard, threading.Event], None], shards: Sequence[Shard], workers: int) -> None:
     """Do `work` on every shard; the first failure, or an interruption, sets the event and ends all."""
     stopped = threading.Event()
+    done: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for future in as_completed([pool.submit(work, shard, stopped) for shard in shards]):
-                future.result()
+            # An interruption that came while a lock of the pool is held would leave it held: it comes at `get`.
+            with undisturbed():
+                for shard in shards:
+                    pool.submit(work, shard, stopped).add_done_callback(done.put)
+            for _ in shards:
+                done.get().result()
         except BaseException:
             stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -69,19 +82,26 @@ def each_in_processes(
         finish: called in this process for each shard that is done.
 
     Raises:
-        MachineError: a process was killed.
+        MachineError: a process was killed, or none can be started.
+        OSError: no space.
     """
     path = directory / COUNTS
-    counts = np.memmap(path, np.int64, "w+", shape=len(shards) + 1)  # the last one is set where all is to end
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it leaves behind
+    write_plainly(path, bytes(8 * (len(shards) + 1)))  # not by memmap, whose pages a full disk has only when touched
+    counts = np.memmap(path, np.int64, "r+")  # the last one is set where all is to end
+    done: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
     try:
-        with ProcessPoolExecutor(workers, context, _begin, (work, path)) as pool, _reporting(counts[:-1], add) as look:
+        with _pool(workers, _begin, (work, path)) as pool, _reporting(counts[:-1], add) as look:
             try:
-                futures = {pool.submit(_do, shard, number): shard for number, shard in enumerate(shards)}
-                for future in as_completed(futures):
-                    future.result()
-                    look()
-                    finish(futures[future])
+                with _starting():
+                    futures = {pool.submit(_do, shard, number): shard for number, shard in enumerate(shards)}
+                    for future in futures:
+                        future.add_done_callback(done.put)
+                for _ in shards:
+                    future = done.get()
+                    with undisturbed():  # what is interrupted at `get` alone leaves no lock held
+                        future.result()
+                        look()
+                        finish(futures[future])
             except BaseException:
                 counts[-1] = 1
                 pool.shutdown(cancel_futures=True)
@@ -96,8 +116,34 @@ def each_in_processes(
             "a baking process was killed; where memory ran out, fewer --workers need less of it. "
             "The same command goes on where this one ended"
         ) from None
-    finally:
-        path.unlink(missing_ok=True)
+    remove(path)
+
+
+def _pool(workers: int, begin: Callable[..., None], arguments: tuple[object, ...]) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it leaves behind
+    try:
+        return ProcessPoolExecutor(workers, context, begin, arguments)
+    except (OSError, NotImplementedError, ImportError) as error:
+        raise MachineError(
+            f"processes for the transform need semaphores, and the system gives none ({error}); make room in /dev/shm, "
+            "or take an augmentation without a transform"
+        ) from None
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Start processes: whole, or the one begun would wait for the rest of its orders; and deaf to SIGINT.
+
+    A terminal sends that to all of them, but it is their parent that ends them. They inherit what is blocked here.
+    """
+    with undisturbed():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        except OSError as error:
+            raise MachineError(f"no more processes can be started ({error}); take fewer --workers") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -118,12 +164,13 @@ def _reporting(counts: NDArray[np.int64], add: Callable[[int], None]) -> Iterato
             look()
 
     thread = threading.Thread(target=look_on, name="prebake-counts")
-    thread.start()
     try:
+        thread.start()
         yield look
     finally:
         ended.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
 
 
 _work: Callable[[Shard, Callable[[int], None]], None]
@@ -131,24 +178,23 @@ _counts: NDArray[np.int64]
 
 
 def _begin(work: Callable[[Shard, Callable[[int], None]], None], path: Path) -> None:
-    """Set up a process: what to do, and that it ends with its parent and by its parent's word only."""
+    """Set up a process: what to do, and when to end."""
     global _work, _counts
     _work, _counts = work, np.memmap(path, np.int64, "r+")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _watch() -> None:
+    """End this process, whatever it does, once all is to end or its parent has; the parent tidies up."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    sentinels = [parent.sentinel] if parent is not None else []
+    while not _counts[-1] and not wait(sentinels, LOOK_SECONDS):
+        pass
+    os._exit(1)
 
 
 def _do(shard: Shard, number: int) -> None:
     def count(samples: int) -> None:
-        if _counts[-1]:
-            raise CancelledError
         _counts[number] += samples
 
     _work(shard, count)

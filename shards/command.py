@@ -23,6 +23,7 @@ ADVICE = {
     errno.EDQUOT: "free some space, or work in another directory",
     errno.EACCES: "work in a directory that you may write to",
     errno.EPERM: "work in a directory that you may write to",
+    errno.EIO: "the disk may be failing: see what the system's log says of it, or work in another directory",
     errno.EROFS: "work in a directory on a writable file system",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
@@ -101,6 +102,8 @@ def _end(error: PrebakeError) -> NoReturn:
 
 
 def _interrupted(what: str, after: str, exit_code: int) -> NoReturn:
+    # Only the interpreter's own end is left, which must not answer another signal with a traceback.
+    _handled_by(lambda number, _frame: os._exit(128 + number))
     say(f"{what}; {after}" if after else what)
     sys.exit(exit_code)
 

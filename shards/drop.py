@@ -6,7 +6,7 @@ from shards.errors import UsageError
 from shards.lock import locked
 from shards.plan import MANIFEST, Plan
 from shards.reader import ShardSet
-from shards.writer import write_whole
+from shards.writer import remove_shards, write_whole
 
 __all__ = ["drop_epochs"]
 
@@ -14,7 +14,9 @@ TRAIN_FILE = re.compile(r"train-e(\d{3,})-\d{3,}\.(json|tar)")
 
 
 def drop_epochs(data: ShardSet, first: int) -> int:
-    """Remove the epochs from `first` to the last, from the plan and the disk; return the bytes freed.
+    """Remove the epochs from `first` to the last, from the disk and the plan; return the bytes freed.
+
+    The manifest comes last: it may need the space, and until then the same call goes on after an interruption.
 
     Raises:
         UsageError: no epoch would be left.
@@ -24,12 +26,7 @@ def drop_epochs(data: ShardSet, first: int) -> int:
         raise UsageError("--epochs: at least epoch 0 stays; to remove all, remove the directory")
     with locked(data.path):
         plan = Plan.read(data.path)  # again: a bake may have changed it until the lock was ours
+        found = [(path, TRAIN_FILE.fullmatch(path.name)) for path in data.path.iterdir()]
+        freed = remove_shards(path for path, match in found if match and int(match[1]) >= first)
         write_whole(data.path / MANIFEST, plan.with_epochs(min(first, plan.epochs)).to_bytes())
-        freed = 0
-        # "json" sorts before "tar": without its index, an archive counts for nothing.
-        for path in sorted(data.path.iterdir()):
-            match = TRAIN_FILE.fullmatch(path.name)
-            if match and int(match[1]) >= first:
-                freed += path.stat().st_size
-                path.unlink()
     return freed

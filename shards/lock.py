@@ -1,21 +1,26 @@
 """One writer a directory: an advisory lock, which the kernel frees when its holder dies."""
 
 import contextlib
+import errno
 import json
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shards.errors import DataError
+from shards.writer import naming
 
 __all__ = ["LOCK", "add_bake_seconds", "bake_seconds", "is_held", "locked"]
 
 LOCK = "bake.lock"
 # Whoever asks `is_held` holds it for an instant too.
 ATTEMPTS = 5
+NOTE_BYTES = 1024  # always as many, so that one write over the old ones needs no space and leaves no half note
+MOST_SECONDS = 1e9
 
 
 @contextlib.contextmanager
@@ -28,55 +33,43 @@ def locked(directory: Path, name: str = LOCK, doing: str = "baking") -> Iterator
         doing: what the holder does there, for the message.
 
     Raises:
-        DataError: another process holds it.
+        DataError: another process holds it, or something else stands in its place.
+        OSError: no permission, no space.
     """
     import fcntl  # Windows has none, and is to be told so in words
 
     path = directory / name
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _open(path, os.O_RDWR | os.O_CREAT)
     try:
-        for attempt in range(ATTEMPTS):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == ATTEMPTS - 1:
-                    raise DataError(
-                        f"{directory}: {_holder(path)} is {doing} here; wait until it has ended, or end it"
-                    ) from None
-                time.sleep(0.05)
-        _note(path, pid=os.getpid(), host=platform.node())
+        with naming(path):
+            for attempt in range(ATTEMPTS):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == ATTEMPTS - 1:
+                        raise DataError(
+                            f"{directory}: {_holder(descriptor)} is {doing} here; wait until it has ended, or end it"
+                        ) from None
+                    time.sleep(0.05)
+            _note(descriptor, pid=os.getpid(), host=platform.node())
         yield
     finally:
-        os.close(descriptor)
-
-
-def _holder(path: Path) -> str:
-    noted = _noted(path)
-    if type(noted.get("pid")) is int and isinstance(noted.get("host"), str):
-        return f"process {noted['pid']} on {noted['host']!r}"
-    return "another process"
-
-
-def _noted(path: Path) -> dict[str, Any]:
-    """Return what a lock file says; nothing where it says nothing that can be read."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _note(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**_noted(path), **changes}) + "\n")
+        with naming(path):
+            os.close(descriptor)
 
 
 def is_held(directory: Path) -> bool:
-    """Say whether a process holds the set's lock now."""
+    """Say whether a process holds the set's lock now.
+
+    Raises:
+        DataError: something else stands in the lock's place.
+        OSError: no permission.
+    """
     import fcntl  # as above
 
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open(directory / LOCK, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -91,11 +84,71 @@ def is_held(directory: Path) -> bool:
 
 def bake_seconds(directory: Path) -> float | None:
     """Return the seconds spent on baking this set so far, all runs added; None where nobody noted them."""
-    seconds = _noted(directory / LOCK).get("seconds")
-    return float(seconds) if isinstance(seconds, (int, float)) else None
+    try:
+        descriptor = _open(directory / LOCK, os.O_RDONLY)
+    except (OSError, DataError):
+        return None
+    try:
+        return _seconds(_noted(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def add_bake_seconds(directory: Path, seconds: float) -> None:
-    """Add to the seconds spent; call it while holding the lock, whose file keeps them."""
-    total = (bake_seconds(directory) or 0.0) + seconds
-    _note(directory / LOCK, seconds=round(total, 3))
+    """Add to the seconds spent; call it while holding the lock, whose file keeps them. Raises OSError."""
+    path = directory / LOCK
+    with naming(path):
+        descriptor = _open(path, os.O_RDWR)
+        try:
+            total = (_seconds(_noted(descriptor)) or 0.0) + seconds
+            _note(descriptor, seconds=round(total, 3))
+        finally:
+            os.close(descriptor)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a lock file without waiting for anybody; raises DataError where it is no plain file, OSError."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a directory, a socket or the like
+            raise _not_plain(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_plain(path)
+    return descriptor
+
+
+def _not_plain(path: Path) -> DataError:
+    return DataError(f"{path}: expected a plain file that serves as a lock, found something else; remove it")
+
+
+def _holder(descriptor: int) -> str:
+    noted = _noted(descriptor)
+    if type(noted.get("pid")) is int and isinstance(noted.get("host"), str):
+        return f"process {noted['pid']} on {noted['host']!r}"
+    return "another process"
+
+
+def _noted(descriptor: int) -> dict[str, Any]:
+    """Return what a lock file says; nothing where it says nothing that can be read."""
+    try:
+        content = json.loads(os.pread(descriptor, NOTE_BYTES, 0))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _note(descriptor: int, **changes: object) -> None:
+    kept = {key: value for key, value in _noted(descriptor).items() if key in ("pid", "host", "seconds")}
+    line = json.dumps({**kept, **changes}).encode()
+    os.pwrite(descriptor, line.ljust(NOTE_BYTES - 1) + b"\n", 0)
+    os.ftruncate(descriptor, NOTE_BYTES)
+
+
+def _seconds(noted: dict[str, Any]) -> float | None:
+    seconds: object = noted.get("seconds")
+    if isinstance(seconds, (int, float)) and 0 <= seconds <= MOST_SECONDS:
+        return float(seconds)
+    return None

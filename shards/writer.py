@@ -1,9 +1,12 @@
-"""Writing: a file gets its name only when it is whole."""
+"""Writing and removing: a file gets its name only when it is whole, and on the disk.
+
+What changes a disk is called on `os`, here and in `shards.lock`, so that tests can count and fail each call.
+"""
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable, Iterator
-from io import FileIO
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -12,13 +15,22 @@ from shards.index import Extent, Index
 from shards.plan import Shard
 from shards.record import BLOCK_BYTES, Frame, Layout
 
-__all__ = ["PART", "write_all", "write_shard", "write_whole"]
+__all__ = [
+    "PART",
+    "make_directory",
+    "naming",
+    "remove",
+    "remove_shards",
+    "write_plainly",
+    "write_shard",
+    "write_whole",
+]
 
 PART = ".part"
 
 
 def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[int, Frame], None]) -> None:
-    """Write one shard and then its index.
+    """Write one shard and then its index, which gets on the disk after the archive has its name there.
 
     Args:
         directory: the shard set.
@@ -28,7 +40,7 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
             whose arrays it must fill completely (the frame is reused: it holds the last record's).
 
     Raises:
-        OSError: no space, no permission; nothing stands under a final name then.
+        OSError: no space, no permission; nothing that is not whole stands under a final name then.
     """
     frames: dict[Layout, Frame] = {}
     extents: list[Extent] = []
@@ -41,46 +53,125 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
             frame = frames[layout]
             frame.name(key)
             fill(shard.first_sample + len(extents) * shard.record_samples, frame)
-            write_all(file, frame.extent)
+            _write_all(file, frame.extent)
             digest.update(frame.extent)
             xxh3 = xxhash.xxh3_64_intdigest(frame.extent)
             extents.append(Extent(key, layout.samples, offset, layout.size_bytes, xxh3))
             offset += layout.size_bytes
         end = bytes(2 * BLOCK_BYTES)
-        write_all(file, end)
+        _write_all(file, end)
         digest.update(end)
     index = Index(shard.tar, identity, offset + len(end), digest.hexdigest(), tuple(extents))
     write_whole(directory / shard.index, index.to_bytes())
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all.
+    """Write a small file whole or not at all; on return it is on the disk under its name.
 
     Raises:
         OSError: no space, no permission.
     """
     with _whole_file(path) as file:
-        write_all(file, data)
+        _write_all(file, data)
+
+
+def write_plainly(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file that nobody needs after this run, under its own name; raises OSError."""
+    with naming(path):
+        file = _create(path)
+        try:
+            for part in parts:
+                _write_all(file, part)
+        finally:
+            os.close(file)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, where they are missing; raises OSError."""
+    if not path.is_dir():
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103 - pathlib keeps functions of its own before Python 3.11
+
+
+def remove(path: Path) -> None:
+    """Remove a file, where it is there; raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - as above
+
+
+def remove_shards(paths: Iterable[Path]) -> int:
+    """Remove archives and indexes, and return the bytes that they had; raises OSError.
+
+    The indexes are gone from the disk before the first archive goes: without its index, an archive counts for nothing.
+    """
+    paths = sorted(paths, key=lambda path: (path.suffix == ".tar", path.name))
+    archives = [path for path in paths if path.suffix == ".tar"]
+    freed = sum(path.stat().st_size for path in paths)
+    for group in (paths[: len(paths) - len(archives)], archives):
+        for path in group:
+            remove(path)
+        for directory in {path.parent for path in group}:
+            _sync(directory)
+    return freed
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[FileIO]:
-    """Open a file under another name; give it its own when the block is left without an error."""
-    part = path.with_name(path.name + PART)
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system say which file it is about, where the call that failed knew a descriptor only."""
     try:
-        with part.open("wb", buffering=0) as file:
-            yield file
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say which file it was
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
-def write_all(file: FileIO, data: bytes | bytearray | memoryview) -> None:
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[int]:
+    """Open a file under another name; give it its own, for good, when the block is left without an error."""
+    part = path.with_name(path.name + PART)
+    with naming(path):
+        try:
+            file = _create(part)
+            try:
+                yield file
+                os.fsync(file)
+            finally:
+                os.close(file)
+            os.replace(part, path)  # noqa: PTH105 - as above
+        except BaseException:
+            # The first error is the one to tell; the next bake removes what is left.
+            with contextlib.suppress(OSError):
+                remove(part)
+            raise
+    _sync(path.parent)
+
+
+def _create(path: Path) -> int:
+    """Create a file and return its descriptor; what a kill left there goes, and no link is followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        remove(path)
+        return os.open(path, flags, 0o666)
+
+
+def _write_all(file: int, data: bytes | bytearray | memoryview) -> None:
     """Write all bytes, in as many calls as the system takes; raises OSError."""
     view = memoryview(data)
     while view:
-        view = view[file.write(view) :]
+        view = view[os.write(file, view) :]
+
+
+def _sync(directory: Path) -> None:
+    """Bring the names of a directory to the disk; raises OSError."""
+    with naming(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # There are file systems which do that at once, or never, and know no call for it.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)

@@ -1,7 +1,9 @@
 """Baking: the same bytes however it is done, and every sample what its draw says."""
 
+import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +213,24 @@ def test_a_name_that_is_no_file_name_is_refused(name: str, tmp_path: Path) -> No
 def test_classes_that_are_no_strings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="classes: expected strings"):
         bake(tmp_path / "set", classes=range(10))
+
+
+def test_workers_are_those_asked_for_or_the_cores_that_this_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    class Noting(ThreadPoolExecutor):
+        def __init__(self, workers: int | None = None) -> None:
+            asked.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr("precompute.augment.apply.ThreadPoolExecutor", Noting)
+    monkeypatch.setattr("precompute.augment.apply.BLOCK_IMAGES", 100)
+    monkeypatch.setattr("precompute.workers.ThreadPoolExecutor", Noting)
+    bake(tmp_path / "one", epochs=1, workers=1)
+    assert set(asked) == {1}
+    asked.clear()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    bake(tmp_path / "three", epochs=1)
+    assert set(asked) == {3}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_one_process_and_an_interrupted_bake_write_the_same_bytes(transformed: S
     out = Path(shutil.copytree(transformed.path, tmp_path / "set"))
     for index in out.glob("t*.json"):
         index.unlink()
-    for left_by_a_kill in ("pixels.part", "counts.part", "train-e000-000.tar.part"):
+    for left_by_a_kill in ("pixels.part", "labels.part", "counts.part", "train-e000-000.tar.part"):
         (out / left_by_a_kill).write_bytes(b"half")
     bake(out, augment=AUGMENTATION, epochs=2, val_fraction=0, workers=1)
     assert files(out) == files(transformed.path)
@@ -144,30 +145,39 @@ def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's children")
-def test_a_killed_process_ends_the_bake_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    images, labels = np.tile(IMAGES, (40, 1, 1, 1)), np.tile(LABELS, 40)
+def test_a_killed_process_ends_the_bake_and_the_next_one_goes_on_to_the_same_bytes(
+    transformed: ShardSet, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     out = tmp_path / "set"
+    options = {"augment": AUGMENTATION, "epochs": 2, "val_fraction": 0, "workers": 1}
     killed: list[int] = []
     before = set(family(os.getpid()))
 
     def kill() -> None:
         part = out / "train-e000-000.tar.part"
         while not (part.exists() and part.stat().st_size):
-            time.sleep(0.01)
+            time.sleep(0.001)
         killed.extend(set(family(os.getpid())) - before)
         for process in killed:
             os.kill(process, signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(MachineError, match="a baking process was killed"):
-        precompute.bake(images, labels, augment=AUGMENTATION, epochs=1, out=out, workers=1)
+    with pytest.raises(MachineError, match=r"a baking process was killed; .* The same command goes on") as caught:
+        bake(out, **options)
     killer.join()
     assert killed
-    assert sorted(path.name for path in out.iterdir()) in (
-        ["bake.lock", "manifest.json", "train-e000-000.tar.part"],
-        ["bake.lock", "manifest.json"],
-    )
-    precompute.bake(images, labels, augment=AUGMENTATION, epochs=1, out=out, workers=1)
-    assert ShardSet(out).missing() == []
-    assert not list(out.glob("*.part"))
+    assert caught.value.exit_code == 4
+    assert set(files(out)) == {"manifest.json", "test-000.tar", "test-000.json"}
+    bake(out, **options)
+    assert files(out) == files(transformed.path)
+    record_property("cases", 1)
+
+
+def test_a_system_without_semaphores_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object) -> None:
+        raise NotImplementedError("This Python build lacks multiprocessing.synchronize")
+
+    monkeypatch.setattr("precompute.workers.ProcessPoolExecutor", without)
+    with pytest.raises(MachineError, match=r"need semaphores, and the system gives none .*lacks"):
+        bake(tmp_path / "set", augment=AUGMENTATION, epochs=1, workers=1)

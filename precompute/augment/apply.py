@@ -79,9 +79,16 @@ class VariantStore:
         images_NHWC: the source pixels, uint8.
         encoder: pixels -> stored dtype.
         augmentation: what may be drawn.
+        workers: threads that prepare them; by default one a core.
     """
 
-    def __init__(self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation) -> None:
+    def __init__(
+        self,
+        images_NHWC: NDArray[np.uint8],
+        encoder: Encoder,
+        augmentation: Augmentation,
+        workers: int | None = None,
+    ) -> None:
         n, self.height, self.width, channels = images_NHWC.shape
         self._cut = Cutout(augmentation.cutout, encoder.zero)
         sides = 1 if augmentation.flip == "none" else 2
@@ -90,7 +97,7 @@ class VariantStore:
         pixel_bytes = channels * dtype.itemsize
         self._padded = (self.height + 2 * pad, self.width + 2 * pad)
         self._store = np.empty((sides, n, *self._padded, channels), dtype)
-        self._prepare(images_NHWC, encoder, augmentation)
+        self._prepare(images_NHWC, encoder, augmentation, workers)
         self._run_bytes = ((self.height - 1) * self._padded[1] + self.width) * pixel_bytes
         self._runs = np.ndarray(
             ((self._store.nbytes - self._run_bytes) // pixel_bytes + 1,),
@@ -101,8 +108,10 @@ class VariantStore:
         self._row = np.dtype((np.void, self.width * pixel_bytes))
         self._row_stride = self._padded[1] * pixel_bytes
 
-    def _prepare(self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation) -> None:
-        """Fill the store, in blocks that stay in the cache, by all cores: NumPy copies outside the interpreter lock."""
+    def _prepare(
+        self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation, workers: int | None
+    ) -> None:
+        """Fill the store, in blocks that stay in the cache, by threads: NumPy copies outside the interpreter lock."""
         pixel = np.dtype((np.void, self._store.strides[-2]))
         pixels = self._store.reshape(-1).view(pixel).reshape(self._store.shape[:-1])
 
@@ -116,7 +125,7 @@ class VariantStore:
         if len(images_NHWC) <= BLOCK_IMAGES:
             prepare(0)
             return
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(workers) as pool:
             list(pool.map(prepare, range(0, len(images_NHWC), BLOCK_IMAGES)))
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:

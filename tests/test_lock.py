@@ -1,0 +1,106 @@
+"""One writer a directory, and nothing but a plain file serves as its lock."""
+
+import os
+import platform
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards import DataError
+from shards.lock import LOCK, NOTE_BYTES, add_bake_seconds, bake_seconds, is_held, locked
+from tests.sessions import Session
+from tests.trials import trial
+
+Record = Callable[[str, object], None]
+LONG = ("--dataset", "digits", "--epochs", 900, "--workers", 1, "--out")  # ends when it is killed
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow, id="twenty")])
+def test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it(
+    rounds: int, tmp_path: Path, record_property: Record
+) -> None:
+    for number in range(rounds):
+        out = tmp_path / str(number)
+        both = [Session.start("precompute", *LONG, out) for _ in range(2)]
+        while all(session.process.poll() is None for session in both):
+            os.sched_yield()
+        loser, winner = sorted(both, key=lambda session: session.process.poll() is None)
+        code, said, err = loser.ended()
+        assert (code, said) == (3, "")
+        assert f"process {winner.process.pid} on {platform.node()!r} is baking here; wait until" in err
+        assert len(err.splitlines()) == 1
+        winner.wait_for((out / "digits" / "train-e000-000.json").exists)
+        assert is_held(out / "digits")
+        winner.send(signal.SIGKILL)
+        assert winner.ended()[0] == -signal.SIGKILL
+        assert not is_held(out / "digits")
+        with locked(out / "digits"):
+            pass
+    record_property("cases", rounds)
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        before = Path.cwd()
+        os.chdir(path.parent)  # such a name may only have some hundred letters
+        try:
+            made.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+IN_ITS_PLACE: dict[str, Callable[[Path], object]] = {
+    "fifo": os.mkfifo,
+    "directory": Path.mkdir,
+    "link": lambda path: path.symlink_to(path.with_name("mine")),
+    "link to a device": lambda path: path.symlink_to("/dev/full"),
+    "socket": a_socket,
+}
+
+
+@pytest.mark.parametrize("kind", IN_ITS_PLACE)
+def test_what_is_no_plain_file_is_neither_waited_for_nor_written_to(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    IN_ITS_PLACE[kind](tmp_path / LOCK)
+
+    def take() -> None:
+        with locked(tmp_path):
+            pass
+
+    def act() -> None:
+        for ask in (take, lambda: is_held(tmp_path)):
+            with pytest.raises(DataError, match=r"bake\.lock: expected a plain file .* remove it"):
+                ask()
+        assert bake_seconds(tmp_path) is None
+
+    ended = trial(act, seconds=20)
+    assert ended.status == 0, ended.said
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 1000,
+        b'{"seconds": ' + b"9" * 5000,
+        b'{"seconds": NaN}',
+        b'{"seconds": 1e999}',
+        b'{"seconds": -1}',
+        b'{"seconds": "1"}',
+        b"[" * 1000,
+        b'{"pid": 1, "host": 2, "other": "' + b"x" * 900 + b'"}',
+    ],
+)
+def test_a_lock_file_of_any_content_is_taken_and_written_over(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_bytes(content)
+    assert bake_seconds(tmp_path) is None
+    with locked(tmp_path):
+        add_bake_seconds(tmp_path, 1.5)
+        add_bake_seconds(tmp_path, 2)
+    assert (tmp_path / LOCK).stat().st_size == NOTE_BYTES
+    assert b"other" not in (tmp_path / LOCK).read_bytes()
+    assert bake_seconds(tmp_path) == 3.5
