@@ -32,7 +32,7 @@ SIDES = st.integers(1, 300)
 def plans(pick: st.DrawFn) -> Plan:
     """Any plan whose channels fit."""
     channels = pick(st.integers(1, 3))
-    epoch = st.builds(Epoch, st.integers(1, 2**31), st.tuples(SIDES, SIDES, st.just(channels)))
+    epoch = st.builds(Epoch, st.integers(1, 2**17), st.tuples(SIDES, SIDES, st.just(channels)))
     numbers = st.tuples(*[FLOATS] * channels)
     positive = st.tuples(*[st.floats(min_value=0, exclude_min=True, allow_infinity=False)] * channels)
     splits = {"train": tuple(pick(st.lists(epoch, min_size=1, max_size=4)))}
@@ -41,7 +41,7 @@ def plans(pick: st.DrawFn) -> Plan:
     return Plan(
         source=Source(
             name=pick(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
-            classes=tuple(pick(st.lists(st.text(), max_size=4))),
+            classes=tuple(pick(st.lists(st.text(), min_size=1, max_size=4))),
             mean=pick(numbers),
             deviation=pick(positive),
             sha256=pick(st.dictionaries(st.sampled_from(["train", "test"]), st.text())),

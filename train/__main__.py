@@ -145,7 +145,8 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
     if missing and not arguments.follow:
         raise DataError(
-            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). {data.plan.remedy}"
+            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). "
+            f"{data.plan.remedy(data.path)}"
         )
     if recipe.batch_size > data.samples("train"):
         raise UsageError(
