@@ -25,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes a part of fi
 MOST_VALUES = 2**30  # an image; in float32 that is half of what a tar member may hold
 SHARD_BYTES = 256 * 1024 * 1024
 # What a manifest may ask of whoever opens it; a set of ours that has more is refused before it is baked.
-MOST_EPOCHS = 2**14
+MOST_EPOCHS = 2**13
 MOST_SHARDS = 2**15
 MOST_CLASSES = 2**16
 MOST_CHANNELS = 2**12
@@ -291,6 +291,7 @@ def _unequal(prefix: str, there: Mapping[str, Any], asked: Mapping[str, Any]) ->
     return found
 
 
+@functools.lru_cache(maxsize=MOST_EPOCHS)  # a stranger's epochs may all differ, and shards are listed often
 def _records(content: Epoch, encoding: str) -> tuple[int, int, int]:
     """Return samples a record, records an epoch, and shards an epoch."""
     record_samples = samples_per_record(content.image_shape, encoding)
