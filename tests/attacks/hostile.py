@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,6 @@ def first(content: dict[str, Any]) -> dict[str, Any]:
     """Return an index's first record."""
     record: dict[str, Any] = content["records"][0]
     return record
-
-
-def flip(path: Path, position: int, bits: int) -> Iterator[None]:
-    data = path.read_bytes()
-    changed = bytearray(data)
-    changed[position] ^= bits
-    path.write_bytes(changed)
-    yield
-    path.write_bytes(data)
 
 
 def reseal_raw(path: Path, content: dict[str, Any]) -> None:

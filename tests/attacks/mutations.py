@@ -36,6 +36,7 @@ HOSTILE: list[Any] = [
     *([], {}, [[]], [{}], [0], [1, 1, 1, 1], [2**32 - 1, 1, 1, 1], [1, 2**15, 2**15, 1], [[150, 3, 3, 1]] * 3),
     *([[1, 1, 1, 1]] * 20_000, ["x"] * 70_000, {"": 0}, {"train": []}, {"$ref": "http://x/"}, {"__class__": "os"}),
 ]
+SMALL = 2**24 + 1
 TOKENS = [
     b"NaN",
     b"Infinity",
@@ -63,7 +64,12 @@ def mutate(number: int, whole: Path, directory: Path) -> str:
 def _files(directory: Path, ending: str = "") -> list[Path]:
     """List the files that are still files, so that changes can follow each other."""
     found = sorted(directory.glob(f"*{ending}"))
-    return [path for path in found if path.name != "bake.lock" and path.is_file() and path.stat().st_size < 2**24]
+    return [path for path in found if path.name != "bake.lock" and _is_plain(path)]
+
+
+def _is_plain(path: Path) -> bool:
+    """Say whether a change can read and write it: not what an earlier change has put there."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size < SMALL
 
 
 def _pick(dice: random.Random, directory: Path, ending: str = "") -> Path | None:
@@ -72,8 +78,10 @@ def _pick(dice: random.Random, directory: Path, ending: str = "") -> Path | None
 
 
 def _content(path: Path | None) -> dict[str, Any]:
+    if path is None or not _is_plain(path):
+        return {}
     try:
-        content = json.loads(path.read_bytes()) if path else {}
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -109,7 +117,7 @@ def _field(directory: Path, dice: random.Random) -> str:
 def _splits(directory: Path, dice: random.Random) -> str:
     """Let a manifest promise other epochs and shapes, consistently."""
     path = directory / "manifest.json"
-    content = _content(path if path.is_file() else None)
+    content = _content(path)
     if not isinstance(content.get("splits"), dict) or not isinstance(content.get("source"), dict):
         return "nothing"
     sizes = [1, 2, 3, 2**10, 2**15, 2**20, 2**29, 2**30]
@@ -170,7 +178,7 @@ def _bytes(directory: Path, dice: random.Random) -> str:
 def _fit(tar: Path) -> bool:
     """Make an index fit its archive again; say whether that was possible."""
     index = tar.with_suffix(".json")
-    content = _content(index if index.is_file() else None)
+    content = _content(index)
     data = tar.read_bytes()
     try:
         for record in content["records"]:
