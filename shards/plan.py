@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ class Plan:
     def _excess(self) -> str | None:
         """Say what there is too much of for a reader's time and memory, whoever wrote it."""
         # In this order: to count shards takes time for each epoch.
-        counts = (
+        counts: tuple[tuple[str, int, Callable[[], int]], ...] = (
             ("classes", MOST_CLASSES, lambda: len(self.source.classes)),
             ("channels", MOST_CHANNELS, lambda: len(self.source.mean)),
             ("epochs", MOST_EPOCHS, lambda: self.epochs),

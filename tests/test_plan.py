@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shards import DataError
+from shards import DataError, UsageError
 from shards.document import serialize
 from shards.plan import MANIFEST, Epoch, Plan, Source, differences
 from shards.record import ENCODINGS, RECORD_BYTES
@@ -215,3 +215,37 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_back(tmp_path, resealed(change))
+
+
+def test_the_remedy_is_one_command_that_a_shell_takes_as_it_stands() -> None:
+    assert PLAN.remedy(Path("shards/cifar10")).startswith("Rebuild it: python -m precompute repair shards/cifar10 (")
+    assert "repair 'my shards/a;b' (" in PLAN.remedy(Path("my shards/a;b"))
+
+
+SMALL = Epoch(1, (1, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (replace(PLAN, splits={"train": (SMALL,) * 8193}), "at most 8192 epochs, found 8193"),
+        (replace(PLAN, splits={"train": (Epoch(2**15 + 1, (2**13, 2**13, 2)),)}), "at most 32768 shards, found 32769"),
+        (replace(PLAN, source=replace(SOURCE, classes=("",) * 65537)), "at most 65536 classes, found 65537"),
+        (replace(PLAN, source=replace(SOURCE, mean=(0.0,) * 4097)), "at most 4096 channels, found 4097"),
+        (replace(PLAN, source=replace(SOURCE, recipe="x" * 2**21)), "at most 2097152 bytes, found"),
+    ],
+    ids=["epochs", "shards", "classes", "channels", "bytes"],
+)
+def test_a_plan_that_no_reader_would_take_is_not_written(plan: Plan, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan.to_bytes()
+
+
+def test_the_largest_plans_are_written_and_read(tmp_path: Path) -> None:
+    for plan in (
+        replace(PLAN, splits={"train": (SMALL,) * 8192}),
+        replace(PLAN, splits={"train": (Epoch(2**15, (2**13, 2**13, 2)),)}),
+        replace(PLAN, source=replace(SOURCE, classes=("",) * 65536)),
+    ):
+        assert read_back(tmp_path, plan.to_bytes()) == plan
+    assert len(replace(PLAN, splits={"train": (Epoch(2**15, (2**13, 2**13, 2)),)}).shards()) == 2**15
