@@ -6,14 +6,15 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shards.document import MOST_BYTES, Fields, read_document, serialize
+from shards.document import MOST_BYTES, read_document, serialize
 from shards.errors import DataError, UsageError, shown
 from shards.record import BLOCK_BYTES, ENCODINGS, Layout, samples_per_record
+from shards.source import Source
 
 __all__ = ["MANIFEST", "MOST_SEED", "MOST_SHARDS", "NAME", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
 
@@ -30,51 +31,6 @@ MOST_SHARDS = 2**15
 MOST_CLASSES = 2**16
 MOST_CHANNELS = 2**12
 SPLITS = ("test", "val", "train")  # the order of baking: what is evaluated stands ready before epoch 0
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the images come from, and what training must know of them.
-
-    Attributes:
-        name: the data set.
-        classes: names of the classes; label i is classes[i].
-        mean: of each channel over the training split, pixels taken as 0 to 1.
-        deviation: likewise, the population's standard deviation.
-        sha256: of each split's pixels and labels, so that other data is told apart.
-        recipe: the training recipe to suggest, as plain text.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    sha256: Mapping[str, str]
-    recipe: str
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> "Source":
-        """Take a source from a manifest; raises DataError."""
-        sums = fields.fields("sha256")
-        return cls(
-            name=fields.text("name"),
-            classes=fields.texts("classes"),
-            mean=fields.numbers("mean"),
-            deviation=fields.numbers("deviation"),
-            sha256={split: sums.text(split) for split in sums.content},
-            recipe=fields.text("recipe"),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the source as a manifest holds it."""
-        return {
-            "name": self.name,
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "deviation": list(self.deviation),
-            "sha256": dict(self.sha256),
-            "recipe": self.recipe,
-        }
 
 
 @dataclass(frozen=True)
@@ -213,22 +169,17 @@ class Plan:
 
     def _excess(self) -> str | None:
         """Say what there is too much of for a reader's time and memory, whoever wrote it."""
-        # In this order: to count shards takes time for each epoch.
-        counts: tuple[tuple[str, int, Callable[[], int]], ...] = (
-            ("classes", MOST_CLASSES, lambda: len(self.source.classes)),
-            ("channels", MOST_CHANNELS, lambda: len(self.source.mean)),
-            ("epochs", MOST_EPOCHS, lambda: self.epochs),
-            (
-                "shards",
-                MOST_SHARDS,
-                lambda: sum(_records(e, self.encoding)[2] for s in self.splits.values() for e in s),
-            ),
+        counts = [
+            ("classes", MOST_CLASSES, len(self.source.classes)),
+            ("channels", MOST_CHANNELS, len(self.source.mean)),
+            ("epochs", MOST_EPOCHS, self.epochs),
+        ]
+        if self.epochs <= MOST_EPOCHS:  # else to count them takes too long as well
+            epochs = [epoch for split in self.splits.values() for epoch in split]
+            counts.append(("shards", MOST_SHARDS, sum(_records(epoch, self.encoding)[2] for epoch in epochs)))
+        return next(
+            (f"expected at most {most} {name}, found {found}" for name, most, found in counts if found > most), None
         )
-        for name, most, count in counts:
-            found = count()
-            if found > most:
-                return f"expected at most {most} {name}, found {found}"
-        return None
 
     @classmethod
     def read(cls, directory: Path) -> "Plan":
