@@ -10,7 +10,7 @@ from typing import Any
 from shards.command import run_command
 from shards.contents import describe, digest
 from shards.drop import drop_epochs
-from shards.errors import DataError, UsageError, listed
+from shards.errors import DataError, UsageError, listed, shown
 from shards.reader import ShardSet
 from shards.show import draw_grid
 from shards.verify import damage
@@ -56,17 +56,23 @@ def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
         print(json.dumps(about, indent=1))
         return
     height, width, channels = about["image_shape"]
-    parameters = ", ".join(f"{key} {value}" for key, value in about["augmentation"].items() if key != "name")
+    augmentation = about["augmentation"]
+    parameters = ", ".join(f"{_plain(key)} {_plain(value)}" for key, value in augmentation.items() if key != "name")
     samples = ", ".join(f"{split} {count}" for split, count in about["samples"].items())
     missing = about["missing"]
     print(f"source        {data.name}, {len(data.classes)} classes, {height}x{width}x{channels}")
-    print(f"augmentation  {about['augmentation'].get('name', 'without a name')} ({parameters}), seed {about['seed']}")
+    print(f"augmentation  {_plain(augmentation.get('name', 'without a name'))} ({parameters}), seed {about['seed']}")
     print(f"encoding      {about['encoding']}")
     print(f"epochs        {about['epochs_whole']} of {about['epochs']} whole")
     print(f"samples       {samples}")
     print(f"bytes         {about['bytes']} of {about['bytes_planned']} in {about['shards']} shards")
     print(f"identity      {about['identity']}")
     print(f"missing       {f'{len(missing)} shards: {listed(missing)}' if missing else 'nothing'}")
+
+
+def _plain(value: object) -> str:
+    """Return a value of a manifest for a line on the terminal: strings without quotes."""
+    return shown(value)[1:-1] if isinstance(value, str) else shown(value)
 
 
 def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
@@ -87,7 +93,7 @@ def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
     if damaged or missing:
         raise DataError(
             f"{data.path}: {len(damaged)} shards damaged ({listed(list(damaged)) or 'none'}), {len(missing)} missing. "
-            f"{data.plan.remedy}"
+            f"{data.plan.remedy(data.path)}"
         )
     if not arguments.json:
         print(f"{data.path}: {len(whole)} shards, {size_bytes} bytes, all as written")

@@ -4,7 +4,8 @@ import hashlib
 from typing import Any
 
 from shards.errors import DataError
-from shards.plan import MANIFEST, SPLITS
+from shards.index import Index
+from shards.plan import SPLITS
 from shards.reader import ShardSet
 
 __all__ = ["describe", "digest"]
@@ -24,7 +25,8 @@ def describe(data: ShardSet) -> dict[str, Any]:
         "identity": plan.identity,
         "image_shape": list(data.image_shape("train")),
         "epochs": plan.epochs,
-        "epochs_whole": sum(not data.missing("train", epoch) for epoch in range(plan.epochs)),
+        "epochs_whole": plan.epochs
+        - len({shard.epoch for shard in planned if shard.split == "train" and shard.tar in missing}),
         "samples": {split: data.samples(split) for split in SPLITS if split in data.splits},
         "shards": len(planned),
         "bytes": sum(shard.size_bytes for shard in planned if shard.tar not in missing),
@@ -37,12 +39,12 @@ def digest(data: ShardSet) -> str:
     """Return one SHA-256 for the whole set: over the manifest and all indexes, which hold every archive's xxh3-128.
 
     Raises:
-        DataError: a planned shard is missing.
+        DataError: a planned shard is missing, or an index is damaged.
     """
     missing = data.missing()
     if missing:
         raise DataError(f"{data.path}: no digest of an unfinished set; {len(missing)} shards are missing")
-    whole = hashlib.sha256((data.path / MANIFEST).read_bytes())
+    whole = hashlib.sha256(data.plan.to_bytes())
     for shard in data.plan.shards():
-        whole.update((data.path / shard.index).read_bytes())
+        whole.update(Index.read(data.path, shard, data.plan.identity).to_bytes())
     return whole.hexdigest()

@@ -7,9 +7,15 @@ from typing import Any
 
 import xxhash
 
-from shards.errors import DataError
+from shards.errors import DataError, shown
+from shards.files import read_bytes
 
-__all__ = ["Fields", "parse", "read_bytes", "read_document", "serialize"]
+__all__ = ["MOST_BYTES", "Fields", "parse", "read_document", "serialize"]
+
+# What parsing may take of time and memory is a small multiple of this.
+MOST_BYTES = 2 * 1024 * 1024
+# Lists and objects in each other; a manifest has three, and perhaps one more in a field of an augmentation.
+MOST_DEPTH = 16
 
 
 def serialize(content: Mapping[str, Any]) -> bytes:
@@ -29,39 +35,68 @@ def serialize(content: Mapping[str, Any]) -> bytes:
 
 
 def read_document(path: Path) -> "Fields":
-    """Read a document and check every byte of it.
+    """Read a document, not over MOST_BYTES, and check every byte of it.
 
     Raises:
-        DataError: missing, not JSON, not canonical, or its checksum differs.
+        DataError: missing, no regular file, too large, not JSON, not canonical, or its checksum differs.
     """
-    return parse(read_bytes(path), path)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a document's bytes, unchecked; raises DataError where it is missing."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+    return parse(read_bytes(path, MOST_BYTES), path)
 
 
 def parse(data: bytes, path: Path) -> "Fields":
     """Check every byte of a document that was read from `path`; raises as `read_document`."""
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_object, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
+        raise DataError(f"{path}: not JSON ({_words(error, data)})") from None
+    if not _is_flat(content):
+        raise DataError(f"{path}: expected at most {MOST_DEPTH} lists and objects in each other")
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}")
     checksum = content.pop("checksum", None)
     try:
         expected = serialize(content)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not a canonical document ({error})") from None
     if data != expected:
         found = json.loads(expected)["checksum"]
-        raise DataError(f"{path}: changed since it was written (checksum {checksum} expected, {found} found)")
+        raise DataError(f"{path}: changed since it was written (checksum {shown(checksum)} expected, {found!r} found)")
     return Fields(content, str(path))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands in an object twice")
+    return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _words(error: Exception, data: bytes) -> str:
+    """Say why bytes are no JSON, and what they are where one can see it."""
+    if data.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS stands in its place; git lfs pull brings the file"
+    if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a page of HTML stands in its place"
+    return shown(str(error))[1:-1]
+
+
+def _is_flat(content: object) -> bool:
+    level = [content]
+    for _ in range(MOST_DEPTH):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [item for item in value.values() if isinstance(item, (dict, list))]
+            elif isinstance(value, list):
+                inner += [item for item in value if isinstance(item, (dict, list))]
+        if not inner:
+            return True
+        level = inner
+    return False
 
 
 def _canonical(value: object) -> str:
@@ -79,7 +114,7 @@ class Fields:
 
     def __init__(self, content: object, where: str) -> None:
         if not isinstance(content, dict):
-            raise DataError(f"{where}: expected an object, found {content!r}")
+            raise DataError(f"{where}: expected an object, found {shown(content)}")
         self.content: dict[str, Any] = content
         self.where = where
 
@@ -87,45 +122,49 @@ class Fields:
         """Take a whole number that is at least `least`."""
         value = self._value(key)
         if type(value) is not int or value < least:
-            raise DataError(f"{self.where}: {key}: expected a whole number from {least}, found {value!r}")
+            raise DataError(f"{self.where}: {_name(key)}: expected a whole number from {least}, found {shown(value)}")
         return value
 
     def text(self, key: str) -> str:
         """Take a string."""
         value = self._value(key)
         if not isinstance(value, str):
-            raise DataError(f"{self.where}: {key}: expected a string, found {value!r}")
+            raise DataError(f"{self.where}: {_name(key)}: expected a string, found {shown(value)}")
         return value
 
     def items(self, key: str) -> list[Any]:
         """Take a list, its items unchecked."""
         value = self._value(key)
         if not isinstance(value, list):
-            raise DataError(f"{self.where}: {key}: expected a list, found {value!r}")
+            raise DataError(f"{self.where}: {_name(key)}: expected a list, found {shown(value)}")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Take a list of finite numbers."""
         values = self.items(key)
         if not all(type(value) in (int, float) for value in values):
-            raise DataError(f"{self.where}: {key}: expected numbers, found {values!r}")
+            raise DataError(f"{self.where}: {_name(key)}: expected numbers, found {shown(values)}")
         try:
             return tuple(float(value) for value in values)
         except OverflowError:
-            raise DataError(f"{self.where}: {key}: expected numbers that float64 holds") from None
+            raise DataError(f"{self.where}: {_name(key)}: expected numbers that float64 holds") from None
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Take a list of strings."""
         values = self.items(key)
         if not all(isinstance(value, str) for value in values):
-            raise DataError(f"{self.where}: {key}: expected strings, found {values!r}")
+            raise DataError(f"{self.where}: {_name(key)}: expected strings, found {shown(values)}")
         return tuple(values)
 
     def fields(self, key: str) -> "Fields":
         """Take an object."""
-        return Fields(self._value(key), f"{self.where}: {key}")
+        return Fields(self._value(key), f"{self.where}: {_name(key)}")
 
     def _value(self, key: str) -> Any:
         if key not in self.content:
-            raise DataError(f"{self.where}: {key} is missing")
+            raise DataError(f"{self.where}: {_name(key)} is missing")
         return self.content[key]
+
+
+def _name(key: str) -> str:
+    return shown(key)[1:-1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["DataError", "DivergedError", "MachineError", "PrebakeError", "UsageError", "listed"]
+__all__ = ["DataError", "DivergedError", "MachineError", "PrebakeError", "UsageError", "listed", "shown"]
 
 
 class PrebakeError(Exception):
@@ -33,6 +33,15 @@ class DivergedError(PrebakeError):
     """Training produced a loss that is not a finite number."""
 
     exit_code = 5
+
+
+def shown(value: object, most: int = 200) -> str:
+    """Return the `repr` of a value that a stranger may have written, for a message.
+
+    No control character of it reaches a terminal, and of a long one only the beginning is left.
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

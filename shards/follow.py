@@ -28,7 +28,7 @@ def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Ev
         if not baking:
             raise DataError(
                 f"{data.path}: {split} epoch {epoch} is missing ({listed(missing, 3)}) and nobody bakes it. "
-                f"{data.plan.remedy}"
+                f"{data.plan.remedy(data.path)}"
             )
         if not said:
             said = True

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from shards.document import Fields, parse, read_bytes, serialize
-from shards.errors import DataError
+from shards.document import Fields, parse, serialize
+from shards.errors import DataError, shown
+from shards.files import read_bytes
 from shards.plan import Shard
 
 __all__ = ["Extent", "Index"]
 
 HEX = re.compile("[0-9a-f]*")
+# No index of ours has more: hence one from a stranger is read no further than what its plan explains.
+HEAD_BYTES, RECORD_BYTES = 512, 192
 
 
 class Extent(NamedTuple):
@@ -69,7 +72,7 @@ class Index:
             DataError: missing, damaged, of another plan, or not as the plan lays the records out.
         """
         path = directory / shard.index
-        data = read_bytes(path)
+        data = read_bytes(path, HEAD_BYTES + RECORD_BYTES * len(shard.layouts))
         # All but the hashes follows from the plan, so one comparison checks everything; this runs in
         # the stream's thread, at each epoch's start.
         try:
@@ -96,29 +99,30 @@ def _trouble(fields: Fields, shard: Shard, identity: str, path: Path) -> DataErr
         extents=tuple(_extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))),
     )
     if len(index.xxh3) != 32 or not HEX.fullmatch(index.xxh3):
-        return DataError(f"{path}: xxh3: expected 32 hex digits, found {index.xxh3!r}")
+        return DataError(f"{path}: xxh3: expected 32 hex digits, found {shown(index.xxh3)}")
     if index.identity != identity:
         return DataError(
-            f"{path}: of another plan ({identity} expected, {index.identity} found); "
-            "these files were mixed from two shard sets. Remove it and bake again"
+            f"{path}: of another plan ({identity} expected, {shown(index.identity)[1:-1]} found); "
+            "these files were mixed from two shard sets"
         )
     if (index.tar, index.size_bytes) != (shard.tar, shard.size_bytes):
         return DataError(
-            f"{path}: expected {shard.tar} of {shard.size_bytes} bytes, found {index.tar} of {index.size_bytes} bytes"
+            f"{path}: expected {shard.tar} of {shard.size_bytes} bytes, "
+            f"found {shown(index.tar)[1:-1]} of {index.size_bytes} bytes"
         )
     planned = Index.planned(shard, identity, index.xxh3, [0] * len(list(shard.records()))).extents
     if len(index.extents) != len(planned):
         return DataError(f"{path}: expected {len(planned)} records, found {len(index.extents)}")
     for found, expected in zip(index.extents, planned, strict=True):
         if found._replace(xxh3=0) != expected:
-            return DataError(f"{path}: record {expected.key}: expected {expected}, found {found}")
+            return DataError(f"{path}: record {expected.key}: expected {expected}, found {shown(found)}")
     return DataError(f"{path}: contradicts itself, or holds fields that the format does not have")
 
 
 def _extent(fields: Fields) -> Extent:
     text = fields.text("xxh3")
     if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
-        raise DataError(f"{fields.where}: xxh3: expected 16 hex digits, found {text!r}")
+        raise DataError(f"{fields.where}: xxh3: expected 16 hex digits, found {shown(text)}")
     return Extent(
         fields.text("key"),
         fields.integer("samples", 1),

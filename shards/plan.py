@@ -5,16 +5,18 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shards.document import Fields, read_document, serialize
-from shards.errors import DataError
+from shards.document import MOST_BYTES, read_document, serialize
+from shards.errors import DataError, UsageError, shown
 from shards.record import BLOCK_BYTES, ENCODINGS, Layout, samples_per_record
+from shards.source import Source
 
-__all__ = ["MANIFEST", "MOST_SEED", "NAME", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
+__all__ = ["MANIFEST", "MOST_SEED", "MOST_SHARDS", "NAME", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
 
 MANIFEST = "manifest.json"
 FORMAT = "prebake"
@@ -23,52 +25,12 @@ MOST_SEED = 2**63 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes a part of file names
 MOST_VALUES = 2**30  # an image; in float32 that is half of what a tar member may hold
 SHARD_BYTES = 256 * 1024 * 1024
+# What a manifest may ask of whoever opens it; a set of ours that has more is refused before it is baked.
+MOST_EPOCHS = 2**13
+MOST_SHARDS = 2**15
+MOST_CLASSES = 2**16
+MOST_CHANNELS = 2**12
 SPLITS = ("test", "val", "train")  # the order of baking: what is evaluated stands ready before epoch 0
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the images come from, and what training must know of them.
-
-    Attributes:
-        name: the data set.
-        classes: names of the classes; label i is classes[i].
-        mean: of each channel over the training split, pixels taken as 0 to 1.
-        deviation: likewise, the population's standard deviation.
-        sha256: of each split's pixels and labels, so that other data is told apart.
-        recipe: the training recipe to suggest, as plain text.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    sha256: Mapping[str, str]
-    recipe: str
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> "Source":
-        """Take a source from a manifest; raises DataError."""
-        sums = fields.fields("sha256")
-        return cls(
-            name=fields.text("name"),
-            classes=fields.texts("classes"),
-            mean=fields.numbers("mean"),
-            deviation=fields.numbers("deviation"),
-            sha256={split: sums.text(split) for split in sums.content},
-            recipe=fields.text("recipe"),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the source as a manifest holds it."""
-        return {
-            "name": self.name,
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "deviation": list(self.deviation),
-            "sha256": dict(self.sha256),
-            "recipe": self.recipe,
-        }
 
 
 @dataclass(frozen=True)
@@ -115,9 +77,14 @@ class Shard:
     @functools.cached_property
     def layouts(self) -> list[Layout]:
         """Layout of each record, in file order; only the last one of an epoch may differ."""
+        return [layout for count, layout in self._kinds for _ in range(count)]
+
+    @property
+    def _kinds(self) -> list[tuple[int, Layout]]:
+        """How many records of which layout; there are at most two kinds."""
         full, rest = divmod(self.samples, self.record_samples)
-        layouts = [_layout(self.record_samples, self.image_shape, self.encoding)] * full
-        return [*layouts, _layout(rest, self.image_shape, self.encoding)] if rest else layouts
+        kinds = ((full, self.record_samples), (1 if rest else 0, rest))
+        return [(count, _layout(samples, self.image_shape, self.encoding)) for count, samples in kinds if count]
 
     def records(self) -> Iterator[tuple[str, Layout]]:
         """Yield key and layout of each record, in file order."""
@@ -128,7 +95,7 @@ class Shard:
     @functools.cached_property
     def size_bytes(self) -> int:
         """Size of the archive: its records, then two zero blocks, as USTAR ends."""
-        return sum(layout.size_bytes for layout in self.layouts) + 2 * BLOCK_BYTES
+        return sum(count * layout.size_bytes for count, layout in self._kinds) + 2 * BLOCK_BYTES
 
 
 @functools.lru_cache(maxsize=64)
@@ -163,13 +130,11 @@ class Plan:
         """Number of planned training epochs."""
         return len(self.splits["train"])
 
-    @property
-    def remedy(self) -> str:
-        """What to do where shards are missing or damaged, for the end of a message."""
+    def remedy(self, directory: Path) -> str:
+        """Return what to do where shards in that directory are missing or damaged, for the end of a message."""
         return (
-            "Bake again as it was baked, with the same options and the same --out, which writes only what is missing "
-            f"or damaged: python -m precompute --dataset {self.source.name} --epochs {self.epochs}; "
-            "or precompute.bake() with the same arrays"
+            f"Rebuild it: python -m precompute repair {shlex.quote(str(directory))} "
+            "(a set of your own arrays: precompute.bake() with the same arrays)"
         )
 
     def with_epochs(self, epochs: int) -> "Plan":
@@ -190,9 +155,31 @@ class Plan:
         ]
 
     def to_bytes(self) -> bytes:
-        """Return the manifest's bytes."""
+        """Return the manifest's bytes.
+
+        Raises:
+            UsageError: the plan is larger than readers take.
+        """
         epochs = {split: [[e.samples, *e.image_shape] for e in epochs] for split, epochs in self.splits.items()}
-        return serialize({**self._fixed(), "splits": epochs, "identity": self.identity})
+        data = serialize({**self._fixed(), "splits": epochs, "identity": self.identity})
+        excess = self._excess()
+        if excess or len(data) > MOST_BYTES:
+            raise UsageError(excess or f"{MANIFEST}: expected at most {MOST_BYTES} bytes, found {len(data)}")
+        return data
+
+    def _excess(self) -> str | None:
+        """Say what there is too much of for a reader's time and memory, whoever wrote it."""
+        counts = [
+            ("classes", MOST_CLASSES, len(self.source.classes)),
+            ("channels", MOST_CHANNELS, len(self.source.mean)),
+            ("epochs", MOST_EPOCHS, self.epochs),
+        ]
+        if self.epochs <= MOST_EPOCHS:  # else to count them takes too long as well
+            epochs = [epoch for split in self.splits.values() for epoch in split]
+            counts.append(("shards", MOST_SHARDS, sum(_records(epoch, self.encoding)[2] for epoch in epochs)))
+        return next(
+            (f"expected at most {most} {name}, found {found}" for name, most, found in counts if found > most), None
+        )
 
     @classmethod
     def read(cls, directory: Path) -> "Plan":
@@ -202,7 +189,7 @@ class Plan:
             DataError: no shard set there, damaged, of another version, or contradicting itself.
         """
         path = directory / MANIFEST
-        if not path.is_file():
+        if not path.exists():
             raise DataError(
                 f"{directory}: no {MANIFEST} here, so this is no shard set. "
                 "Bake one: python -m precompute --epochs 25, or name another directory"
@@ -210,8 +197,9 @@ class Plan:
         fields = read_document(path)
         if fields.text("format") != FORMAT or fields.integer("version") != VERSION:
             raise DataError(
-                f"{path}: expected format {FORMAT} version {VERSION}, found {fields.text('format')} "
-                f"version {fields.integer('version')}; use the release that wrote it, or bake again with --overwrite"
+                f"{path}: expected format {FORMAT} version {VERSION}, found {shown(fields.text('format'))[1:-1]} "
+                f"version {shown(fields.integer('version'))}; "
+                "use the release that wrote it, or bake again with --overwrite"
             )
         splits = fields.fields("splits")
         plan = cls(
@@ -248,18 +236,24 @@ def _unequal(prefix: str, there: Mapping[str, Any], asked: Mapping[str, Any]) ->
     for key in sorted({*there, *asked}):
         a, b = there.get(key), asked.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _unequal(f"{prefix}{key}.", a, b)
+            found += _unequal(f"{prefix}{shown(key)[1:-1]}.", a, b)
         elif a != b:
-            found.append(f"{prefix}{key} is {a!r} there, {b!r} asked for")
+            found.append(f"{prefix}{shown(key)[1:-1]} is {shown(a)} there, {shown(b)} asked for")
     return found
+
+
+@functools.lru_cache(maxsize=MOST_EPOCHS)  # a stranger's epochs may all differ, and shards are listed often
+def _records(content: Epoch, encoding: str) -> tuple[int, int, int]:
+    """Return samples a record, records an epoch, and shards an epoch."""
+    record_samples = samples_per_record(content.image_shape, encoding)
+    records = -(-content.samples // record_samples)
+    extent = _layout(record_samples, content.image_shape, encoding).size_bytes
+    return record_samples, records, -(-records // max(1, SHARD_BYTES // extent))
 
 
 def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard]:
     """Cut an epoch into shards of nearly equal numbers of records, none over 256 MiB where records allow."""
-    record_samples = samples_per_record(content.image_shape, encoding)
-    records = -(-content.samples // record_samples)
-    extent = _layout(record_samples, content.image_shape, encoding).size_bytes
-    count = -(-records // max(1, SHARD_BYTES // extent))
+    record_samples, records, count = _records(content, encoding)
     bounds = [number * records // count for number in range(count + 1)]
     shards = []
     for number in range(count):
@@ -275,7 +269,7 @@ def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard
 
 def _epoch(item: object, path: Path) -> Epoch:
     if not (isinstance(item, list) and len(item) == 4 and all(type(n) is int and 0 < n < 2**32 for n in item)):
-        raise DataError(f"{path}: splits: expected [samples, height, width, channels], found {item!r}")
+        raise DataError(f"{path}: splits: expected [samples, height, width, channels], found {shown(item)}")
     if math.prod(item[1:]) > MOST_VALUES:
         raise DataError(f"{path}: splits: expected images of at most {MOST_VALUES} values, found {item!r}")
     return Epoch(item[0], (item[1], item[2], item[3]))
@@ -283,18 +277,23 @@ def _epoch(item: object, path: Path) -> Epoch:
 
 def _check(plan: Plan, identity: str, path: Path) -> None:
     if not NAME.fullmatch(plan.source.name):
-        raise DataError(f"{path}: name: expected {NAME.pattern}, found {plan.source.name!r}")
+        raise DataError(f"{path}: name: expected {NAME.pattern}, found {shown(plan.source.name)}")
     if plan.encoding not in ENCODINGS:
-        raise DataError(f"{path}: encoding: expected one of {', '.join(ENCODINGS)}, found {plan.encoding!r}")
+        raise DataError(f"{path}: encoding: expected one of {', '.join(ENCODINGS)}, found {shown(plan.encoding)}")
     unknown = set(plan.splits) - set(SPLITS)
     if unknown or not plan.splits.get("train"):
-        raise DataError(f"{path}: splits: expected train and perhaps {SPLITS[:2]}, found {sorted(plan.splits)}")
+        raise DataError(f"{path}: splits: expected train and perhaps {SPLITS[:2]}, found {shown(sorted(plan.splits))}")
     if any(len(plan.splits.get(split, "1")) != 1 for split in ("test", "val")):
         raise DataError(f"{path}: splits: test and val have one epoch each")
+    excess = plan._excess()
+    if excess:
+        raise DataError(f"{path}: {excess}")
+    if not plan.source.classes:
+        raise DataError(f"{path}: classes: expected at least one")
     channels = {epoch.image_shape[2] for epochs in plan.splits.values() for epoch in epochs}
     if channels != {len(plan.source.mean)} or len(plan.source.mean) != len(plan.source.deviation):
-        raise DataError(f"{path}: mean and deviation don't fit {sorted(channels)} channels")
+        raise DataError(f"{path}: mean and deviation don't fit {shown(sorted(channels))} channels")
     if not all(deviation > 0 for deviation in plan.source.deviation):
-        raise DataError(f"{path}: deviation: expected numbers over 0, found {plan.source.deviation}")
+        raise DataError(f"{path}: deviation: expected numbers over 0, found {shown(plan.source.deviation)}")
     if plan.identity != identity:
-        raise DataError(f"{path}: identity {identity} does not fit its own content ({plan.identity})")
+        raise DataError(f"{path}: identity {shown(identity)[1:-1]} does not fit its own content ({plan.identity})")

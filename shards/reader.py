@@ -11,9 +11,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from shards.errors import DataError, UsageError, listed
+from shards.files import open_regular
 from shards.index import Extent, Index
 from shards.plan import Epoch, Plan, Shard
-from shards.record import Layout, normalized
+from shards.record import BLOCK_BYTES, Layout, normalized
 
 __all__ = ["OpenShard", "ShardSet"]
 
@@ -23,21 +24,22 @@ class OpenShard:
 
     def __init__(self, directory: Path, shard: Shard, plan: Plan) -> None:
         self.path = directory / shard.tar
-        self.index = Index.read(directory, shard, plan.identity)
-        self._remedy = plan.remedy
+        self._remedy = plan.remedy(directory)
         self.first_sample = shard.first_sample
+        try:
+            self.index = Index.read(directory, shard, plan.identity)
+        except DataError as error:
+            raise DataError(f"{error}. {self._remedy}") from None
         self.layouts = shard.layouts
-        if not self.path.is_file():  # nor a directory, nor a pipe that nobody writes to
-            raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}")
-        self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self._classes = len(plan.source.classes)
-        found = os.fstat(self.descriptor).st_size
-        if found != self.index.size_bytes:
+        if not self.path.exists():
+            raise DataError(f"{self.path}: missing, though its index is there. {self._remedy}")
+        self.descriptor = open_regular(self.path)
+        try:
+            self._check_end()
+        except BaseException:
             self.close()
-            raise DataError(
-                f"{self.path}: {self.index.size_bytes} bytes expected, {found} found: cut off, or not this shard. "
-                f"{plan.remedy}"
-            )
+            raise
 
     def __enter__(self) -> "OpenShard":
         return self
@@ -48,6 +50,17 @@ class OpenShard:
     def close(self) -> None:
         """Close the file."""
         os.close(self.descriptor)
+
+    def _check_end(self) -> None:
+        """Check the size, so that no memory is taken for what is not there, and the zeros behind the last record."""
+        expected, found = self.index.size_bytes, os.fstat(self.descriptor).st_size
+        if found != expected:
+            raise DataError(
+                f"{self.path}: {expected} bytes expected, {found} found: cut off, or not this shard. {self._remedy}"
+            )
+        zeros = bytes(2 * BLOCK_BYTES)
+        if os.pread(self.descriptor, len(zeros), expected - len(zeros)) != zeros:
+            raise DataError(f"{self.path}: bytes after the last record are not zero. {self._remedy}")
 
     def read(self, number: int, pixels: Sequence[memoryview], scratch: "Scratch") -> None:
         """Read and check a record: pixels to `pixels` in turn, all other bytes to `frame`.
@@ -173,7 +186,13 @@ class ShardSet:
 
     def missing(self, split: str | None = None, epoch: int | None = None) -> list[str]:
         """List planned shards that are not whole yet, by file name."""
-        return [shard.tar for shard in self.plan.shards(split, epoch) if not (self.path / shard.index).is_file()]
+        directory = str(self.path)
+        # Not by `Path`, which takes longer than the question; a plan may have thousands of shards.
+        return [
+            shard.tar
+            for shard in self.plan.shards(split, epoch)
+            if not os.path.isfile(f"{directory}/{shard.index}")  # noqa: PTH113
+        ]
 
     def open_shards(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[OpenShard]:
         """Open an epoch's shards one after the other, from that of the sample `start`; the caller closes them.
@@ -186,7 +205,8 @@ class ShardSet:
         missing = self.missing(split, epoch)
         if missing:
             raise DataError(
-                f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). {self.plan.remedy}"
+                f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). "
+                f"{self.plan.remedy(self.path)}"
             )
         for shard in self.plan.shards(split, epoch):
             if shard.first_sample + shard.samples > start:
@@ -220,10 +240,13 @@ class ShardSet:
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         content = self._content(split, epoch)
         left = content.samples
-        images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
+        images, labels, filled = self._empty(content.image_shape, 0)
         for record_images, record_labels, _ in self.records(split, epoch):
             start = 0
             while start < len(record_labels):
+                # Not before there is something to fill it with: a manifest may promise much.
+                if filled == len(labels):
+                    images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
                 count = min(len(labels) - filled, len(record_labels) - start)
                 images[filled : filled + count] = record_images[start : start + count]
                 labels[filled : filled + count] = record_labels[start : start + count]
@@ -232,7 +255,6 @@ class ShardSet:
                     if filled == batch_size or not drop_last:
                         yield images, labels
                     left -= filled
-                    images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
 
     def _empty(self, shape: tuple[int, int, int], samples: int) -> tuple[NDArray[Any], NDArray[np.int64], int]:
         return np.empty((samples, *shape), self.plan.encoding), np.empty(samples, np.int64), 0
@@ -290,22 +312,32 @@ class ShardSet:
 
     @functools.cached_property
     def _tables(self) -> NDArray[np.float32]:
-        return normalized(self.plan.source.mean, self.plan.source.deviation).astype(np.float32)
+        with np.errstate(over="ignore"):
+            tables = normalized(self.plan.source.mean, self.plan.source.deviation).astype(np.float32)
+        if not np.isfinite(tables).all():
+            raise DataError(f"{self.path}: its mean and deviation leave no finite pixels")
+        return tables
 
     def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
         """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) a record.
 
+        The records are read and checked here: of an archive that it reads itself, webdataset would unpickle
+        whatever members it finds, and of a path that is no plain one it might make a command.
+
         Raises:
             UsageError: no such split or epoch.
-            DataError: not baked yet.
+            DataError: not baked yet; while iterating, damaged.
         """
         import webdataset
 
-        urls = []
         for shard in self.open_shards(split, epoch):
             shard.close()
-            urls.append(str(shard.path))
-        return webdataset.WebDataset(urls, shardshuffle=False).decode().to_tuple("images.npy", "labels.npy")
+        source = webdataset.FluidWrapper(functools.partial(self._copied_records, split, epoch))
+        return source.compose(webdataset.single_node_only, webdataset.split_by_worker)
+
+    def _copied_records(self, split: str, epoch: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        for images, labels, _ in self.records(split, epoch):
+            yield images.copy(), labels.copy()
 
     def _content(self, split: str, epoch: int) -> Epoch:
         if split not in self.plan.splits:

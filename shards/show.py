@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError, shown
 from shards.reader import ShardSet
 from shards.writer import write_whole
 
@@ -24,10 +24,13 @@ def variants(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> N
     Normalized pixels are turned back to 0 to 255, to the nearest value.
 
     Raises:
-        UsageError: no such source image.
+        UsageError: no such source image, or epochs of several sizes.
         DataError: an epoch is not baked, or damaged.
     """
     samples = data.samples("train")
+    shapes = {data.image_shape("train", epoch) for epoch in epochs}
+    if len(shapes) != 1:
+        raise UsageError(f"--epochs: expected epochs of one image size, found {sorted(shapes)}")
     out = np.zeros((len(index_N), len(epochs), *data.image_shape("train", epochs[0])), np.uint8)
     for index in index_N:
         if not 0 <= index < samples:
@@ -58,7 +61,7 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
         pen.text((MARGIN_LEFT + column * (CELL + GAP) + 4, 4), f"epoch {epoch}", fill="black")
     for row, index in enumerate(index_N):
         top = MARGIN_TOP + row * (CELL + GAP)
-        pen.text((4, top + CELL // 2 - 12), f"{data.classes[labels[index]]}\nno. {index}", fill="black")
+        pen.text((4, top + CELL // 2 - 12), f"{_class(data, labels[index])}\nno. {index}", fill="black")
         for column in range(len(epochs)):
             image = pixels[row, column]
             # Three channels are colours; of any other number the first is shown, in grey.
@@ -75,13 +78,21 @@ def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:
     for _, found_labels, found in data.records("train", 0):
         for position in np.flatnonzero(np.isin(found, list(index_N))):
             labels[int(found[position])] = int(found_labels[position])
+    absent = sorted(set(index_N) - set(labels))
+    if absent:
+        raise DataError(f"{data.path}: epoch 0 holds no image {absent[0]}; whoever wrote this set made a mistake")
     return labels
+
+
+def _class(data: ShardSet, label: int) -> str:
+    return shown(data.classes[label], 16)[1:-1]
 
 
 def _pixels(data: ShardSet, image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.dtype == np.uint8:
         return image
     source = data.plan.source
-    pixels = (image.astype(np.float64) * np.array(source.deviation) + np.array(source.mean)) * 255
-    rounded: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a stranger's pixels, which need not be finite
+        pixels = (image.astype(np.float64) * np.array(source.deviation) + np.array(source.mean)) * 255
+    rounded: NDArray[np.uint8] = np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8)
     return rounded

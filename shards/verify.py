@@ -1,12 +1,14 @@
 """Verifying: every byte of a shard against its plan and its index."""
 
 import os
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from shards.errors import DataError
+from shards.files import open_regular
 from shards.index import Index
 from shards.plan import Plan, Shard
 from shards.record import BLOCK_BYTES, Frame, Layout
@@ -21,11 +23,11 @@ def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
     record's xxh3-64, framing and labels, the zeros behind the last record, the archive's xxh3-128.
     """
     path = directory / shard.tar
-    if not path.is_file():
+    if not path.exists():
         return f"{path}: missing, though its index is there"
     try:
         index = Index.read(directory, shard, plan.identity)
-        with path.open("rb", buffering=0) as file:
+        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
             found = os.fstat(file.fileno()).st_size
             if found != index.size_bytes:
                 return f"{path}: {index.size_bytes} bytes expected, {found} found"
@@ -34,7 +36,7 @@ def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
             buffer = bytearray(max(extent.size_bytes for extent in index.extents))
             for extent, (key, layout) in zip(index.extents, shard.records(), strict=True):
                 view = memoryview(buffer)[: extent.size_bytes]
-                if file.readinto(view) != extent.size_bytes:
+                if _read_into(file, view) != extent.size_bytes:
                     return f"{path}, record {key}: the file ended while it was read"
                 if xxhash.xxh3_64_intdigest(view) != extent.xxh3:
                     return f"{path}, record {key}: bytes differ from the index"
@@ -46,7 +48,7 @@ def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
                 if not 0 <= labels.min() <= labels.max() < len(plan.source.classes):
                     return f"{path}, record {key}: labels from {labels.min()} to {labels.max()}, outside the classes"
                 whole.update(view)
-            end = file.read()
+            end = file.read(2 * BLOCK_BYTES + 1)
     except DataError as error:
         return str(error)
     if end != bytes(2 * BLOCK_BYTES):
@@ -55,6 +57,14 @@ def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
     if whole.hexdigest() != index.xxh3:
         return f"{path}: the whole file hashes to {whole.hexdigest()}, its index says {index.xxh3}"
     return None
+
+
+def _read_into(file: FileIO, view: memoryview) -> int:
+    """Fill `view`, in as many calls as the system takes; return the bytes read, fewer where the file ends."""
+    done = 0
+    while done < len(view) and (count := file.readinto(view[done:])):
+        done += count
+    return done
 
 
 def _framed(extent: memoryview, key: str, frame: Frame) -> bool:

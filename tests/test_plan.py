@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shards import DataError
+from shards import DataError, UsageError
 from shards.document import serialize
 from shards.plan import MANIFEST, Epoch, Plan, Source, differences
 from shards.record import ENCODINGS, RECORD_BYTES
@@ -32,7 +32,7 @@ SIDES = st.integers(1, 300)
 def plans(pick: st.DrawFn) -> Plan:
     """Any plan whose channels fit."""
     channels = pick(st.integers(1, 3))
-    epoch = st.builds(Epoch, st.integers(1, 2**31), st.tuples(SIDES, SIDES, st.just(channels)))
+    epoch = st.builds(Epoch, st.integers(1, 2**17), st.tuples(SIDES, SIDES, st.just(channels)))
     numbers = st.tuples(*[FLOATS] * channels)
     positive = st.tuples(*[st.floats(min_value=0, exclude_min=True, allow_infinity=False)] * channels)
     splits = {"train": tuple(pick(st.lists(epoch, min_size=1, max_size=4)))}
@@ -41,7 +41,7 @@ def plans(pick: st.DrawFn) -> Plan:
     return Plan(
         source=Source(
             name=pick(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
-            classes=tuple(pick(st.lists(st.text(), max_size=4))),
+            classes=tuple(pick(st.lists(st.text(), min_size=1, max_size=4))),
             mean=pick(numbers),
             deviation=pick(positive),
             sha256=pick(st.dictionaries(st.sampled_from(["train", "test"]), st.text())),
@@ -215,3 +215,37 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_back(tmp_path, resealed(change))
+
+
+def test_the_remedy_is_one_command_that_a_shell_takes_as_it_stands() -> None:
+    assert PLAN.remedy(Path("shards/cifar10")).startswith("Rebuild it: python -m precompute repair shards/cifar10 (")
+    assert "repair 'my shards/a;b' (" in PLAN.remedy(Path("my shards/a;b"))
+
+
+SMALL = Epoch(1, (1, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (replace(PLAN, splits={"train": (SMALL,) * 8193}), "at most 8192 epochs, found 8193"),
+        (replace(PLAN, splits={"train": (Epoch(2**15 + 1, (2**13, 2**13, 2)),)}), "at most 32768 shards, found 32769"),
+        (replace(PLAN, source=replace(SOURCE, classes=("",) * 65537)), "at most 65536 classes, found 65537"),
+        (replace(PLAN, source=replace(SOURCE, mean=(0.0,) * 4097)), "at most 4096 channels, found 4097"),
+        (replace(PLAN, source=replace(SOURCE, recipe="x" * 2**21)), "at most 2097152 bytes, found"),
+    ],
+    ids=["epochs", "shards", "classes", "channels", "bytes"],
+)
+def test_a_plan_that_no_reader_would_take_is_not_written(plan: Plan, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan.to_bytes()
+
+
+def test_the_largest_plans_are_written_and_read(tmp_path: Path) -> None:
+    for plan in (
+        replace(PLAN, splits={"train": (SMALL,) * 8192}),
+        replace(PLAN, splits={"train": (Epoch(2**15, (2**13, 2**13, 2)),)}),
+        replace(PLAN, source=replace(SOURCE, classes=("",) * 65536)),
+    ):
+        assert read_back(tmp_path, plan.to_bytes()) == plan
+    assert len(replace(PLAN, splits={"train": (Epoch(2**15, (2**13, 2**13, 2)),)}).shards()) == 2**15

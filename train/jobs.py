@@ -84,7 +84,7 @@ def job_of(run: Run, shards: Path, arguments: argparse.Namespace) -> Job:
     if there != run.settings:
         raise DataError(
             f"{data.path}: {run.path} plays {run.settings.get('variants')} variants, found {there['variants']}; "
-            f"bake as many epochs as there were. {data.plan.remedy}"
+            f"bake as many epochs as there were. {data.plan.remedy(data.path)}"
         )
     return Job(data, settings, run)
 
@@ -208,7 +208,8 @@ def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
     if missing and not follow:
         raise DataError(
-            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). {data.plan.remedy}"
+            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). "
+            f"{data.plan.remedy(data.path)}"
         )
     if samples < 2:
         raise UsageError(f"{data.path}: 1 training image; batch norm needs at least 2 in a batch")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards import ShardSet, UsageError
+from shards import MachineError, ShardSet, UsageError
 from shards.follow import wait_for_epoch
 from shards.reader import Scratch
 from shards.record import samples_per_record
@@ -78,6 +78,7 @@ class Stream:
     Raises:
         UsageError: no such split, epoch or start, epochs whose images differ in size, a batch size under 1, or
             batches asked for outside of `with`.
+        MachineError: no memory for so many such images.
         DataError: while iterating, where shards are missing or damaged.
     """
 
@@ -107,8 +108,11 @@ class Stream:
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
         shape = shapes.pop()
         slots = ring_slots(shape, data.plan.encoding, batch_size)
-        images = torch.empty((slots, batch_size, *shape), dtype=getattr(torch, data.plan.encoding), pin_memory=pin)
-        labels = torch.empty((slots, batch_size), dtype=torch.int64, pin_memory=pin)
+        try:
+            images = torch.empty((slots, batch_size, *shape), dtype=getattr(torch, data.plan.encoding), pin_memory=pin)
+            labels = torch.empty((slots, batch_size), dtype=torch.int64, pin_memory=pin)
+        except RuntimeError as error:
+            raise MachineError(f"{data.path}: no memory for {slots} batches of {batch_size} ({error})") from None
         self._sample_bytes = images[0, 0].nbytes
         for slot in map(_Slot, images, labels):
             self._free.put(slot)

@@ -1,0 +1,86 @@
+"""What could run a stranger's code, or die of a file that shrinks, is not in the code at all."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(path for package in ("shards", "precompute", "train") for path in (ROOT / package).rglob("*.py"))
+IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "mmap"}
+BUILTINS = {"eval", "exec", "compile", "__import__"}
+METHODS = {"extract", "extractall", "unpack_archive", "popen", "memmap", "find_class"}
+# A name, and the module that may have it: why.
+ALLOWED = {
+    ("pickle", "precompute/sources.py"),  # the name of an error; torchvision unpickles CIFAR after its MD5 check
+    ("memmap", "precompute/workers.py"),  # counts of our own processes, in a file of our own
+}
+
+
+def forbidden(code: str) -> set[str]:
+    """Return the forbidden names that code imports or calls, and loading calls that may unpickle."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name.split(".")[0] for alias in names} & IMPORTS
+            case ast.ImportFrom(module=str(module), names=names):
+                found |= {module.split(".")[0], *(alias.name for alias in names)} & (IMPORTS | METHODS)
+            case ast.Call(func=ast.Name(id=name)) if name in BUILTINS | METHODS:
+                found.add(name)
+            case ast.Call(func=ast.Attribute(attr=name)) if name in METHODS:
+                found.add(name)
+            case ast.Attribute(value=ast.Name(id="os"), attr="system" | "fork" as name):
+                found.add(name)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load"), keywords=keywords):
+                if not _says(keywords, "weights_only", True):
+                    found.add("torch.load")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="np" | "numpy"), attr="load"), keywords=keywords):
+                if any(word.arg == "allow_pickle" for word in keywords) and not _says(keywords, "allow_pickle", False):
+                    found.add("np.load")
+            case ast.keyword(arg="shell", value=value) if not (
+                isinstance(value, ast.Constant) and value.value is False
+            ):
+                found.add("shell")
+            case ast.Constant(value=str(text)) if text.startswith("pipe:"):
+                found.add("pipe:")
+    return found
+
+
+def _says(keywords: list[ast.keyword], name: str, value: bool) -> bool:
+    return any(
+        word.arg == name and isinstance(word.value, ast.Constant) and word.value.value is value for word in keywords
+    )
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_has_what_could_run_a_stranger_s_code(module: Path) -> None:
+    name = str(module.relative_to(ROOT))
+    assert {word for word in forbidden(module.read_text(encoding="utf-8")) if (word, name) not in ALLOWED} == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [
+        ("import pickle", "pickle"),
+        ("from pickle import loads", "pickle"),
+        ("import yaml.loader", "yaml"),
+        ("eval(text)", "eval"),
+        ("os.system(text)", "system"),
+        ("archive.extractall(path)", "extractall"),
+        ("torch.load(path)", "torch.load"),
+        ("torch.load(path, weights_only=False)", "torch.load"),
+        ("np.load(path, allow_pickle=True)", "np.load"),
+        ("subprocess.run(line, shell=True)", "shell"),
+        ("open_url('pipe:cat file')", "pipe:"),
+        ("np.memmap(path)", "memmap"),
+        ("from mmap import mmap", "mmap"),
+    ],
+)
+def test_each_forbidden_thing_is_seen(code: str, word: str) -> None:
+    assert word in forbidden(code)
+
+
+def test_what_is_harmless_is_not_reported() -> None:
+    code = "re.compile('a')\ntorch.load(a, weights_only=True)\nnp.load(a)\nmodel.eval()\nnp.load(a, allow_pickle=False)"
+    assert forbidden(code) == set()
