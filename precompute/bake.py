@@ -16,7 +16,7 @@ from precompute.baker import Baker, TransformBaker
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
 from precompute.plan import check_space, estimate, make_plan, out_of_space
 from precompute.progress import Progress
-from precompute.sources import Images, SourceData, hold_out
+from precompute.sources import Images, SourceData, checked_images, hold_out
 from precompute.workers import cores, each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
@@ -29,7 +29,6 @@ __all__ = ["bake", "bake_source"]
 
 PIXELS = "pixels.part"
 LABELS = "labels.part"
-MOST_CLASSES = 2**20  # a label beyond it is a mistake: every class up to it would need a name
 
 
 def bake(
@@ -73,9 +72,9 @@ def bake(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
-    splits = {"train": _checked(images, labels, "images")}
+    splits = {"train": checked_images(images, labels, "images")}
     if test is not None:
-        splits["test"] = _checked(*test, "test images")
+        splits["test"] = checked_images(*test, "test images")
         shapes = [split.images_NHWC.shape[1:] for split in splits.values()]
         if shapes[0] != shapes[1]:
             raise UsageError(f"test images: expected {shapes[0]} like the images, found {shapes[1]}")
@@ -231,20 +230,3 @@ class _ProcessWriter:
             count(frame.layout.samples)
 
         write_shard(self.directory, shard, self.identity, step)
-
-
-def _checked(images: NDArray[np.uint8], labels: NDArray[np.int64], what: str) -> Images:
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
-        raise UsageError(f"{what}: expected uint8 (N, H, W, C) or (N, H, W), found {images.dtype} {images.shape}")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise UsageError(
-            f"{what}: expected {len(images)} whole-number labels, one an image, found {labels.dtype} {labels.shape}"
-        )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
-        raise UsageError(
-            f"{what}: expected labels from 0 to {MOST_CLASSES - 1}, found {labels.min()} to {labels.max()}"
-        )
-    return Images(np.ascontiguousarray(images), labels.astype(np.int64))

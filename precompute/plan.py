@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import math
+import operator
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from precompute.existing import files_of, is_begun
 from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
 from shards.errors import MachineError, UsageError
-from shards.plan import MOST_SEED, NAME, Epoch, Plan, Source
+from shards.plan import MOST_EPOCHS, MOST_SEED, NAME, Epoch, Plan, Source
 from shards.record import ENCODINGS
 
 __all__ = ["Estimate", "check_space", "estimate", "make_plan", "out_of_space"]
@@ -36,8 +37,11 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
     Raises:
         UsageError: a value outside its range.
     """
+    epochs, seed = _whole("--epochs", epochs), _whole("--seed", seed)
     if epochs < 1:
         raise UsageError(f"--epochs: expected at least 1, found {epochs}")
+    if epochs > MOST_EPOCHS:
+        raise UsageError(f"--epochs: expected at most {MOST_EPOCHS}, found {epochs}")
     if not 0 <= seed <= MOST_SEED:
         raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
     if encoding not in ENCODINGS:
@@ -113,6 +117,14 @@ def out_of_space(error: OSError, plan: Plan, directory: Path) -> OSError | Machi
         f"{gigabytes(max(0, left.free_bytes))} are free. Free some space; then the same command goes on where "
         "this one ended"
     )
+
+
+def _whole(option: str, value: object) -> int:
+    """Take any whole number, NumPy's too, as the int that a manifest holds."""
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError(f"{option}: expected a whole number, found {value!r}") from None
 
 
 def _sha256(images: Images) -> str:

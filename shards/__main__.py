@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print JSON")
     show = command("show", "draw the same images in several epochs", _show)
     show.add_argument("--epochs", help="such as 0-7; default the first 8")
-    show.add_argument("--images", type=int, nargs="+", default=list(range(8)), help="source indices; default 0 to 7")
+    show.add_argument("--images", type=int, nargs="+", help="source indices; default the first 8")
     show.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file; default grid.png")
     drop = command("drop", "remove the last epochs, to free space", _drop)
     drop.add_argument("--epochs", required=True, help="such as 20-, to the last one")
@@ -101,8 +102,9 @@ def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
 
 def _show(data: ShardSet, arguments: argparse.Namespace) -> None:
     epochs = range(data.epochs)[:8] if arguments.epochs is None else epoch_range(arguments.epochs, data.epochs)
-    draw_grid(data, arguments.images, epochs, arguments.out)
-    print(f"{arguments.out}: {len(arguments.images)} images in epochs {epochs[0]} to {epochs[-1]}")
+    images = list(range(min(8, data.samples("train")))) if arguments.images is None else arguments.images
+    draw_grid(data, images, epochs, arguments.out)
+    print(f"{arguments.out}: {len(images)} images in epochs {epochs[0]} to {epochs[-1]}")
 
 
 def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
@@ -123,7 +125,7 @@ def epoch_range(text: str, epochs: int) -> range:
         UsageError: not of that form, or outside 0 to epochs - 1.
     """
     first, dash, last = text.partition("-")
-    if first.isdecimal() and (last.isdecimal() or not last):
+    if re.fullmatch("[0-9]{1,9}", first) and re.fullmatch("[0-9]{0,9}", last):
         start = int(first)
         stop = start if not dash else int(last) if last else epochs - 1
         if start <= stop < epochs:

@@ -6,6 +6,7 @@ device); 5 training diverged; 130 and 143 interrupted; 141 nobody reads the outp
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -40,8 +41,9 @@ def run_command(main: Callable[[], None], after_interruption: str = "") -> NoRet
         _end(UsageError("Windows is not supported; use Linux or macOS (WSL 2 works: it is Linux)"))
     try:
         with _signals_as_exceptions():
+            _print_whatever()
             main()
-            sys.stdout.flush()
+            print(end="", flush=True)  # noqa: T201 - a full disk is met here; where stdout is closed, nothing is done
     except PrebakeError as error:
         _end(error)
     except KeyboardInterrupt:
@@ -50,11 +52,15 @@ def run_command(main: Callable[[], None], after_interruption: str = "") -> NoRet
         _interrupted("terminated", after_interruption, 143)
     except BrokenPipeError:
         # The reader of our stdout has gone (`... | head`): nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         sys.exit(141)
     except MemoryError as error:
         _end(MachineError(f"out of memory: {error}"))
     except OSError as error:
+        try:
+            print(end="", flush=True)  # noqa: T201 - what was printed before
+        except OSError:
+            _let_go_of_stdout()
         where = f"{error.filename}: " if error.filename else ""
         advice = ADVICE.get(error.errno or 0)
         _end(MachineError(f"{where}{error.strerror or error}{f'; {advice}' if advice else ''}"))
@@ -94,6 +100,17 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
         for number in heard:
             signal.raise_signal(number)
+
+
+def _print_whatever() -> None:
+    """Let stdout escape what its encoding lacks, as stderr does: a path with such letters is no reason to fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _let_go_of_stdout() -> None:
+    """Drop what stdout still holds and can't write: Python would try once more at its end, and exit with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(error: PrebakeError) -> NoReturn:

@@ -16,7 +16,19 @@ from shards.errors import DataError, UsageError, shown
 from shards.record import BLOCK_BYTES, ENCODINGS, Layout, samples_per_record
 from shards.source import Source
 
-__all__ = ["MANIFEST", "MOST_SEED", "MOST_SHARDS", "NAME", "SPLITS", "Epoch", "Plan", "Shard", "Source", "differences"]
+__all__ = [
+    "MANIFEST",
+    "MOST_EPOCHS",
+    "MOST_SEED",
+    "MOST_SHARDS",
+    "NAME",
+    "SPLITS",
+    "Epoch",
+    "Plan",
+    "Shard",
+    "Source",
+    "differences",
+]
 
 MANIFEST = "manifest.json"
 FORMAT = "prebake"

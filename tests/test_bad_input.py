@@ -7,6 +7,7 @@ tests/test_commands_precompute.py tries are not tried again here.
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from precompute.sources import load
 from shards import ShardSet, UsageError
 from tests.asked import precompute_command, shards_command
 from tests.attacks.hostile import reseal, reseal_manifest
-from tests.small import stamps
+from tests.small import bake, files, stamps
 from tests.trials import Trial, trial
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,8 @@ def there(root: Path, tmp_path: Path) -> Path:
     ("arguments", "said"),
     [
         ("--epochs -1", "--epochs: expected at least 1, found -1"),
+        ("--epochs 1000000000", "--epochs: expected at most 100000, found 1000000000"),
+        ("--epochs 100000000000000000000", "--epochs: expected at most 100000, found"),
         ("--epochs 1.5", "argument --epochs: invalid int value: '1.5'"),
         ("--epochs 1 --seed -1", "--seed: expected 0 to 2^63 - 1, found -1"),
         ("--epochs 1 --seed 9223372036854775808", "--seed: expected 0 to 2^63 - 1, found 9223372036854775808"),
@@ -91,6 +94,19 @@ def test_wrong_options_of_precompute_exit_with_2_and_write_nothing(arguments: st
     ended = precompute_command("--dataset", "digits", "--out", tmp_path / "out", *arguments.split())
     holds(ended, 2, said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [1.5, "3", None])
+def test_epochs_and_seeds_that_are_no_whole_numbers_are_refused(value: Any, tmp_path: Path) -> None:
+    for name, option in (("epochs", "--epochs"), ("seed", "--seed")):
+        with pytest.raises(UsageError, match=f"{option}: expected a whole number, found {value!r}"):
+            bake(tmp_path / "set", **{name: value})
+    assert not (tmp_path / "set").exists()
+
+
+def test_numpy_s_whole_numbers_are_as_good_as_any(tmp_path: Path) -> None:
+    data = bake(tmp_path / "numpy", epochs=np.int64(2), seed=np.uint8(3))
+    assert files(data.path) == files(bake(tmp_path / "python", epochs=2, seed=3).path)
 
 
 @pytest.mark.parametrize("value", [1.0, np.int64(1), "1", None, True])
@@ -132,6 +148,7 @@ def test_wrong_options_of_audit_and_repair_change_nothing(arguments: str, status
         (["drop", "DIR"], 2, "the following arguments are required: --epochs"),
         (["drop", "DIR", "--epochs", "²"], 2, "--epochs: expected one of 0 to 0, or a range like 0-7 or 20-, found"),
         (["show", "DIR", "--epochs", "0-1"], 2, "--epochs: expected one of 0 to 0"),
+        (["show", "DIR", "--epochs", "9" * 5000], 2, "--epochs: expected one of 0 to 0"),
         (["show", "DIR", "--epochs", "-1"], 2, "--epochs: expected one of 0 to 0"),
         (["show", "DIR", "--images", "-1"], 2, "--images: expected 0 to 1499, found -1"),
         (["show", "DIR", "--images", "9" * 30], 2, "--images: expected 0 to 1499"),
@@ -362,9 +379,52 @@ def test_the_smallest_sets_and_partial_records_go_all_the_way(
     assert sum(len(shard.layouts) for shard in ShardSet(out).plan.shards()) == records
     holds(shards_command("verify", out), 0, "all as written")
     holds(shards_command("info", out), 0, f"epochs        {epochs} of {epochs} whole", f"train {images}")
-    holds(shards_command("show", out, "--images", 0, "--out", tmp_path / "grid.png"), 0)
+    holds(shards_command("show", out, "--out", tmp_path / "grid.png"), 0, f": {min(8, images)} images")
     precompute.audit(pixels, labels, out=out, sample=None)
     precompute.audit(pixels, labels, out=out, sample=1)
+
+
+def in_a_process(
+    *arguments: object, stdout: int = subprocess.PIPE, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a module; return its exit code and all that it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    return done.returncode, ((done.stdout or b"") + done.stderr).decode("ascii")
+
+
+def test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped(tmp_path: Path, root: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    out = tmp_path / "Weg é"
+    code, said = in_a_process("precompute", *DIGITS, "--out", out, environment=ascii_only)
+    assert (code, "digits: 1 epochs of 1500 images in" in said, "Traceback" in said) == (0, True, False), said
+    assert content(out) == content(root)
+    for command in (("shards", "verify"), ("precompute", "audit")):
+        code, said = in_a_process(*command, out / "digits", environment=ascii_only)
+        assert (code, "Weg" in said, "Traceback" in said) == (0, True, False), said
+    code, said = in_a_process("shards", "verify", tmp_path / "kein é", environment=ascii_only)
+    assert (code, "no manifest.json here" in said, "Traceback" in said) == (3, True, False), said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
+def test_results_that_can_not_be_written_exit_with_4(root: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, said = in_a_process(
+            "shards", "info", root / "digits", stdout=full.fileno(), environment={"PYTHONUNBUFFERED": ""}
+        )
+    assert (code, said) == (4, "error: No space left on device; free some space, or work in another directory\n")
+
+
+def test_a_command_whose_stdout_is_closed_does_its_work(root: Path) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m shards verify {shlex.quote(str(root / 'digits'))} >&-"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_interruption_while_modules_are_imported_is_one_line_and_130(tmp_path: Path) -> None:
