@@ -16,6 +16,7 @@ from tests.attacks.hostile import places, reseal_raw
 
 __all__ = ["mutate"]
 
+Change = Callable[[Path, random.Random], str]
 HOSTILE: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 3, 127, 128, 129, 255, 256, 511, 512, 1023, 2**15, 2**16, 2**20, 2**28, 2**30),
     *(2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 10**300, -(2**31), -(2**63)),
@@ -58,7 +59,14 @@ def mutate(number: int, whole: Path, directory: Path) -> str:
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(whole, directory)
     changes = dice.choices(CHANGES, WEIGHTS, k=dice.choice([1, 1, 1, 2, 3]))
-    return "; ".join(f"{change.__name__} {change(directory, dice)}" for change in changes)
+    return "; ".join(f"{change.__name__} {_applied(change, directory, dice)}" for change in changes)
+
+
+def _applied(change: Change, directory: Path, dice: random.Random) -> str:
+    try:
+        return change(directory, dice)
+    except OSError as error:
+        return f"got in the way of the one before ({error.strerror})"
 
 
 def _files(directory: Path, ending: str = "") -> list[Path]:
@@ -240,15 +248,15 @@ def _kind(directory: Path, dice: random.Random) -> str:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(os.path.relpath(path))
     elif kind == "link":
-        (directory / "elsewhere").write_bytes(data)
-        path.symlink_to("elsewhere")
+        path.with_name(f"{path.name}-elsewhere").write_bytes(data)
+        path.symlink_to(f"{path.name}-elsewhere")
     else:
         targets = {"zero": "/dev/zero", "null": "/dev/null", "loop": path.name, "dangling": "absent"}
         path.symlink_to({**targets, "stdin": "/dev/stdin", "self": "/proc/self/environ"}[kind])
     return f"{kind} for {path.name}"
 
 
-CHANGES: list[Callable[[Path, random.Random], str]] = [
+CHANGES: list[Change] = [
     _field, _splits, _text, _bytes, _length, _places, _kind
 ]  # fmt: skip
 WEIGHTS = [8, 3, 4, 6, 2, 2, 2]
