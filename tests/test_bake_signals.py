@@ -94,7 +94,8 @@ def test_a_second_signal_ends_it_within_a_second_and_leaves_no_process(
 ) -> None:
     session = interrupted(options, moment, tmp_path, [number, number])
     started = time.monotonic()
-    assert session.process.wait(10) == CODES[number][0]
+    # The interpreter's last moments heed no handler; a shell reports the same number for both.
+    assert session.process.wait(10) in (CODES[number][0], -number)
     assert time.monotonic() - started < 1
     _, _, err = session.ended()
     assert "Traceback" not in err

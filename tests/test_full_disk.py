@@ -101,7 +101,7 @@ def test_a_full_disk_is_said_and_the_same_command_completes(
     def act() -> None:
         code, said = run(bake(40))
         assert (code, said.splitlines()[-1].startswith(f"error: {tmp_path}")) == (4, True), said
-        assert re.search(r"9\.94 MB are to be written, 4\.19 MB are free; free some space", said), said
+        assert re.search(r"9\.94 MB are to be written, 4\.\d+ MB are free; free some space", said), said
         assert not list(tmp_path.iterdir())
         other = tmp_path / "other"
         other.write_bytes(bytes(SIZE - 2**20))  # as if it were written after that look
