@@ -65,8 +65,8 @@ def mutate(number: int, whole: Path, directory: Path) -> str:
 def _applied(change: Change, directory: Path, dice: random.Random) -> str:
     try:
         return change(directory, dice)
-    except OSError as error:
-        return f"got in the way of the one before ({error.strerror})"
+    except (OSError, ValueError) as error:
+        return f"got in the way of the one before ({type(error).__name__})"
 
 
 def _files(directory: Path, ending: str = "") -> list[Path]:

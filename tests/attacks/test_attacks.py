@@ -21,6 +21,7 @@ from tests.trials import Trial, trial
 
 Attack = Callable[[Path], None]
 Read = tuple[list[bytes], PrebakeError | None]
+Record = Callable[[str, object], None]
 MOST_SECONDS, MOST_BYTES = 1.0, 256 * 2**20
 
 # What is refused and by which words; None where reading goes on as the format says, to the bytes at the planned places.
@@ -90,7 +91,10 @@ def visited(attack: Attack, victim: Path) -> tuple[Trial, list[str]]:
 
 @pytest.mark.parametrize("place", kinds.PLACES)
 @pytest.mark.parametrize("attack", KINDS, ids=lambda attack: attack.__name__)
-def test_whatever_stands_in_a_file_s_place_is_refused_or_read_right(attack: Attack, place: str, victim: Path) -> None:
+def test_whatever_stands_in_a_file_s_place_is_refused_or_read_right(
+    attack: Attack, place: str, victim: Path, record_property: Record
+) -> None:
+    record_property("cases", 1)
     _, errors = visited(lambda directory: attack(directory / place), victim)
     words = KINDS[attack]
     if words is None:
@@ -104,7 +108,8 @@ def test_whatever_stands_in_a_file_s_place_is_refused_or_read_right(attack: Atta
 
 
 @pytest.mark.parametrize("attack", CONTENTS, ids=lambda attack: attack.__name__)
-def test_whatever_a_file_says_is_refused_or_read_right(attack: Attack, victim: Path) -> None:
+def test_whatever_a_file_says_is_refused_or_read_right(attack: Attack, victim: Path, record_property: Record) -> None:
+    record_property("cases", 1)
     _, errors = visited(attack, victim)
     words = CONTENTS[attack]
     if words is not None:
@@ -148,7 +153,8 @@ COMMANDED = [*KINDS, archives.lying_tar_headers, archives.label_beyond, manifest
 
 
 @pytest.mark.parametrize("attack", COMMANDED, ids=lambda attack: attack.__name__)
-def test_the_commands_end_with_3_or_do_their_work(attack: Attack, victim: Path) -> None:
+def test_the_commands_end_with_3_or_do_their_work(attack: Attack, victim: Path, record_property: Record) -> None:
+    record_property("cases", 1)
     attack(victim / TAR if attack in KINDS else victim)
     statuses = {}
     for name in ("info", "verify"):

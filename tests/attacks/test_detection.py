@@ -125,7 +125,10 @@ HTML = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>N
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [LFS, HTML, b"", b"\x1f\x8b\x08" + bytes(60), b"PK\x03\x04" + bytes(60)])
-def test_something_else_in_a_file_s_place_is_seen(name: str, content: bytes, victim: Path) -> None:
+def test_something_else_in_a_file_s_place_is_seen(
+    name: str, content: bytes, victim: Path, record_property: Record
+) -> None:
+    record_property("cases", 1)
     seen = Seen(victim, both=1)
     (victim / name).write_bytes(content)
     seen.check(name, None, 0)
@@ -161,8 +164,9 @@ def missing(victim: Path, ending: str) -> None:
 @pytest.mark.parametrize("change", [exchanged, copied, appended, renamed, missing])
 @pytest.mark.parametrize("ending", ["tar", "json"])
 def test_exchanged_copied_appended_renamed_and_missing_files_are_seen(
-    change: Callable[[Path, str], None], ending: str, victim: Path
+    change: Callable[[Path, str], None], ending: str, victim: Path, record_property: Record
 ) -> None:
+    record_property("cases", 1)
     seen = Seen(victim, both=1)
     change(victim, ending)
     for read in (by_batches, by_stream):
