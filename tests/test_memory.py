@@ -53,6 +53,7 @@ def test_memory_that_is_really_full_ends_so_too(shards: Path, tmp_path: Path) ->
         def begin(device: torch.device, precision: str) -> Any:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
+            torch.empty(2**30)  # more than what earlier work may have left to be used again
             return autocast(device, precision)
 
         patched("train.loop.autocast", begin)
