@@ -18,6 +18,7 @@ from shards.errors import DataError, MachineError, UsageError, listed
 from shards.plan import MANIFEST, MOST_SEED
 from train.books import Run
 from train.checkpoint import load_checkpoint, save_checkpoint
+from train.compare import main as compare_main
 from train.compile import check_compiler
 from train.curves import draw_curves
 from train.device import PRECISIONS, choose_device, choose_precision
@@ -25,6 +26,8 @@ from train.loop import Settings, Trainer
 from train.models import MODELS, SMALLEST_SIDE
 from train.predict import main as predict_main
 from train.recipes import RECIPES, Recipe, recipe_for
+from train.repeats import aggregate, check_cost, check_target, describe, repeated
+from train.results import read_result
 from train.summary import epoch_line, summarize, table, utilization_line
 from train.weights import Trained, save_weights
 
@@ -37,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m train",
         description="Train every data set found in the shards.",
-        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights.",
+        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights; "
+        "python -m train compare RUN RUN ... holds finished runs against each other.",
     )
     add = options.add_argument
     add("--shards", type=Path, required=True, help="one shard set, or the root of several")
@@ -54,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, help="default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
     add("--seed", type=int, default=0, help="of the initial weights; default 0")
+    add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")
+    add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
+    add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
@@ -69,14 +76,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Train the data sets one after the other, then print one table."""
-    if sys.argv[1:2] == ["predict"]:
-        predict_main(sys.argv[2:])
+    commands = {"predict": predict_main, "compare": compare_main}
+    if sys.argv[1:2] and sys.argv[1] in commands:
+        commands[sys.argv[1]](sys.argv[2:])
         return
     arguments = parser().parse_args()
+    check_target(arguments.target)
+    check_cost(arguments.usd_per_hour)
     # Everything is checked before the first step is taken.
     if arguments.follow:
         _wait_for_manifest(arguments.shards, arguments.dataset)
-    planned = [_plan(data, arguments) for data in find(arguments.shards, arguments.dataset)]
+    planned = [job for data in find(arguments.shards, arguments.dataset) for job in _plan(data, arguments)]
     try:
         summaries = [_train(*each, arguments) for each in planned]
     except RuntimeError as error:
@@ -85,6 +95,11 @@ def main() -> None:
             raise
         raise MachineError(f"the device's memory is full; a smaller --batch-size may help ({error})") from None
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
+    if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
+        for first in range(0, len(summaries), arguments.runs):
+            runs = [read_result(Path(summary["run"])) for summary in summaries[first : first + arguments.runs]]
+            summed = aggregate(runs, arguments.target, arguments.usd_per_hour)
+            print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
 
 
 def _wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
@@ -119,12 +134,15 @@ def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
     return [there[name] for name in dict.fromkeys(names)] if names else sets
 
 
-def _plan(data: ShardSet, arguments: argparse.Namespace) -> tuple[ShardSet, Settings, Run]:
-    settings = _settings(data, arguments)
-    run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **asdict(settings)})
-    if not (arguments.overwrite or arguments.resume):
-        run.refuse_existing()
-    return data, settings, run
+def _plan(data: ShardSet, arguments: argparse.Namespace) -> list[tuple[ShardSet, Settings, Run]]:
+    """Plan the runs of one set, one a seed."""
+    planned = []
+    for settings in repeated(_settings(data, arguments), arguments.runs):
+        run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **asdict(settings)})
+        if not (arguments.overwrite or arguments.resume):
+            run.refuse_existing()
+        planned.append((data, settings, run))
+    return planned
 
 
 def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
