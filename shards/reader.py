@@ -174,8 +174,13 @@ class ShardSet:
         """List planned shards that are not whole yet, by file name."""
         return [shard.tar for shard in self.plan.shards(split, epoch) if not (self.path / shard.index).is_file()]
 
-    def open_shards(self, split: str, epoch: int = 0) -> Iterator[OpenShard]:
+    def open_shards(self, split: str, epoch: int = 0, *, numbers: Sequence[int] | None = None) -> Iterator[OpenShard]:
         """Open an epoch's shards one after the other; the caller closes them.
+
+        Args:
+            split: train, val or test.
+            epoch: which epoch's variants.
+            numbers: which of its shards, in turn; default all, as they were baked.
 
         Raises:
             UsageError: no such split or epoch.
@@ -187,7 +192,8 @@ class ShardSet:
             raise DataError(
                 f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). {self.plan.remedy}"
             )
-        for shard in self.plan.shards(split, epoch):
+        shards = self.plan.shards(split, epoch)
+        for shard in shards if numbers is None else [shards[number] for number in numbers]:
             yield OpenShard(self.path, shard, self.plan)
 
     def batches(

@@ -1,12 +1,27 @@
-"""The order of records: every one once, a function of its arguments, and another one for another seed or epoch."""
+"""The order of records: every one once, another one for another seed or epoch, and what is trained on in it."""
+
+import copy
+import json
+import os
+from collections import Counter
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import precompute
+from precompute.sources import SourceData
+from shards import DataError, ShardSet
 from shards.plan import MOST_SEED
+from shards.record import Layout
+from tests.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
+from train.loop import Settings, Trainer
 from train.order import record_order
+from train.recipes import recipe_for
+from train.stream import Stream
 
 SEEDS = st.integers(0, MOST_SEED)
 EPOCHS = st.integers(0, 10_000)
@@ -57,3 +72,117 @@ def test_every_shard_and_every_record_is_as_likely_in_every_place(shards: list[i
 
 def test_the_order_is_pinned_since_runs_are_to_be_repeated() -> None:
     assert listed(5, 2, [3, 4]) == [(1, 0), (1, 2), (1, 3), (1, 1), (0, 2), (0, 1), (0, 0)]
+
+
+@pytest.fixture
+def three_shards(digits: SourceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
+    """Two epochs of 700 digits in three shards of two records each, the last of which is short."""
+    monkeypatch.setattr("shards.plan.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    train = digits.splits["train"]
+    out = tmp_path / "digits"
+    precompute.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out)
+    data = ShardSet(out)
+    assert [len(shard.layouts) for shard in data.plan.shards("train", 0)] == [2, 2, 2]
+    return data
+
+
+Sample = tuple[bytes, int]
+
+
+def records_of(data: ShardSet, epoch: int) -> list[list[Sample]]:
+    """Read an epoch's records as baked, sample by sample."""
+    return [
+        [(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)]
+        for images, labels, _ in data.records("train", epoch)
+    ]
+
+
+def streamed(data: ShardSet, epochs: list[int], batch_size: int, order_seed: int, first_epoch: int = 0) -> list[Sample]:
+    """Read epochs through a stream, sample by sample."""
+    with Stream(data, "train", epochs, batch_size, order_seed=order_seed, first_epoch=first_epoch) as stream:
+        return [
+            (image.numpy().tobytes(), int(label))
+            for images, labels in stream
+            for image, label in zip(images, labels, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 50, 128, 300, 1000])
+def test_a_stream_plays_the_records_in_that_order_whatever_the_batches(three_shards: ShardSet, batch_size: int) -> None:
+    wanted: list[Sample] = []
+    for epoch, variant in enumerate([0, 1, 0], 7):
+        records = records_of(three_shards, variant)
+        for shard, record in listed(3, epoch, [2, 2, 2]):
+            wanted += records[2 * shard + record]
+    found = streamed(three_shards, [0, 1, 0], batch_size, order_seed=3, first_epoch=7)
+    assert found == wanted
+    # All samples, each once an epoch; and replayed epochs have orders of their own.
+    assert Counter(found[:700]) == Counter(chain(*records_of(three_shards, 0))) == Counter(found[1400:])
+    assert found[:700] != found[1400:]
+
+
+def test_an_epoch_s_order_does_not_depend_on_where_a_stream_begins(three_shards: ShardSet) -> None:
+    whole = streamed(three_shards, [0, 1], 64, order_seed=3)
+    assert streamed(three_shards, [1], 64, order_seed=3, first_epoch=1) == whole[700:]
+
+
+def test_the_last_record_may_stand_anywhere(three_shards: ShardSet) -> None:
+    last = records_of(three_shards, 0)[-1]
+    places = {streamed(three_shards, [0], 64, order_seed=seed).index(last[0]) for seed in range(12)}
+    assert len(last) == 60
+    assert len(places) > 2
+
+
+def test_no_sample_of_a_damaged_record_is_handed_out_in_any_order(three_shards: ShardSet) -> None:
+    records = records_of(three_shards, 0)
+    record = json.loads((three_shards.path / "train-e000-001.json").read_text())["records"][0]
+    with (three_shards.path / "train-e000-001.tar").open("r+b") as file:
+        file.seek(record["offset"] + 3000)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    for seed in range(3):
+        found: list[bytes] = []
+        with (
+            Stream(three_shards, "train", [0], 10, order_seed=seed) as stream,
+            pytest.raises(DataError, match="bytes differ from the index"),
+        ):
+            found.extend(image.numpy().tobytes() for images, _ in stream for image in images)
+        before = listed(seed, 0, [2, 2, 2]).index((1, 0))
+        wanted = [
+            image for shard, number in listed(seed, 0, [2, 2, 2])[:before] for image, _ in records[2 * shard + number]
+        ]
+        assert found == wanted[: len(wanted) // 10 * 10]
+
+
+def test_an_order_seed_is_a_setting_of_a_run_and_changes_what_it_begins_with(
+    finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
+) -> None:
+    options = ("--shards", shards / "digits", "--epochs", 1, "--out", tmp_path, *ON_CPU)
+    ended = command(*options, "--order-seed", 1)
+    assert ended.code == 0, ended.err
+    plain, ordered = the_run(finished[1]), the_run(tmp_path)
+    assert log_of(ordered)[0]["settings"]["order_seed"] == 1
+    # Not there where it was not asked for: names of older runs stay as they are.
+    assert "order_seed" not in log_of(plain)[0]["settings"]
+    # The same weights, another batch.
+    assert summary_of(plain)["first_loss"] != summary_of(ordered)["first_loss"]
+
+
+def test_a_run_that_goes_on_plays_the_epochs_in_the_order_that_they_would_have_had(tiny: ShardSet) -> None:
+    settings = Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", order_seed=4)
+    whole, second = Trainer(tiny, settings), Trainer(tiny, settings)
+    run = whole.run()
+    next(run)
+    saved = copy.deepcopy(whole.save())
+    (wanted,) = run
+    second.restore(saved)
+    (found,) = second.run()
+    assert (found.train_loss, found.held_out_loss) == (wanted.train_loss, wanted.held_out_loss)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_an_order_seed_out_of_range_is_a_usage_error(seed: int, shards: Path, tmp_path: Path, command: Command) -> None:
+    ended = command("--shards", shards / "digits", "--out", tmp_path / "runs", "--order-seed", seed)
+    assert ended.code == 2
+    assert f"--order-seed: expected 0 to 2^63 - 1, found {seed}" in ended.err

@@ -105,12 +105,15 @@ def test_a_bake_of_unknown_length_is_said_to_be_left_out(tmp_path: Path) -> None
     assert "bake unknown and not counted" in describe(summed)
 
 
-def test_repeated_settings_differ_in_their_seed_alone() -> None:
+def test_repeated_settings_differ_in_their_seeds_alone() -> None:
     settings = Settings(recipe_for("digits"), 7, "cpu", "fp32")
     found = repeated(settings, 3)
     assert [each.seed for each in found] == [7, 8, 9]
     assert {(each.recipe, each.device, each.precision) for each in found} == {(settings.recipe, "cpu", "fp32")}
     assert repeated(settings, 1) == [settings]
+    assert {each.order_seed for each in found} == {None}
+    ordered = repeated(replace(settings, order_seed=40), 3)
+    assert [(each.seed, each.order_seed) for each in ordered] == [(7, 40), (8, 41), (9, 42)]
 
 
 def test_seeds_beyond_the_last_one_are_refused() -> None:
@@ -118,6 +121,8 @@ def test_seeds_beyond_the_last_one_are_refused() -> None:
     assert repeated(settings, 2)[1].seed == MOST_SEED
     with pytest.raises(UsageError, match=r"--runs: 3 seeds from \d+ on go beyond"):
         repeated(settings, 3)
+    with pytest.raises(UsageError, match="take a smaller --order-seed"):
+        repeated(replace(settings, seed=0, order_seed=MOST_SEED), 2)
 
 
 @pytest.mark.parametrize("percent", [0.94, 0, -3, 101, float("nan")])

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, help="default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
     add("--seed", type=int, default=0, help="of the initial weights; default 0")
+    add("--order-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
     add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")
     add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
     add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
@@ -138,7 +139,9 @@ def _plan(data: ShardSet, arguments: argparse.Namespace) -> list[tuple[ShardSet,
     """Plan the runs of one set, one a seed."""
     planned = []
     for settings in repeated(_settings(data, arguments), arguments.runs):
-        run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **asdict(settings)})
+        # What is None was not asked for: a setting that is new leaves the names of older runs as they are.
+        chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+        run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **chosen})
         if not (arguments.overwrite or arguments.resume):
             run.refuse_existing()
         planned.append((data, settings, run))
@@ -146,8 +149,9 @@ def _plan(data: ShardSet, arguments: argparse.Namespace) -> list[tuple[ShardSet,
 
 
 def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
-    if not 0 <= arguments.seed <= MOST_SEED:
-        raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {arguments.seed}")
+    for option, seed in (("--seed", arguments.seed), ("--order-seed", arguments.order_seed)):
+        if seed is not None and not 0 <= seed <= MOST_SEED:
+            raise UsageError(f"{option}: expected 0 to 2^63 - 1, found {seed}")
     device = choose_device(arguments.device)
     recipe = recipe_for(
         arguments.recipe or data.plan.source.recipe,
@@ -178,7 +182,8 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     precision = choose_precision(arguments.precision, device)
     if arguments.compile:
         check_compiler(device)
-    return Settings(replace(recipe, epochs=epochs), arguments.seed, str(device), precision, arguments.compile)
+    recipe = replace(recipe, epochs=epochs)
+    return Settings(recipe, arguments.seed, str(device), precision, arguments.compile, arguments.order_seed)
 
 
 def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> int:

@@ -42,6 +42,7 @@ class Settings:
     device: str
     precision: str
     compiled: bool = False
+    order_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class Trainer:
             drop_last=True,
             pin=self.device.type == "cuda",
             follow=self._follow,
+            order_seed=self.settings.order_seed,
+            first_epoch=self.state.epoch,
         ) as stream:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()

@@ -39,9 +39,12 @@ def repeated(settings: Settings, runs: int) -> list[Settings]:
     """
     if runs < 1:
         raise UsageError(f"--runs: expected at least 1, found {runs}")
-    if settings.seed + runs - 1 > MOST_SEED:
-        raise UsageError(f"--runs: {runs} seeds from {settings.seed} on go beyond 2^63 - 1; take a smaller --seed")
-    return [replace(settings, seed=settings.seed + run) for run in range(runs)]
+    given = {name: seed for name in SEEDS if (seed := getattr(settings, name)) is not None}
+    for name, seed in given.items():
+        if seed + runs - 1 > MOST_SEED:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--runs: {runs} seeds from {seed} on go beyond 2^63 - 1; take a smaller {option}")
+    return [replace(settings, **{name: seed + run for name, seed in given.items()}) for run in range(runs)]
 
 
 def aggregate(

@@ -15,6 +15,7 @@ from shards import ShardSet, UsageError
 from shards.follow import wait_for_epoch
 from shards.reader import Scratch
 from shards.record import samples_per_record
+from train.order import record_order
 
 __all__ = ["Stream"]
 
@@ -54,7 +55,7 @@ def ring_slots(image_shape: tuple[int, int, int], encoding: str, batch_size: int
 
 
 class Stream:
-    """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in.
+    """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in or one's own.
 
     Pixels are read from the file straight into the batch they belong to; a batch is handed out when
     every record that touches it has passed its checksum.
@@ -73,6 +74,8 @@ class Stream:
         drop_last: leave out an epoch's last batch where it is short.
         pin: page-locked staging memory, from which CUDA copies without waiting.
         follow: wait for epochs that another process is still baking.
+        order_seed: of an order of shards and records of one's own, see `train.order`; None for the baked one.
+        first_epoch: number in the training of the first of `epochs`, on which that order depends.
 
     Raises:
         UsageError: no such split or epoch, epochs whose images differ in size, a batch size under 1, or
@@ -90,6 +93,8 @@ class Stream:
         drop_last: bool = False,
         pin: bool = False,
         follow: bool = False,
+        order_seed: int | None = None,
+        first_epoch: int = 0,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
@@ -98,6 +103,7 @@ class Stream:
             raise UsageError(f"{data.path}: expected epochs of one image size, found {sorted(shapes)}")
         self._data, self._split, self._epochs = data, split, list(epochs)
         self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
+        self._order_seed, self._first_epoch = order_seed, first_epoch
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
@@ -154,27 +160,37 @@ class Stream:
 
     def _fill(self) -> None:
         try:
-            for epoch in self._epochs:
-                self._fill_epoch(epoch)
+            for number, epoch in enumerate(self._epochs, self._first_epoch):
+                self._fill_epoch(epoch, number)
             self._ready.put(None)
         except _StoppedError:
             return
         except BaseException as error:
             self._ready.put(error)
 
-    def _fill_epoch(self, epoch: int) -> None:
+    def _fill_epoch(self, epoch: int, number: int) -> None:
         if self._follow:
             wait_for_epoch(self._data, self._split, epoch, self._stopped)
             self._stop_if_closed()
         left = self._data.samples(self._split, epoch)
         scratch = Scratch()
-        for shard in self._data.open_shards(self._split, epoch):
+        order = self._order(epoch, number)
+        opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _ in order])
+        for shard, (_, records) in zip(opened, order, strict=True):
             with shard:
-                for number, layout in enumerate(shard.layouts):
-                    pieces = self._place(layout.samples, left)
-                    left -= layout.samples
-                    shard.read(number, [pixels for _, _, pixels in pieces], scratch)
+                for record in records:
+                    samples = shard.layouts[record].samples
+                    pieces = self._place(samples, left)
+                    left -= samples
+                    shard.read(record, [pixels for _, _, pixels in pieces], scratch)
                     self._hand_over(pieces, scratch)
+
+    def _order(self, epoch: int, number: int) -> list[tuple[int, Sequence[int]]]:
+        """Return numbers of the epoch's shards and of their records, in the order of reading."""
+        counts = [len(shard.layouts) for shard in self._data.plan.shards(self._split, epoch)]
+        if self._order_seed is None:
+            return [(shard, range(count)) for shard, count in enumerate(counts)]
+        return [(shard, records.tolist()) for shard, records in record_order(self._order_seed, number, counts)]
 
     def _place(self, samples: int, left: int) -> list[tuple[_Slot, slice, memoryview]]:
         """Find room for the next samples of `left` in this epoch: slots, where in their labels, and in their pixels."""
