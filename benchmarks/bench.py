@@ -18,8 +18,9 @@ from shards import ShardSet
 from shards.command import say
 from train.device import PRECISIONS, choose_precision, synchronize
 from train.feed import Converter, feed
-from train.loop import Settings, Trainer
+from train.loop import Trainer
 from train.recipes import recipe_for
+from train.state import Settings
 from train.stream import Stream
 from train.waits import Waits
 

@@ -24,8 +24,9 @@ from shards import MachineError, ShardSet
 from shards.command import run_command, say
 from train.device import PRECISIONS, choose_device, choose_precision
 from train.feed import Converter, feed
-from train.loop import Settings, Trainer
+from train.loop import Trainer
 from train.recipes import recipe_for
+from train.state import Settings
 from train.stream import Stream
 
 ROOT = Path(__file__).parent.parent

@@ -23,9 +23,10 @@ from shards.command import run_command
 from train.compile import check_compiler
 from train.device import PRECISIONS, choose_device, choose_precision, synchronize
 from train.feed import Converter, feed
-from train.loop import Settings, Trainer
+from train.loop import Trainer
 from train.models import build
 from train.recipes import recipe_for
+from train.state import Settings
 from train.stream import Stream
 
 EPOCHS = 25

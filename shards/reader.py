@@ -25,6 +25,7 @@ class OpenShard:
         self.path = directory / shard.tar
         self.index = Index.read(directory, shard, plan.identity)
         self._remedy = plan.remedy
+        self.first_sample = shard.first_sample
         self.layouts = shard.layouts
         if not self.path.is_file():  # nor a directory, nor a pipe that nobody writes to
             raise DataError(f"{self.path}: missing, though its index is there. {plan.remedy}")
@@ -257,6 +258,24 @@ class ShardSet:
                     shard.read(number, [pixels], scratch)
                     images = np.frombuffer(pixels, self.plan.encoding).reshape(layout.samples, *layout.image_shape)
                     yield images, scratch.labels, scratch.index
+
+    def source_indices(self, split: str, epoch: int, start: int, stop: int) -> NDArray[np.uint32]:
+        """Return the source indices of the samples from `start` to before `stop` of an epoch, in the baked order.
+
+        Raises as `batches`.
+        """
+        found, scratch = [], Scratch()
+        for shard in self.open_shards(split, epoch):
+            with shard:
+                first = shard.first_sample
+                for number, layout in enumerate(shard.layouts):
+                    if first < stop and first + layout.samples > start:
+                        shard.read(number, [memoryview(bytearray(layout.pixels_bytes))], scratch)
+                        found.append(scratch.index[max(0, start - first) : stop - first].copy())
+                    first += layout.samples
+            if first >= stop:
+                break
+        return np.concatenate(found)
 
     def normalize(self, images_NHWC: NDArray[Any]) -> NDArray[np.float32]:
         """Return normalized float32 images, whatever the encoding: (pixel / 255 - mean) / deviation.

@@ -17,8 +17,9 @@ from shards import ShardSet
 from shards.command import run_command
 from tests.commands import ON_CPU, Command, Ended, in_a_process
 from tests.small import bake
-from train.loop import Settings, Trainer
+from train.loop import Trainer
 from train.recipes import recipe_for
+from train.state import Settings
 
 # The nets here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)

@@ -41,7 +41,8 @@ def test_a_run_ends_with_how_well_the_device_was_used(finished: tuple[Ended, Pat
 
 def test_a_run_directory_holds_summary_log_weights_and_curves(finished: tuple[Ended, Path]) -> None:
     run = the_run(finished[1], "digits-digits-s0-")
-    assert {path.name for path in run.iterdir()} == {"summary.json", "log.jsonl", "weights.safetensors", "curves.png"}
+    files = {"summary.json", "log.jsonl", "weights.safetensors", "curves.png", "run.lock"}
+    assert {path.name for path in run.iterdir()} == files
     start, *epochs, end = log_of(run)
     assert (start["event"], end["event"]) == ("start", "end")
     assert start["settings"]["dataset"] == "digits"

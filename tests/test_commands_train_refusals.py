@@ -122,7 +122,7 @@ def test_an_unknown_name_is_refused_with_a_list_of_those_there(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("option", ["--epochs=0", "--batch-size=1", "--lr=0", "--lr=nan", "--resume=never", "--turbo"])
+@pytest.mark.parametrize("option", ["--epochs=0", "--batch-size=1", "--lr=0", "--lr=nan", "--turbo"])
 def test_a_value_outside_its_range_is_a_usage_error(option: str, shards: Path, command: Command) -> None:
     ended = command("--shards", shards / "digits", option)
     assert ended.code == 2

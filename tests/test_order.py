@@ -18,9 +18,10 @@ from shards import DataError, ShardSet
 from shards.plan import MOST_SEED
 from shards.record import Layout
 from tests.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
-from train.loop import Settings, Trainer
+from train.loop import Trainer
 from train.order import record_order
 from train.recipes import recipe_for
+from train.state import Settings
 from train.stream import Stream
 
 SEEDS = st.integers(0, MOST_SEED)
@@ -97,9 +98,13 @@ def records_of(data: ShardSet, epoch: int) -> list[list[Sample]]:
     ]
 
 
-def streamed(data: ShardSet, epochs: list[int], batch_size: int, order_seed: int, first_epoch: int = 0) -> list[Sample]:
+def streamed(
+    data: ShardSet, epochs: list[int], batch_size: int, order_seed: int, first_epoch: int = 0, start: int = 0
+) -> list[Sample]:
     """Read epochs through a stream, sample by sample."""
-    with Stream(data, "train", epochs, batch_size, order_seed=order_seed, first_epoch=first_epoch) as stream:
+    with Stream(
+        data, "train", epochs, batch_size, start=start, order_seed=order_seed, first_epoch=first_epoch
+    ) as stream:
         return [
             (image.numpy().tobytes(), int(label))
             for images, labels in stream
@@ -124,6 +129,12 @@ def test_a_stream_plays_the_records_in_that_order_whatever_the_batches(three_sha
 def test_an_epoch_s_order_does_not_depend_on_where_a_stream_begins(three_shards: ShardSet) -> None:
     whole = streamed(three_shards, [0, 1], 64, order_seed=3)
     assert streamed(three_shards, [1], 64, order_seed=3, first_epoch=1) == whole[700:]
+
+
+@pytest.mark.parametrize("start", [0, 1, 128, 300, 512, 699, 700])
+def test_a_stream_goes_on_in_the_middle_of_an_epoch_of_that_order(three_shards: ShardSet, start: int) -> None:
+    whole = streamed(three_shards, [0, 1], 64, order_seed=3)
+    assert streamed(three_shards, [0, 1], 64, order_seed=3, start=start) == whole[start:]
 
 
 def test_the_last_record_may_stand_anywhere(three_shards: ShardSet) -> None:

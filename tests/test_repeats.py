@@ -11,10 +11,10 @@ from shards import UsageError
 from shards.plan import MOST_SEED
 from tests.commands import ON_CPU, Command, Ended
 from tests.results import write_run, write_runs
-from train.loop import Settings
 from train.recipes import recipe_for
 from train.repeats import aggregate, check_cost, check_target, describe, repeated
 from train.results import read_result
+from train.state import Settings
 
 
 def test_a_command_trains_a_run_for_each_seed_and_sums_them_up(shards: Path, tmp_path: Path, command: Command) -> None:

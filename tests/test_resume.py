@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from tests.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
+from tests.runs import small_net
 from train.device import autocast
+from train.models import MODELS
 
 
 def interrupted_at(step: int) -> Callable[..., Any]:
@@ -29,7 +31,7 @@ def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--out", tmp_path, *ON_CPU)
-    monkeypatch.setattr("train.__main__.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("train.session.CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         patch.setattr("train.loop.autocast", interrupted_at(4))
         assert command(*options).code == 130
@@ -51,28 +53,6 @@ def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
         assert summary_of(run)[key] == summary_of(uninterrupted)[key]
     losses = [[line["train_loss"] for line in log_of(r) if line["event"] == "epoch"] for r in (run, uninterrupted)]
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(b""),
-        b"no checkpoint",
-        b"PK\x03\x04" + bytes(100),
-    ],
-)
-def test_a_damaged_checkpoint_is_said_to_be_one(
-    content: bytes, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
-    options = ("--shards", shards / "digits", "--out", tmp_path, *ON_CPU)
-    with monkeypatch.context() as patch:
-        patch.setattr("train.loop.autocast", interrupted_at(0))
-        assert command(*options).code == 130
-    checkpoint = the_run(tmp_path) / "checkpoint" / "last.pt"
-    checkpoint.write_bytes(content)
-    ended = command(*options, "--resume", "auto")
-    assert ended.code == 3
-    assert f"{checkpoint}: not a checkpoint" in ended.err
 
 
 def test_resume_goes_on_with_the_unfinished_and_keeps_the_finished(
@@ -98,3 +78,78 @@ def test_a_log_that_was_cut_off_does_not_stop_a_run_from_going_on(
     assert command(*options, "--resume", "auto").code == 0
     for line in (the_run(tmp_path) / "log.jsonl").read_text().splitlines():
         json.loads(line)
+
+
+@pytest.fixture
+def begun(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
+    """A run of the tiny digits that was interrupted after its first epoch."""
+    monkeypatch.setitem(MODELS, "davidnet", small_net)
+    copied = shutil.copytree(shards / "digits", tmp_path / "shards" / "digits")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.loop.autocast", interrupted_at(3))
+        ended = command("--shards", copied, "--out", tmp_path / "my rüns", "--lr", 0.05, "--seed", 7, *ON_CPU)
+    assert ended.code == 130
+    return the_run(tmp_path / "my rüns")
+
+
+def test_a_run_goes_on_from_its_directory_alone(begun: Path, command: Command) -> None:
+    ended = command("--resume", begun, "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out) == summary_of(begun)
+    assert summary_of(begun)["seed"] == 7
+    assert events_of(begun) == ["start", "epoch", "resume", "epoch", "end"]
+    assert not (begun / "checkpoint").exists()
+
+
+def test_a_finished_run_says_so_and_prints_its_summary_without_its_shards(begun: Path, command: Command) -> None:
+    first = command("--resume", begun)
+    shutil.rmtree(begun.parent.parent / "shards")
+    again = command("--resume", begun)
+    assert (again.code, again.out) == (0, first.out)
+    assert again.err == f"digits: finished already, in {begun}\n"
+
+
+def test_shards_that_were_moved_are_named_again_once(begun: Path, tmp_path: Path, command: Command) -> None:
+    shutil.move(tmp_path / "shards", tmp_path / "moved")
+    ended = command("--resume", begun)
+    assert ended.code == 3
+    assert f"no directory named {tmp_path / 'shards' / 'digits'}" in ended.err
+    ended = command("--resume", begun, "--shards", tmp_path / "moved")
+    assert ended.code == 0, ended.err
+    assert log_of(begun)[-3]["shards"] == str(tmp_path / "moved" / "digits")
+
+
+def test_options_that_say_what_the_run_is_are_no_contradiction(begun: Path, command: Command) -> None:
+    options = ("--dataset", "digits", "--lr", 0.05, "--seed", 7, "--epochs", 2, "--batch-size", 64, "--replay")
+    ended = command("--resume", begun, *options, "--out", begun.parent, "--recipe", "digits", *ON_CPU)
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "noted"),
+    [
+        ("--dataset", "mnist", "['digits']"),
+        ("--recipe", "default", "digits"),
+        ("--model", "resnet", "davidnet"),
+        ("--epochs", 3, "2"),
+        ("--batch-size", 32, "64"),
+        ("--lr", 0.1, "0.05"),
+        ("--seed", 0, "7"),
+        ("--device", "cuda", "cpu"),
+        ("--precision", "bf16", "fp32"),
+        ("--compile", None, "False"),
+        ("--out", "elsewhere", ""),
+    ],
+)
+def test_an_option_that_contradicts_the_run_is_refused(
+    option: str, value: object, noted: str, begun: Path, command: Command
+) -> None:
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    ended = command("--resume", begun, option, *([] if value is None else [value]))
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: {option}: {begun} was begun with {noted}")
+    assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
+
+
+def test_resume_and_overwrite_exclude_each_other(begun: Path, command: Command) -> None:
+    assert command("--resume", begun, "--overwrite").code == 2

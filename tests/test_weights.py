@@ -1,7 +1,7 @@
 """Weights: what is saved is what is loaded, and nothing else is taken for weights."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from shards import DataError, ShardSet
 from train.loop import Trainer
+from train.recipes import DIGITS
+from train.tensors import read_tensors, write_tensors
 from train.weights import Trained, load_weights, save_weights
 
 
@@ -106,3 +108,45 @@ def test_a_model_for_other_images_is_saved_with_its_own_shape(trained: Trainer, 
     loaded = load_weights(path)
     assert (loaded.recipe, loaded.classes, loaded.image_shape) == (recipe, tuple("abcdefghij"), (28, 20, 1))
     assert loaded.model.head_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_shape": [8, 8, 10**9], "mean": [0.0], "deviation": [1.0]},
+        {"image_shape": [10**9, 10**9, 1]},
+        {"image_shape": [8, 8, True]},
+        {"image_shape": [8, 8]},
+        {"image_shape": [0, 8, 1]},
+        {"mean": [0.1, 0.2]},
+        {"deviation": [0.0]},
+        {"deviation": ["1"]},
+        {"classes": []},
+        {"classes": ["a", "b"]},
+        {"classes": [0] * 10},
+        {"recipe": []},
+        {"recipe": {}},
+        {"recipe": {**asdict(DIGITS), "celu_alpha": "1"}},
+        {"recipe": {**asdict(DIGITS), "epochs": True}},
+        {"recipe": {**asdict(DIGITS), "batch_size": -1}},
+        {"recipe": {**asdict(DIGITS), "model": "other"}},
+        {"recipe": {**asdict(DIGITS), "layers": 9}},
+    ],
+    ids=lambda changes: str(changes)[:60],
+)
+def test_what_a_stranger_says_of_weights_is_held_against_them(
+    saved: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    tensors, about = read_tensors(saved)
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, tensors, {**about.content, **changes})
+    with pytest.raises(DataError, match=r"weights.safetensors: not the weights of a run"):
+        load_weights(path)
+
+
+def test_weights_of_another_precision_are_refused(saved: Path, tmp_path: Path) -> None:
+    tensors, about = read_tensors(saved)
+    tensors["head.weight"] = tensors["head.weight"].double()
+    write_tensors(tmp_path / "file", tensors, about.content)
+    with pytest.raises(DataError, match=r"head\.weight: expected torch\.float32, found torch\.float64"):
+        load_weights(tmp_path / "file")

@@ -2,37 +2,23 @@
 
 import argparse
 import json
-import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from shards import ShardSet
 from shards.command import run_command, say
-from shards.errors import DataError, MachineError, UsageError, listed
-from shards.plan import MANIFEST, MOST_SEED
+from shards.errors import UsageError
 from train.books import Run
-from train.checkpoint import load_checkpoint, save_checkpoint
 from train.compare import main as compare_main
-from train.compile import check_compiler
-from train.curves import draw_curves
-from train.device import PRECISIONS, choose_device, choose_precision
-from train.loop import Settings, Trainer
-from train.models import MODELS, SMALLEST_SIDE
+from train.device import PRECISIONS
+from train.jobs import job_of, jobs
+from train.models import MODELS
 from train.predict import main as predict_main
-from train.recipes import RECIPES, Recipe, recipe_for
-from train.repeats import aggregate, check_cost, check_target, describe, repeated
+from train.recipes import RECIPES
+from train.repeats import aggregate, check_cost, check_target, describe
 from train.results import read_result
-from train.summary import epoch_line, summarize, table, utilization_line
-from train.weights import Trained, save_weights
-
-CHECKPOINT_SECONDS = 60.0
-PLAN_SECONDS = 20.0
+from train.session import train
+from train.summary import table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m train compare RUN RUN ... holds finished runs against each other.",
     )
     add = options.add_argument
-    add("--shards", type=Path, required=True, help="one shard set, or the root of several")
+    add("--shards", type=Path, help="one shard set, or the root of several; --resume RUN knows its own")
     add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
     add("--recipe", metavar="NAME", help=f"of {', '.join(RECIPES)}; default what the shards suggest")
     add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; default the recipe's")
@@ -57,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--batch-size", type=int, help="default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
-    add("--seed", type=int, default=0, help="of the initial weights; default 0")
+    add("--seed", type=int, help="of the initial weights; default 0")
     add("--order-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
     add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")
     add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
@@ -65,10 +51,13 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
-    add("--out", type=Path, default=Path("runs"), help="root of the runs; default runs")
+    add("--out", type=Path, help="root of the runs; default runs")
     again = options.add_mutually_exclusive_group()
     again.add_argument(
-        "--resume", choices=["auto"], help="auto: go on with unfinished runs of the same settings, keep finished ones"
+        "--resume",
+        metavar="auto|RUN",
+        help="auto: go on with unfinished runs of the same settings, keep finished ones; RUN, the directory of a run: "
+        "go on with that one, whose settings are its own",
     )
     again.add_argument("--overwrite", action="store_true", help="repeat runs that are there already")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
@@ -84,17 +73,7 @@ def main() -> None:
     arguments = parser().parse_args()
     check_target(arguments.target)
     check_cost(arguments.usd_per_hour)
-    # Everything is checked before the first step is taken.
-    if arguments.follow:
-        _wait_for_manifest(arguments.shards, arguments.dataset)
-    planned = [job for data in find(arguments.shards, arguments.dataset) for job in _plan(data, arguments)]
-    try:
-        summaries = [_train(*each, arguments) for each in planned]
-    except RuntimeError as error:
-        # CUDA has a class for it; the CPU's and MPS's allocators have only words.
-        if not re.search("out of memory|can't allocate memory", str(error)):
-            raise
-        raise MachineError(f"the device's memory is full; a smaller --batch-size may help ({error})") from None
+    summaries = _one_run(arguments) if arguments.resume not in (None, "auto") else _all_sets(arguments)
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
     if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
         for first in range(0, len(summaries), arguments.runs):
@@ -103,142 +82,22 @@ def main() -> None:
             print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
 
 
-def _wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
-    """Give a bake that was started together with this command the time to load its data and plan."""
-    wanted = [f"{name}/{MANIFEST}" for name in names or []] or [f"*/{MANIFEST}"]
-    deadline = time.monotonic() + PLAN_SECONDS
-    while time.monotonic() < deadline:
-        if (root / MANIFEST).is_file() or all(any(root.glob(pattern)) for pattern in wanted):
-            return
-        time.sleep(0.1)
+def _one_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    run, shards = Run.open(Path(arguments.resume))
+    summary = run.finished()
+    if summary is not None:
+        say(f"{summary['dataset']}: finished already, in {run.path}")
+        return [summary]
+    job = job_of(run, shards, arguments)
+    return [train(job, overwrite=False, resume=True, follow=arguments.follow)]
 
 
-def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
-    """Open the shard set at `root`, or those in it.
-
-    Raises:
-        DataError: none there, or none of a name.
-    """
-    bake_first = f"Bake first: python -m precompute --epochs 25 --out {root}"
-    if not root.is_dir():
-        raise DataError(f"--shards: no directory named {root}. {bake_first}")
-    one = (root / MANIFEST).is_file()
-    sets = [ShardSet(root)] if one else [ShardSet(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))]
-    if not sets:
-        raise DataError(f"--shards: {root} holds no shard set. {bake_first}")
-    there = {data.name: data for data in sets}
-    if len(there) < len(sets):
-        raise DataError(f"--shards: several sets in {root} bear one name; name the directory of one of them")
-    unknown = [name for name in names or [] if name not in there]
-    if unknown:
-        raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
-    return [there[name] for name in dict.fromkeys(names)] if names else sets
-
-
-def _plan(data: ShardSet, arguments: argparse.Namespace) -> list[tuple[ShardSet, Settings, Run]]:
-    """Plan the runs of one set, one a seed."""
-    planned = []
-    for settings in repeated(_settings(data, arguments), arguments.runs):
-        # What is None was not asked for: a setting that is new leaves the names of older runs as they are.
-        chosen = {name: value for name, value in asdict(settings).items() if value is not None}
-        run = Run(arguments.out, {"dataset": data.name, "shards": data.plan.identity, **chosen})
-        if not (arguments.overwrite or arguments.resume):
-            run.refuse_existing()
-        planned.append((data, settings, run))
-    return planned
-
-
-def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
-    for option, seed in (("--seed", arguments.seed), ("--order-seed", arguments.order_seed)):
-        if seed is not None and not 0 <= seed <= MOST_SEED:
-            raise UsageError(f"{option}: expected 0 to 2^63 - 1, found {seed}")
-    device = choose_device(arguments.device)
-    recipe = recipe_for(
-        arguments.recipe or data.plan.source.recipe,
-        model=arguments.model,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        peak_lr=arguments.lr,
-    )
-    if recipe.model not in MODELS:
-        raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
-    epochs = _epochs(data, recipe, arguments)
-    missing = [name for epoch in range(min(epochs, data.epochs)) for name in data.missing("train", epoch)]
-    missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
-    if missing and not arguments.follow:
-        raise DataError(
-            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). {data.plan.remedy}"
-        )
-    if recipe.batch_size > data.samples("train"):
-        raise UsageError(
-            f"{data.path}: batches of {recipe.batch_size} are larger than the {data.samples('train')} training images; "
-            "take a smaller --batch-size"
-        )
-    if min(data.image_shape("train")[:2]) < SMALLEST_SIDE:
-        raise UsageError(
-            f"{data.path}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, "
-            f"found {data.image_shape('train')}"
-        )
-    precision = choose_precision(arguments.precision, device)
-    if arguments.compile:
-        check_compiler(device)
-    recipe = replace(recipe, epochs=epochs)
-    return Settings(recipe, arguments.seed, str(device), precision, arguments.compile, arguments.order_seed)
-
-
-def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> int:
-    asked: int | None = arguments.epochs
-    if asked is None:
-        epochs = recipe.epochs if arguments.replay else min(recipe.epochs, data.epochs)
-        say(f"{data.name}: {epochs} epochs (recipe {recipe.name}: {recipe.epochs}, shards: {data.epochs})")
-        return epochs
-    if asked > data.epochs and not arguments.replay:
-        raise DataError(
-            f"{data.path}: {asked} epochs asked for, the shards hold {data.epochs}. Bake more: python -m precompute "
-            f"--dataset {data.name} --epochs {asked}; or --replay, which plays variant e mod {data.epochs} in epoch e"
-        )
-    return asked
-
-
-def _train(data: ShardSet, settings: Settings, run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.overwrite:
-        run.remove()
-    finished = run.finished()
-    if finished is not None:
-        say(f"{data.name}: finished already, in {run.path}")
-        return finished
-    if settings.compiled:
-        torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
-    trainer = Trainer(data, settings, follow=arguments.follow)
-    if run.checkpoint.exists():
-        trainer.restore(load_checkpoint(run.checkpoint, settings.device))
-    run.begin(trainer.state.epoch)
-    say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")
-    saved = time.monotonic()
-    for report in trainer.run():
-        run.log("epoch", **asdict(report))
-        say(epoch_line(data.name, report, settings.recipe.epochs))
-        if time.monotonic() - saved > CHECKPOINT_SECONDS and report.epoch + 1 < settings.recipe.epochs:
-            save_checkpoint(run.checkpoint, trainer.save())
-            saved = time.monotonic()
-    return _finish(run, trainer)
-
-
-def _finish(run: Run, trainer: Trainer) -> dict[str, Any]:
-    data = trainer.data
-    started = time.perf_counter()
-    mirrors = data.plan.augmentation.get("flip", "none") != "none"
-    score = trainer.evaluate("test", tta=mirrors) if "test" in data.splits else None
-    summary = summarize(trainer, run.path, score, time.perf_counter() - started)
-    say(utilization_line(summary))
-    source = data.plan.source
-    shape = data.image_shape("train")
-    recipe = trainer.settings.recipe
-    save_weights(run.weights, Trained(trainer.model, recipe, source.classes, shape, source.mean, source.deviation))
-    draw_curves(run.path / "curves.png", data.name, recipe, trainer.state.reports, trainer.steps)
-    run.finish(summary)
-    return summary
+def _all_sets(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    if arguments.shards is None:
+        raise UsageError("--shards: needed; it names one shard set or the root of several (--resume RUN knows its own)")
+    overwrite, resume = arguments.overwrite, arguments.resume is not None
+    return [train(job, overwrite=overwrite, resume=resume, follow=arguments.follow) for job in jobs(arguments)]
 
 
 if __name__ == "__main__":
-    run_command(main, "--resume auto goes on after the last checkpoint")
+    run_command(main, "--resume auto goes on with a run that had begun")

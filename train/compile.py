@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from shards.errors import MachineError, UsageError
 
-__all__ = ["check_compiler", "compile_errors", "compiled"]
+__all__ = ["check_compiler", "compile_errors", "compiled", "rehearse"]
+
+# CUDA graphs run eagerly once, are recorded, and then replayed: the third pass is the first as all others are.
+WARM_UP_PASSES = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +62,26 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
         return graphed(*args, **kwargs)
 
     return step
+
+
+def rehearse(loss: Callable[[], Tensor], model: nn.Module, device: torch.device) -> None:
+    """Go forward and backward as often as the first real pass needs to be as all others are; leave no trace.
+
+    Args:
+        loss: goes forward.
+        model: whose running statistics and gradients stay as they are.
+        device: of the model.
+    """
+    cuda = device.type == "cuda"
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng([device] if cuda else []):
+            for _ in range(WARM_UP_PASSES if cuda else 1):
+                loss().backward()
+                model.zero_grad(set_to_none=True)
+    finally:
+        for buffer, saved in zip(model.buffers(), statistics, strict=True):
+            buffer.copy_(saved)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from shards.command import say
 from shards.writer import write_whole
-from train.loop import EpochReport
 from train.recipes import Recipe, schedule
+from train.state import EpochReport
 
 __all__ = ["draw_curves"]
 

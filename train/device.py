@@ -1,13 +1,26 @@
 """Devices and precisions."""
 
 import contextlib
+import resource
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from shards.errors import MachineError, UsageError
 
-__all__ = ["PRECISIONS", "autocast", "choose_device", "choose_precision", "synchronize"]
+__all__ = [
+    "PRECISIONS",
+    "autocast",
+    "choose_device",
+    "choose_precision",
+    "peak_bytes",
+    "random_state",
+    "restore_random_state",
+    "synchronize",
+]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("cuda", "mps", "cpu")
@@ -70,3 +83,30 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of the random numbers of the CPU, and of the device where that is another."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_random_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Go on with the random numbers where `random_state` was asked; raises KeyError over another device's."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory used so far: the device's by tensors, on the CPU the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

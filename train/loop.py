@@ -1,86 +1,37 @@
 """The training loop."""
 
 import contextlib
-import itertools
 import math
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from shards import ShardSet
-from shards.errors import DivergedError
+from shards.command import undisturbed
+from shards.errors import DataError
 from shards.follow import wait_for_epoch
-from train.compile import compile_errors, compiled
-from train.device import PRECISIONS, autocast, synchronize
+from train.bar import with_bar
+from train.compile import compile_errors, compiled, rehearse
+from train.device import PRECISIONS, autocast, random_state, restore_random_state, synchronize
+from train.divergence import of_held_out, of_step, of_weights
 from train.evaluate import Score, evaluate
 from train.feed import Converter, feed
+from train.learnt import learnt, not_finite, restore_learnt
 from train.models import build
-from train.recipes import Recipe, one_cycle
+from train.recipes import one_cycle
+from train.state import EpochReport, Saved, Settings, State
 from train.stream import Stream
 from train.waits import Waits
 
-__all__ = ["EpochReport", "Settings", "Trainer"]
-
-# CUDA graphs run eagerly once, are recorded, and then replayed: the third pass is the first as all others are.
-WARM_UP_PASSES = 3
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that a run's outcome depends on, besides the shards."""
-
-    recipe: Recipe
-    seed: int
-    device: str
-    precision: str
-    compiled: bool = False
-    order_seed: int | None = None
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch was: losses in nats, accuracies 0 to 1, rate of images, seconds of each activity.
-
-    `train_loss` is what was minimized, with label smoothing where the recipe has it; `held_out_loss` is
-    without. `lr` is what the schedule has come to.
-    `held_out` names the split that was scored, or is None where the shards hold none.
-    `train_seconds` is synchronized and contains `wait_seconds`; evaluation is apart from both.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    held_out: str | None
-    held_out_loss: float | None
-    held_out_accuracy: float | None
-    lr: float
-    images_per_second: float
-    train_seconds: float
-    wait_seconds: float
-    evaluate_seconds: float
-
-
-@dataclass
-class State:
-    """What a checkpoint holds besides weights and optimizer."""
-
-    epoch: int = 0
-    first_loss: float = 0.0
-    compile_seconds: float = 0.0
-    reports: list[EpochReport] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
+__all__ = ["Trainer"]
 
 
 class Trainer:
-    """Trains one model on one shard set, epoch by epoch.
+    """Trains one model on one shard set, step by step and epoch by epoch.
 
     Args:
         data: the shards.
@@ -89,7 +40,8 @@ class Trainer:
 
     Attributes:
         model: on its device, in channels_last memory.
-        state: the epochs done.
+        state: where the run stands; it changes between steps only, as weights and optimizer do.
+        steps: of the whole run.
     """
 
     def __init__(self, data: ShardSet, settings: Settings, *, follow: bool = False) -> None:
@@ -115,17 +67,31 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
         self.state = State()
+        # Of the steps of this epoch. They stay on the device: to fetch one would be to wait for its step.
+        self._losses = torch.zeros(self.steps_per_epoch, device=self.device)
+        self._right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._waits = Waits(self.device)
+        self._started: float | None = None
         self._forward = compiled(self._eager_forward, self.device) if settings.compiled else self._eager_forward
 
-    def run(self) -> Iterator[EpochReport]:
+    def run(self, at_border: Callable[[], None] | None = None) -> Iterator[EpochReport]:
         """Train the epochs that are left, yielding a report after each.
+
+        A signal that `shards.command` handles is heard between two steps, and shards are read between them: after
+        an interruption or a DataError `save` still returns a state to go on from.
+
+        Args:
+            at_border: called after each step.
 
         Raises:
             DataError: shards missing or damaged.
-            DivergedError: the loss is not finite.
+            DivergenceError: a loss is not finite.
             MachineError: torch.compile failed.
         """
-        variants = [epoch % self.data.epochs for epoch in range(self.state.epoch, self.settings.recipe.epochs)]
+        epochs, state = self.settings.recipe.epochs, self.state
+        if state.epoch == epochs:
+            return
+        variants = [self._variant(epoch) for epoch in range(state.epoch, epochs)]
         convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
         batch_size = self.settings.recipe.batch_size
         if self._follow:
@@ -137,6 +103,7 @@ class Trainer:
             "train",
             variants,
             batch_size,
+            start=state.step * batch_size,
             drop_last=True,
             pin=self.device.type == "cuda",
             follow=self._follow,
@@ -145,91 +112,110 @@ class Trainer:
         ) as stream:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()
-            waits = Waits(self.device)
-            batches = feed(stream, convert, self.device, waits)
-            while self.state.epoch < self.settings.recipe.epochs:
-                report = self._epoch(batches, waits)
-                self.state.reports.append(report)
-                self.state.epoch += 1
+            batches = feed(stream, convert, self.device, self._waits)
+            while state.epoch < epochs:
+                self._steps(batches, at_border)
+                report = self._report()
+                with undisturbed():
+                    state.reports.append(report)
+                    state.epoch, state.step, state.train_seconds = state.epoch + 1, 0, 0.0
+                    self._losses.zero_()
+                    self._right.zero_()
                 yield report
+
+    def _variant(self, epoch: int) -> int:
+        return epoch % self.data.epochs
 
     def warm_up(self) -> None:
         """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.
 
-        Forward and backward passes on a batch of zeros; weights, running statistics, random numbers, optimizer
-        and schedule stay as they are. Their seconds are the state's `compile_seconds`.
+        Weights, running statistics, random numbers, optimizer and schedule stay as they are. The seconds
+        are the state's `compile_seconds`.
 
         Raises:
             MachineError: torch.compile failed.
         """
         started = time.perf_counter()
-        cuda = self.device.type == "cuda"
         shape = (self.settings.recipe.batch_size, *self.data.image_shape("train"))
         images_NHWC = torch.zeros(shape, dtype=PRECISIONS[self.settings.precision], device=self.device)
         labels = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
-        saying = compile_errors() if self.settings.compiled else contextlib.nullcontext()
-        with torch.random.fork_rng([self.device] if cuda else []), saying:
-            for _ in range(WARM_UP_PASSES if cuda else 1):
-                self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0].backward()
-                self.optimizer.zero_grad(set_to_none=True)
-        for buffer, saved in zip(self.model.buffers(), statistics, strict=True):
-            buffer.copy_(saved)
+        with compile_errors() if self.settings.compiled else contextlib.nullcontext():
+            rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0], self.model, self.device)
         synchronize(self.device)
         self.state.compile_seconds += time.perf_counter() - started
 
-    def _epoch(self, batches: Iterator[tuple[Tensor, Tensor]], waits: Waits) -> EpochReport:
-        started = time.perf_counter()
-        loss, accuracy = self._steps(batches)
-        synchronize(self.device)
-        seconds = time.perf_counter() - started
-        waited = waits.take()
-        self.state.waits += waited
-        rate = self.optimizer.param_groups[0]["lr"]
+    def _steps(self, batches: Iterator[tuple[Tensor, Tensor]], at_border: Callable[[], None] | None) -> None:
+        """Take the steps of this epoch that are left."""
+        state = self.state
+        title = f"{self.data.name} epoch {state.epoch + 1}/{self.settings.recipe.epochs}"
+        on_cpu = self.device.type == "cpu"
+        self._started = time.perf_counter()
+        for images, labels in with_bar(batches, title, state.step, self.steps_per_epoch):
+            with undisturbed():
+                loss, right = self.step(images, labels)
+                self._losses[state.step] = loss
+                self._right += right
+                state.step += 1
+            if on_cpu and not math.isfinite(loss.item()):
+                self.check_losses()
+            if at_border is not None:
+                at_border()
+        with undisturbed():
+            self._stop_clock()
+
+    def _report(self) -> EpochReport:
+        """Sum an epoch up whose steps are done, and score it."""
+        self.check_losses()
+        state, steps = self.state, self.steps_per_epoch
+        images = steps * self.settings.recipe.batch_size
+        losses = self._losses.tolist()
+        if state.epoch == 0:
+            state.first_loss = losses[0]
         evaluated = time.perf_counter()
         score = self.evaluate(self.held_out) if self.held_out else None
-        for value in (loss, score.loss if score else 0.0):
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"{self.data.name}: the loss of epoch {self.state.epoch} is {value}; "
-                    f"a lower --lr than {self.settings.recipe.peak_lr} may help"
-                )
+        if self.held_out and score and not math.isfinite(score.loss):
+            raise of_held_out(self.data, self.settings, state.epoch, self.held_out, score.loss)
         return EpochReport(
-            epoch=self.state.epoch,
-            train_loss=loss,
-            train_accuracy=accuracy,
+            epoch=state.epoch,
+            train_loss=math.fsum(losses) / steps,
+            train_accuracy=self._right.item() / images,
             held_out=self.held_out,
             held_out_loss=score.loss if score else None,
             held_out_accuracy=score.accuracy if score else None,
-            lr=float(rate),
-            images_per_second=self.steps_per_epoch * self.settings.recipe.batch_size / seconds,
-            train_seconds=seconds,
-            wait_seconds=sum(waited),
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            images_per_second=images / state.train_seconds,
+            train_seconds=state.train_seconds,
+            wait_seconds=sum(state.waits[state.epoch * steps :]),
             evaluate_seconds=time.perf_counter() - evaluated,
         )
 
-    def _steps(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-        """Take an epoch's steps; return mean loss and accuracy, fetched from the device once, at the end."""
-        total, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        first: Tensor | None = None
-        bar = tqdm(
-            itertools.islice(batches, self.steps_per_epoch),
-            total=self.steps_per_epoch,
-            desc=f"{self.data.name} epoch {self.state.epoch + 1}/{self.settings.recipe.epochs}",
-            unit=" steps",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        for images, labels in bar:
-            loss, right_here = self.step(images, labels)
-            total += loss
-            right += right_here
-            first = loss.clone() if first is None else first
-        if self.state.epoch == 0 and first is not None:
-            self.state.first_loss = first.item()
-        return total.item() / self.steps_per_epoch, right.item() / (
-            self.steps_per_epoch * self.settings.recipe.batch_size
-        )
+    def check_losses(self) -> None:
+        """Raise DivergenceError where a loss of this epoch is not finite; waits for the device."""
+        epoch = self.state.epoch
+        for step, loss in enumerate(self._losses.tolist()):
+            if not math.isfinite(loss):
+                raise of_step(self.data, self.settings, epoch, step, loss, self._variant(epoch))
+
+    @contextlib.contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Leave out of the seconds of training what is done in the block, between two steps."""
+        running = self._started is not None
+        self._stop_clock()
+        yield
+        self._started = time.perf_counter() if running else None
+
+    def _stop_clock(self) -> None:
+        if self._started is not None:
+            synchronize(self.device)
+            self.state.train_seconds += time.perf_counter() - self._started
+            self._started = None
+            self.state.waits += self._waits.take()
+            del self.state.waits[self.steps_done :]  # a batch that was waited for, and not used
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps the run has taken."""
+        return self.state.epoch * self.steps_per_epoch + self.state.step
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step; return the loss and the number of right answers, on the device, valid until the next step.
@@ -257,21 +243,55 @@ class Trainer:
         """Score the model as it is."""
         return evaluate(self.model, self.data, split, self.device, self.settings.precision, tta=tta)
 
-    def save(self) -> dict[str, Any]:
-        """Return everything needed to go on."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "state": asdict(self.state),
-        }
+    def save(self) -> Saved:
+        """Return everything needed to go on at the next step as if nothing had been; waits for the device.
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from what `save` returned."""
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.scaler.load_state_dict(saved["scaler"])
-        reports = [EpochReport(**report) for report in saved["state"]["reports"]]
-        self.state = State(**{**saved["state"], "reports": reports})
+        The tensors are the trainer's own: write them before the next step.
+
+        Raises:
+            DivergenceError: a loss is not finite, or a weight or momentum, which the next loss would show.
+        """
+        self._stop_clock()
+        self.check_losses()
+        state = self.state
+        if state.epoch == 0 and state.step:
+            state.first_loss = self._losses[0].item()
+        tensors = learnt(self.model, self.optimizer)
+        if bad := not_finite(tensors):
+            raise of_weights(self.data, self.settings, self.steps_done, bad)
+        tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
+        tensors |= {"losses": self._losses, "right": self._right}
+        tensors["waits"] = torch.tensor(state.waits, dtype=torch.float64)
+        group = self.optimizer.param_groups[0]
+        values = {
+            "state": state.to_json(),
+            "scheduler": self.scheduler.state_dict(),
+            "rates": {"lr": group["lr"], "momentum": group["momentum"]},
+            "scaler": self.scaler.state_dict(),
+        }
+        return Saved(tensors, values)
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from what `save` returned.
+
+        Raises:
+            DataError: that was of another model, or another release's.
+        """
+        try:
+            self._restore(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{self.data.name}: the checkpoint does not fit ({error}); --overwrite starts the run anew"
+            ) from None
+
+    def _restore(self, saved: Saved) -> None:
+        tensors, values = saved.tensors, saved.values
+        restore_learnt(self.model, self.optimizer, tensors)
+        self.optimizer.param_groups[0].update(values["rates"])
+        self.scheduler.load_state_dict(values["scheduler"])
+        self.scaler.load_state_dict(values["scaler"])
+        self.state = State.from_json(values["state"], tensors["waits"].tolist())
+        self._losses.copy_(tensors["losses"])
+        self._right.copy_(tensors["right"])
+        random = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("random.")}
+        restore_random_state(self.device, random)

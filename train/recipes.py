@@ -1,13 +1,14 @@
 """Recipes: a model and its hyperparameters, by name."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
 from shards.errors import UsageError
 
-__all__ = ["RECIPES", "Recipe", "one_cycle", "recipe_for", "schedule"]
+__all__ = ["RECIPES", "Recipe", "one_cycle", "recipe_for", "recipe_from", "schedule"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,23 @@ def recipe_for(name: str, **changes: float | str | None) -> Recipe:
     if name not in RECIPES:
         raise UsageError(f"--recipe: no recipe named {name!r}; there are {', '.join(RECIPES)}")
     return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type] # the command's options have the fields' types
+
+
+def recipe_from(content: dict[str, Any]) -> Recipe:
+    """Return the recipe that a file holds, field by field.
+
+    Raises:
+        ValueError: other fields than a recipe's, or a value of another type.
+        UsageError: a value outside its range.
+    """
+    expected = {field.name: field.type for field in fields(Recipe)}
+    if set(content) != set(expected):
+        raise ValueError(f"expected a recipe of {', '.join(expected)}, found {', '.join(map(str, content))}"[:500])
+    for name, value in content.items():
+        kinds: Any = (int, float) if expected[name] is float else expected[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and expected[name] is not bool):
+            raise ValueError(f"{name}: expected {expected[name]}, found {value!r}"[:500])
+    return Recipe(**content)
 
 
 def one_cycle(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> OneCycleLR:

@@ -6,8 +6,8 @@ from typing import Any
 
 from shards.errors import UsageError
 from shards.plan import MOST_SEED
-from train.loop import Settings
 from train.results import SEEDS, Result
+from train.state import Settings
 from train.statistics import Spread, binomial_error, spread
 
 __all__ = ["SCORES", "aggregate", "check_cost", "check_target", "describe", "describe_score", "repeated"]

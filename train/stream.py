@@ -71,6 +71,7 @@ class Stream:
         split: train, val or test.
         epochs: which epochs' variants, in turn.
         batch_size: samples a batch.
+        start: samples of the first epoch that are left out; their records are not read.
         drop_last: leave out an epoch's last batch where it is short.
         pin: page-locked staging memory, from which CUDA copies without waiting.
         follow: wait for epochs that another process is still baking.
@@ -78,7 +79,7 @@ class Stream:
         first_epoch: number in the training of the first of `epochs`, on which that order depends.
 
     Raises:
-        UsageError: no such split or epoch, epochs whose images differ in size, a batch size under 1, or
+        UsageError: no such split, epoch or start, epochs whose images differ in size, a batch size under 1, or
             batches asked for outside of `with`.
         DataError: while iterating, where shards are missing or damaged.
     """
@@ -90,6 +91,7 @@ class Stream:
         epochs: Sequence[int],
         batch_size: int,
         *,
+        start: int = 0,
         drop_last: bool = False,
         pin: bool = False,
         follow: bool = False,
@@ -101,7 +103,9 @@ class Stream:
         shapes = {data.image_shape(split, epoch) for epoch in epochs}
         if len(shapes) != 1:
             raise UsageError(f"{data.path}: expected epochs of one image size, found {sorted(shapes)}")
-        self._data, self._split, self._epochs = data, split, list(epochs)
+        if not 0 <= start <= data.samples(split, epochs[0]):
+            raise UsageError(f"start: expected 0 to {data.samples(split, epochs[0])}, found {start}")
+        self._data, self._split, self._epochs, self._start = data, split, list(epochs), start
         self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
         self._order_seed, self._first_epoch = order_seed, first_epoch
         self._stopped = threading.Event()
@@ -160,30 +164,40 @@ class Stream:
 
     def _fill(self) -> None:
         try:
-            for number, epoch in enumerate(self._epochs, self._first_epoch):
-                self._fill_epoch(epoch, number)
+            for number, epoch in enumerate(self._epochs):
+                self._fill_epoch(epoch, self._first_epoch + number, 0 if number else self._start)
             self._ready.put(None)
         except _StoppedError:
             return
         except BaseException as error:
             self._ready.put(error)
 
-    def _fill_epoch(self, epoch: int, number: int) -> None:
+    def _fill_epoch(self, epoch: int, number: int, start: int) -> None:
         if self._follow:
             wait_for_epoch(self._data, self._split, epoch, self._stopped)
             self._stop_if_closed()
-        left = self._data.samples(self._split, epoch)
+        left = self._data.samples(self._split, epoch) - start
         scratch = Scratch()
         order = self._order(epoch, number)
+        skipped, shards = start, self._data.plan.shards(self._split, epoch)
+        while order and skipped >= shards[order[0][0]].samples:
+            skipped -= shards[order.pop(0)[0]].samples
         opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _ in order])
         for shard, (_, records) in zip(opened, order, strict=True):
             with shard:
                 for record in records:
                     samples = shard.layouts[record].samples
-                    pieces = self._place(samples, left)
-                    left -= samples
-                    shard.read(record, [pixels for _, _, pixels in pieces], scratch)
-                    self._hand_over(pieces, scratch)
+                    if skipped >= samples:
+                        skipped -= samples
+                        continue
+                    pieces = self._place(samples - skipped, left)
+                    left -= samples - skipped
+                    pixels = [pixels for _, _, pixels in pieces]
+                    if skipped:  # a record is read and checked whole
+                        pixels.insert(0, memoryview(bytearray(skipped * self._sample_bytes)))
+                    shard.read(record, pixels, scratch)
+                    self._hand_over(pieces, scratch, skipped)
+                    skipped = 0
 
     def _order(self, epoch: int, number: int) -> list[tuple[int, Sequence[int]]]:
         """Return numbers of the epoch's shards and of their records, in the order of reading."""
@@ -207,8 +221,8 @@ class Stream:
             samples, left = samples - count, left - count
         return pieces
 
-    def _hand_over(self, pieces: list[tuple[_Slot, slice, memoryview]], scratch: Scratch) -> None:
-        done = 0
+    def _hand_over(self, pieces: list[tuple[_Slot, slice, memoryview]], scratch: Scratch, done: int) -> None:
+        """Give the slots that are full to the consumer; the record's first samples, `done`, are in none of them."""
         for slot, place, _ in pieces:
             count = place.stop - place.start
             slot.labels[place] = scratch.labels[done : done + count]

@@ -8,7 +8,8 @@ import numpy as np
 
 from shards.lock import bake_seconds
 from train.evaluate import Score
-from train.loop import EpochReport, Trainer
+from train.loop import Trainer
+from train.state import EpochReport
 from train.waits import STALL_SECONDS
 
 __all__ = ["epoch_line", "lay_out", "percent", "summarize", "table", "utilization_line"]

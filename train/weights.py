@@ -1,18 +1,17 @@
 """Weights of a trained model, with all that is needed to use them."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
+from shards.document import Fields
 from shards.errors import DataError, UsageError
-from shards.writer import write_whole
+from shards.plan import MOST_VALUES
 from train.models import build
-from train.recipes import Recipe
+from train.recipes import Recipe, recipe_from
+from train.tensors import read_tensors, write_tensors
 
 __all__ = ["Trained", "load_weights", "save_weights"]
 
@@ -43,12 +42,13 @@ def save_weights(path: Path, trained: Trained) -> None:
         "mean": trained.mean,
         "deviation": trained.deviation,
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
-    write_whole(path, save(weights, metadata={"prebake": json.dumps(about)}))
+    write_tensors(path, trained.model.state_dict(), about)
 
 
 def load_weights(path: Path) -> Trained:
     """Read what `save_weights` wrote, the model on the CPU and in evaluation mode.
+
+    Whatever the file says, no more memory is taken than a few times its size.
 
     Raises:
         DataError: not there, or not such a file.
@@ -56,21 +56,34 @@ def load_weights(path: Path) -> Trained:
     if not path.is_file():
         raise DataError(f"{path}: no weights here; name the directory of a finished run, runs/...")
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["prebake"])
-            weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        recipe = Recipe(**about["recipe"])
-        height, width, channels = about["image_shape"]
-        model = build(recipe, channels, len(about["classes"]))
-        model.load_state_dict(weights)
-        model.eval()
-        return Trained(
-            model,
-            recipe,
-            tuple(about["classes"]),
-            (height, width, channels),
-            tuple(about["mean"]),
-            tuple(about["deviation"]),
-        )
-    except (SafetensorError, UsageError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        tensors, about = read_tensors(path)
+        return _trained(tensors, about)
+    except (DataError, UsageError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not the weights of a run ({error}); train again with --overwrite") from None
+
+
+def _trained(tensors: dict[str, Tensor], about: Fields) -> Trained:
+    recipe = recipe_from(about.fields("recipe").content)
+    classes, shape = about.texts("classes"), _image_shape(about)
+    mean, deviation = about.numbers("mean"), about.numbers("deviation")
+    if not classes or not len(mean) == len(deviation) == shape[2] or not all(value > 0 for value in deviation):
+        raise ValueError("classes, mean or deviation are missing or don't fit the images")
+    # Without memory: what a stranger's file asks for is only taken once its own tensors fit.
+    with torch.device("meta"):
+        model = build(recipe, shape[2], len(classes))
+    for name, planned in model.state_dict().items():
+        if name in tensors and tensors[name].dtype != planned.dtype:
+            raise ValueError(f"{name}: expected {planned.dtype}, found {tensors[name].dtype}")
+    model.load_state_dict(tensors, assign=True)
+    model.eval()
+    return Trained(model, recipe, classes, shape, mean, deviation)
+
+
+def _image_shape(about: Fields) -> tuple[int, int, int]:
+    shape = about.items("image_shape")
+    if len(shape) != 3 or not all(type(side) is int and 0 < side <= MOST_VALUES for side in shape):
+        raise ValueError(f"image_shape: expected height, width and channels, found {shape!r}"[:500])
+    height, width, channels = shape
+    if height * width * channels > MOST_VALUES:
+        raise ValueError(f"image_shape: expected at most {MOST_VALUES} values, found {shape!r}")
+    return height, width, channels

@@ -1,0 +1,334 @@
+"""A run that is killed, however and whenever, goes on to the same end, bit by bit."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import precompute
+import shards.writer
+import train.checkpoint
+from precompute.sources import SourceData, load
+from tests.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
+from tests.runs import (
+    STEPS,
+    Act,
+    Runs,
+    assert_same_run,
+    assert_sensible_clocks,
+    at_step,
+    interrupted_until_done,
+    kill,
+    patched,
+    removed,
+    small_net,
+)
+from train.models import MODELS
+
+DAVIDNET = MODELS["davidnet"]
+Record = Callable[[str, object], None]
+
+
+# Where CUDA is, autograd starts threads for it, and a fork of a process that has trained can't train any more.
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
+
+
+@pytest.fixture(scope="module")
+def forty(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of 205 digits: twenty steps of ten each, and five images left over; read only."""
+    train, test = digits.splits["train"], digits.splits["test"]
+    out = tmp_path_factory.mktemp("forty") / "digits"
+    precompute.bake(
+        train.images_NHWC[:205],
+        train.labels_N[:205],
+        test=(test.images_NHWC[:100], test.labels_N[:100]),
+        classes=digits.classes,
+        name="digits",
+        epochs=2,
+        out=out,
+    )
+    return out
+
+
+def undisturbed_run(shards: Path, root: Path) -> Path:
+    """Train without a disturbance."""
+    ended = Runs(shards, root).attempt()
+    assert ended.status == 0, ended.said
+    return the_run(root)
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """A small net in DavidNet's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "davidnet", small_net)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(small: None, forty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - it patches
+    """The small net's run that nothing disturbed; read only."""
+    return undisturbed_run(forty, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def runs(whole: Path, forty: Path, tmp_path: Path) -> Runs:  # noqa: ARG001 - the net is the small one
+    """Where to run the small net."""
+    return Runs(forty, tmp_path / "runs")
+
+
+def killed_at_each(runs: Runs, steps: list[int], undisturbed: Path, every: int) -> None:
+    """Kill a run after each of these steps in turn, go on, and hold the end against the undisturbed one."""
+    for step in steps:
+        each = runs.under(runs.root / str(step))
+        assert each.attempt(first=at_step(step, kill), every=every).status == -signal.SIGKILL
+        ended = each.attempt(every=every)
+        assert ended.status == 0, ended.said
+        if step >= every:
+            assert f"going on after step {step // every * every} of {STEPS}" in ended.said
+        assert_same_run(each.path, undisturbed)
+        assert_sensible_clocks(each.path)
+        removed(each.root)
+
+
+def test_a_run_killed_after_any_step_goes_on_to_the_same_end(runs: Runs, whole: Path, record_property: Record) -> None:
+    steps = [1, 7, 20, 23, 40]
+    killed_at_each(runs, steps, whole, every=4)
+    record_property("cases", len(steps))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_run_killed_after_every_step_goes_on_to_the_same_end(
+    runs: Runs, whole: Path, record_property: Record, every: int
+) -> None:
+    killed_at_each(runs, list(range(1, STEPS + 1)), whole, every)
+    record_property("cases", STEPS)
+
+
+@pytest.mark.slow
+def test_davidnet_killed_after_every_step_goes_on_to_the_same_end(
+    forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
+) -> None:
+    monkeypatch.setitem(MODELS, "davidnet", DAVIDNET)
+    undisturbed = undisturbed_run(forty, tmp_path / "whole")
+    killed_at_each(Runs(forty, tmp_path / "runs"), list(range(1, STEPS + 1)), undisturbed, every=7)
+    record_property("cases", STEPS)
+
+
+def test_a_run_killed_again_and_again_goes_on_to_the_same_end(runs: Runs, whole: Path, record_property: Record) -> None:
+    steps = [3, 5, 11, 20, 21, 38]
+    for step in steps:
+        assert runs.attempt(first=at_step(step, kill), every=2).status == -signal.SIGKILL
+    assert runs.attempt(every=2).status == 0
+    assert_same_run(runs.path, whole)
+    assert_sensible_clocks(runs.path)
+    assert [event for event in events_of(runs.path) if event != "epoch"] == ["start", *["resume"] * 6, "end"]
+    record_property("cases", len(steps))
+
+
+def random_times(runs: Runs, whole: Path, number: signal.Signals, chains: int) -> int:
+    """Disturb runs at random times until they are done; return how often they were."""
+    times = 0
+    for chain in range(chains):
+        each = runs.under(runs.root / str(chain))
+        codes = interrupted_until_done(each, number, chain, seconds=0.3)
+        times += len(codes) - 1
+        assert_same_run(each.path, whole)
+        assert_sensible_clocks(each.path)
+        removed(each.root)
+    return times
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_disturbed_at_random_times_goes_on_to_the_same_end(
+    runs: Runs, whole: Path, number: signal.Signals, record_property: Record
+) -> None:
+    record_property("cases", random_times(runs, whole, number, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_many_runs_disturbed_at_random_times_go_on_to_the_same_end(
+    runs: Runs, whole: Path, number: signal.Signals, record_property: Record
+) -> None:
+    record_property("cases", random_times(runs, whole, number, 25))
+
+
+def _half_written() -> None:
+    original = shards.writer.write_all
+
+    def half(file: object, data: bytes) -> None:
+        original(file, data[: len(data) // 2])  # type: ignore[arg-type] # as it came
+        kill()
+
+    patched("shards.writer.write_all", half)
+
+
+def _before_fsync() -> None:
+    patched("os.fsync", lambda _descriptor: kill())
+
+
+def _on(event: str) -> Act:
+    def prepare() -> None:
+        sys.addaudithook(lambda name, _arguments: kill() if name == event else None)
+
+    return prepare
+
+
+# Before each operation of writing a checkpoint, and of dropping the one that is too old then.
+POINTS: dict[str, Act] = {
+    "open": _on("open"),
+    "half written": _half_written,
+    "fsync": _before_fsync,
+    "rename": _on("os.rename"),
+    "remove": _on("os.remove"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one(
+    point: str, runs: Runs, whole: Path, record_property: Record
+) -> None:
+    def prepare() -> None:
+        original = train.checkpoint.Checkpoints.save
+
+        def save(self: train.checkpoint.Checkpoints, step: int, saved: object) -> None:
+            if step == 12:
+                POINTS[point]()
+            original(self, step, saved)  # type: ignore[arg-type] # as it came
+
+        patched("train.checkpoint.Checkpoints.save", save)
+
+    assert runs.attempt(first=prepare).status == -signal.SIGKILL
+    ended = runs.attempt(first=at_step(16, kill))
+    assert f"going on after step {12 if point == 'remove' else 8} of {STEPS}" in ended.said
+    names = sorted(path.name for path in (runs.path / "checkpoint").iterdir())
+    assert names == ["step-00000012.safetensors", "step-00000016.safetensors"]
+    ended = runs.attempt()
+    assert ended.status == 0, ended.said
+    assert_same_run(runs.path, whole)
+    record_property("cases", 1)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    runs: Runs, whole: Path, record_property: Record
+) -> None:
+    assert runs.attempt(first=at_step(14, kill)).status == -signal.SIGKILL
+    older, newer = sorted((runs.path / "checkpoint").iterdir())
+    data = bytearray(newer.read_bytes())
+    data[len(data) // 2] ^= 1
+    newer.write_bytes(data)
+    ended = runs.attempt()
+    assert ended.status == 0
+    (line,) = [line for line in ended.said.splitlines() if str(newer) in line]
+    assert "changed since it was written" in line
+    assert f"going on from {older.name}" in line
+    assert_same_run(runs.path, whole)
+    record_property("cases", 1)
+
+
+def test_where_both_checkpoints_are_damaged_the_run_ends_with_3_and_says_what_to_do(runs: Runs) -> None:
+    assert runs.attempt(first=at_step(14, kill)).status == -signal.SIGKILL
+    there = sorted((runs.path / "checkpoint").iterdir())
+    there[0].write_bytes(b"")
+    there[1].unlink()
+    there[1].mkdir()  # which can't be read, whoever asks
+    ended = runs.attempt()
+    assert ended.status == 3
+    assert all(str(path) in ended.said for path in there)
+    assert ended.said.splitlines()[-1].endswith("--overwrite starts the run anew")
+    assert sorted((runs.path / "checkpoint").iterdir()) == there
+
+
+def test_a_checkpoint_of_another_run_is_none_of_this_one_s(runs: Runs) -> None:
+    assert runs.attempt(first=at_step(14, kill)).status == -signal.SIGKILL
+    options = ("--shards", runs.shards, "--out", runs.root, "--seed", 1, "--resume", "auto")
+    assert runs.attempt(*options, first=at_step(14, kill)).status == -signal.SIGKILL
+    ours, theirs = sorted(runs.root.iterdir())
+    for path in (theirs / "checkpoint").iterdir():
+        (ours / "checkpoint" / path.name).write_bytes(path.read_bytes())
+    ended = runs.attempt()
+    assert ended.status == 3
+    assert "step-00000012.safetensors: of another run" in ended.said
+
+
+def test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_missed_it(
+    runs: Runs, whole: Path, tmp_path: Path
+) -> None:
+    copied = Runs(Path(shutil.copytree(runs.shards, tmp_path / "digits")), runs.root)
+    tar = copied.shards / "train-e001-000.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(content[:2000] + bytes([content[2000] ^ 1]) + content[2001:])
+    ended = copied.attempt(every=1000)
+    assert ended.status == 3
+    assert f"error: {tar}, record e001-r00000: bytes differ" in ended.said
+    tar.write_bytes(content)
+    ended = copied.attempt()
+    assert ended.status == 0, ended.said
+    assert f"going on after step 20 of {STEPS}" in ended.said
+    assert_same_run(runs.path, whole)
+
+
+SCRIPT = """
+import sys, train.session
+from shards.command import run_command
+from train.__main__ import main
+train.session.CHECKPOINT_SECONDS = 0.5
+sys.argv[0] = "train"
+run_command(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
+    data_dir: Path, tmp_path: Path, record_property: Record
+) -> None:
+    source = load("mnist", data_dir)
+    train, test = source.splits["train"], source.splits["test"]
+    precompute.bake(
+        train.images_NHWC[:2600],
+        train.labels_N[:2600],
+        test=(test.images_NHWC[:500], test.labels_N[:500]),
+        name="mnist",
+        epochs=1,
+        out=tmp_path / "mnist",
+    )
+
+    def start(root: Path) -> subprocess.Popen[bytes]:
+        options = ["--shards", tmp_path / "mnist", "--out", root, "--resume", "auto", "--batch-size", 64, *ON_CPU]
+        command = [sys.executable, "-c", SCRIPT, *map(str, options)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    started = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    seconds = time.monotonic() - started
+    undisturbed = the_run(tmp_path / "whole")
+    kills, chain, times = 0, 0, random.Random(0)  # noqa: S311 - no secret
+    while kills < 20:
+        chain += 1
+        code: int | None = None
+        while code != 0:
+            process = start(tmp_path / str(chain))
+            try:
+                code = process.wait(times.uniform(0.3 * seconds, 1.1 * seconds))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+                kills += 1
+            assert code in (0, -signal.SIGKILL)
+        run = the_run(tmp_path / str(chain))
+        assert (run / "weights.safetensors").read_bytes() == (undisturbed / "weights.safetensors").read_bytes()
+        for key in ("test_accuracy", "first_loss"):
+            assert summary_of(run)[key] == summary_of(undisturbed)[key]
+        losses = [[x["train_loss"] for x in log_of(r) if x["event"] == "epoch"] for r in (run, undisturbed)]
+        assert losses[0] == losses[1]
+        assert_sensible_clocks(run)
+    record_property("cases", kills)

@@ -1,0 +1,180 @@
+"""SIGTERM and Ctrl-C: a checkpoint within seconds, one line that says how to go on, and nothing left behind."""
+
+import contextlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train.evaluate
+from shards import ShardSet
+from shards.lock import locked
+from tests.commands import ON_CPU, ROOT, events_of, the_run
+from tests.runs import Act, Runs, after, at_step, patched, small_net
+from train.loop import Trainer
+from train.models import MODELS
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
+
+Record = Callable[[str, object], None]
+KINDS = [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+SECONDS = 5.0
+
+
+@pytest.fixture
+def runs(tiny: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The small net on 200 digits: twenty steps of ten in each of two epochs."""
+    monkeypatch.setitem(MODELS, "davidnet", small_net)
+    return Runs(tiny.path, tmp_path / "my runs")
+
+
+def checkpoints(run: Path) -> list[str]:
+    """List a run's checkpoints."""
+    return sorted(path.name for path in run.glob("checkpoint/*"))
+
+
+def raising(number: signal.Signals) -> Act:
+    """Return what sends this process a signal."""
+    return lambda: signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(("number", "code", "word"), KINDS)
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    number: signal.Signals, code: int, word: str, runs: Runs, record_property: Record
+) -> None:
+    ended = runs.attempt(first=at_step(13, raising(number)), every=1000)
+    assert ended.status == code
+    line = f"{word}; python -m train --resume {shlex.quote(str(runs.path))} goes on with this run"
+    assert ended.said.splitlines()[-1] == line
+    assert checkpoints(runs.path) == ["step-00000013.safetensors"]
+    # What it says is what works, typed as it stands.
+    words = shlex.split(line.split("; ")[1].split(" goes on")[0])
+    assert words[:4] == ["python", "-m", "train", "--resume"]
+    ended = runs.attempt(*words[3:])
+    assert ended.status == 0, ended.said
+    assert "going on after step 13 of 40" in ended.said
+    record_property("cases", 1)
+
+
+def test_a_signal_waits_for_the_end_of_the_step(runs: Runs) -> None:
+    def first() -> None:
+        original, steps = Trainer._eager_forward, [0]
+
+        def forward(self: Trainer, *batch: Any) -> Any:
+            result = original(self, *batch)  # the running statistics have changed, the weights have not
+            steps[0] += 1
+            if steps[0] == 7:
+                signal.raise_signal(signal.SIGTERM)
+            return result
+
+        patched("train.loop.Trainer._eager_forward", forward)
+
+    assert runs.attempt(first=first, every=1000).status == 143
+    assert checkpoints(runs.path) == ["step-00000007.safetensors"]
+
+
+def in_evaluation() -> None:
+    """Send SIGTERM in the middle of an evaluation that lasts."""
+    original = train.evaluate.evaluate
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        original(*args, **options)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+    patched("train.loop.evaluate", evaluate)
+
+
+def in_warm_up() -> None:
+    """Send SIGTERM while a compiler is at work."""
+
+    def rehearse(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+    patched("train.loop.rehearse", rehearse)
+
+
+@pytest.mark.parametrize(
+    ("first", "options", "there"),
+    [
+        pytest.param(in_evaluation, (), ["step-00000020.safetensors"], id="evaluation"),
+        pytest.param(in_warm_up, ("--compile",), [], id="compiling"),  # nothing was learnt that could be lost
+    ],
+)
+def test_it_ends_within_seconds_whatever_it_does(
+    first: Act, options: tuple[str, ...], there: list[str], runs: Runs, record_property: Record
+) -> None:
+    command = ("--shards", runs.shards, "--out", runs.root, "--batch-size", 10, *ON_CPU, *options)
+    ended = runs.attempt(*command, first=first, every=1000)
+    assert ended.status == 143, ended.said
+    assert ended.seconds < SECONDS
+    assert checkpoints(runs.path) == there
+    record_property("cases", 1)
+
+
+@pytest.fixture
+def unfinished(runs: Runs, tmp_path: Path) -> Iterator[Runs]:
+    """The same shards while their second epoch is being baked."""
+    copied = Path(shutil.copytree(runs.shards, tmp_path / "baking"))
+    (copied / "train-e001-000.json").unlink()
+    with locked(copied):
+        yield Runs(copied, runs.root)
+
+
+def test_it_ends_within_seconds_while_it_waits_for_shards(unfinished: Runs, record_property: Record) -> None:
+    command = ("--shards", unfinished.shards, "--out", unfinished.root, "--batch-size", 10, "--follow", *ON_CPU)
+    ended = unfinished.attempt(*command, first=after(1, signal.SIGTERM), every=1000)
+    assert ended.status == 143, ended.said
+    assert "waiting for train epoch 1" in ended.said
+    assert ended.seconds < 1 + SECONDS
+    assert checkpoints(unfinished.path) == ["step-00000020.safetensors"]
+    assert events_of(unfinished.path) == ["start", "epoch"]
+    record_property("cases", 1)
+
+
+def test_a_second_signal_ends_at_once(runs: Runs) -> None:
+    def first() -> None:
+        def slow(*_: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+
+        patched("train.checkpoint.write_tensors", slow)
+        at_step(5, raising(signal.SIGINT))()
+
+    ended = runs.attempt(first=first, every=1000, seconds=30)
+    assert ended.status == 130
+    assert ended.seconds < SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code", "word"), KINDS)
+def test_davidnet_in_a_process_of_its_own_ends_within_5_seconds(
+    number: signal.Signals, code: int, word: str, shards: Path, tmp_path: Path, record_property: Record
+) -> None:
+    options = ["--shards", shards / "digits", "--out", tmp_path, "--epochs", 500, "--replay", *ON_CPU]
+    for turn in range(5):
+        again = ["--resume", "auto"] if turn else []
+        process = subprocess.Popen(
+            [sys.executable, "-m", "train", *map(str, options), *again], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        with contextlib.closing(process.stderr) as said:
+            while "epoch " not in said.readline():
+                pass
+            process.send_signal(number)
+            started = time.monotonic()
+            rest = said.read().splitlines()
+            assert process.wait() == code
+        assert time.monotonic() - started < SECONDS
+        assert rest[-1].startswith(f"{word}; python -m train --resume ")
+        assert checkpoints(the_run(tmp_path))
+    record_property("cases", 5)

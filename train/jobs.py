@@ -1,0 +1,240 @@
+"""Jobs: what a command is to train, all of it checked before the first step is taken."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shards import ShardSet
+from shards.command import say
+from shards.errors import DataError, MachineError, UsageError, listed
+from shards.plan import MANIFEST, MOST_SEED
+from train.books import Run
+from train.compile import check_compiler
+from train.device import choose_device, choose_precision
+from train.models import MODELS, SMALLEST_SIDE
+from train.recipes import Recipe, recipe_for, recipe_from
+from train.repeats import repeated
+from train.state import Settings
+
+__all__ = ["Job", "find", "job_of", "jobs"]
+
+PLAN_SECONDS = 20.0
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be trained, from its beginning or from where it stands."""
+
+    data: ShardSet
+    settings: Settings
+    run: Run
+
+
+def jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Return what the command's options ask for, a job for every data set found.
+
+    Raises:
+        UsageError: options that can't be, or a run that is there already.
+        DataError: no usable shards.
+        DivergedError: a run to be resumed has diverged.
+        MachineError: no such device or compiler.
+    """
+    if arguments.follow:
+        _wait_for_manifest(arguments.shards, arguments.dataset)
+    found = []
+    for data in find(arguments.shards, arguments.dataset):
+        for settings in repeated(_settings(data, arguments), arguments.runs):
+            run = Run.named(arguments.out or RUNS, _fixed(data, settings))
+            if arguments.resume:
+                run.refuse_diverged()
+            elif not arguments.overwrite:
+                run.refuse_existing()
+            found.append(Job(data, settings, run))
+    return found
+
+
+def job_of(run: Run, shards: Path, arguments: argparse.Namespace) -> Job:
+    """Return the job of going on with a run, all settings being its own.
+
+    Args:
+        run: that was begun.
+        shards: where its shards were; `--shards` says where they are now.
+        arguments: the command's options.
+
+    Raises:
+        UsageError: an option contradicts the run's settings.
+        DataError: its shards are not there, or its books can't be read.
+        DivergedError: it has diverged.
+        MachineError: its device or compiler is not there.
+    """
+    settings = _noted(run)
+    _refuse_other_options(run, settings, arguments)
+    run.refuse_diverged()
+    (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))])
+    _check(data, settings, follow=arguments.follow)
+    there = _fixed(data, settings)
+    if there["shards"] != run.settings.get("shards"):
+        raise DataError(
+            f"{data.path}: other shards than {run.path} was begun with (identity {run.settings.get('shards')} "
+            f"expected, {there['shards']} found): source, augmentation, encoding or seed differ; --shards names others"
+        )
+    if there != run.settings:
+        raise DataError(
+            f"{data.path}: {run.path} plays {run.settings.get('variants')} variants, found {there['variants']}; "
+            f"bake as many epochs as there were. {data.plan.remedy}"
+        )
+    return Job(data, settings, run)
+
+
+def _fixed(data: ShardSet, settings: Settings) -> dict[str, Any]:
+    """Return all that a run's outcome depends on, as its books hold it."""
+    variants = min(settings.recipe.epochs, data.epochs)
+    # What is None was not asked for: a setting that is new leaves the names of older runs as they are.
+    chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+    return {"dataset": data.name, "shards": data.plan.identity, "variants": variants, **chosen}
+
+
+def _noted(run: Run) -> Settings:
+    noted = run.settings
+    try:
+        settings = Settings(
+            recipe_from(dict(noted["recipe"])),
+            noted["seed"],
+            noted["device"],
+            noted["precision"],
+            noted["compiled"],
+            noted.get("order_seed"),
+        )
+        if (
+            type(settings.seed) is not int
+            or type(noted.get("order_seed", 0)) is not int
+            or not isinstance(settings.compiled, bool)
+        ):
+            raise ValueError("seed or compiled is of another type")
+        choose_precision(settings.precision, choose_device(settings.device))
+    except MachineError as error:
+        raise MachineError(f"{run.path} was begun on {noted['device']}, and goes on there only ({error})") from None
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
+        raise DataError(f"{run.path}: log.jsonl holds no usable settings ({error}); train again") from None
+    return settings
+
+
+def _refuse_other_options(run: Run, settings: Settings, arguments: argparse.Namespace) -> None:
+    recipe = settings.recipe
+    asked_and_noted = {
+        "--dataset": (arguments.dataset, [run.settings.get("dataset")]),
+        "--recipe": (arguments.recipe, recipe.name),
+        "--model": (arguments.model, recipe.model),
+        "--epochs": (arguments.epochs, recipe.epochs),
+        "--batch-size": (arguments.batch_size, recipe.batch_size),
+        "--lr": (arguments.lr, recipe.peak_lr),
+        "--seed": (arguments.seed, settings.seed),
+        "--order-seed": (arguments.order_seed, settings.order_seed),
+        "--runs": (None if arguments.runs == 1 else arguments.runs, 1),
+        "--device": (None if arguments.device == "auto" else arguments.device, settings.device),
+        "--precision": (None if arguments.precision == "auto" else arguments.precision, settings.precision),
+        "--compile": (arguments.compile or None, settings.compiled),
+        "--out": (arguments.out and arguments.out.resolve(), run.path.resolve().parent),
+    }
+    for option, (asked, noted) in asked_and_noted.items():
+        if asked is not None and asked != noted:
+            raise UsageError(
+                f"{option}: {run.path} was begun with {noted}, found {asked}; leave it out to go on with that run, "
+                "or leave --resume out for another run"
+            )
+
+
+def _wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
+    """Give a bake that was started together with this command the time to load its data and plan."""
+    wanted = [f"{name}/{MANIFEST}" for name in names or []] or [f"*/{MANIFEST}"]
+    deadline = time.monotonic() + PLAN_SECONDS
+    while time.monotonic() < deadline:
+        if (root / MANIFEST).is_file() or all(any(root.glob(pattern)) for pattern in wanted):
+            return
+        time.sleep(0.1)
+
+
+def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
+    """Open the shard set at `root`, or those in it.
+
+    Raises:
+        DataError: none there, or none of a name.
+    """
+    bake_first = f"Bake first: python -m precompute --epochs 25 --out {root}"
+    if not root.is_dir():
+        raise DataError(f"--shards: no directory named {root}. {bake_first}")
+    one = (root / MANIFEST).is_file()
+    sets = [ShardSet(root)] if one else [ShardSet(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))]
+    if not sets:
+        raise DataError(f"--shards: {root} holds no shard set. {bake_first}")
+    there = {data.name: data for data in sets}
+    if len(there) < len(sets):
+        raise DataError(f"--shards: several sets in {root} bear one name; name the directory of one of them")
+    unknown = [name for name in names or [] if name not in there]
+    if unknown:
+        raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
+    return [there[name] for name in dict.fromkeys(names)] if names else sets
+
+
+def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
+    seed = arguments.seed or 0
+    for option, asked in (("--seed", seed), ("--order-seed", arguments.order_seed)):
+        if asked is not None and not 0 <= asked <= MOST_SEED:
+            raise UsageError(f"{option}: expected 0 to 2^63 - 1, found {asked}")
+    device = choose_device(arguments.device)
+    recipe = recipe_for(
+        arguments.recipe or data.plan.source.recipe,
+        model=arguments.model,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        peak_lr=arguments.lr,
+    )
+    if recipe.model not in MODELS:
+        raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
+    recipe = replace(recipe, epochs=_epochs(data, recipe, arguments))
+    precision = choose_precision(arguments.precision, device)
+    settings = Settings(recipe, seed, str(device), precision, arguments.compile, arguments.order_seed)
+    _check(data, settings, follow=arguments.follow)
+    return settings
+
+
+def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> int:
+    asked: int | None = arguments.epochs
+    if asked is None:
+        epochs = recipe.epochs if arguments.replay else min(recipe.epochs, data.epochs)
+        say(f"{data.name}: {epochs} epochs (recipe {recipe.name}: {recipe.epochs}, shards: {data.epochs})")
+        return epochs
+    if asked > data.epochs and not arguments.replay:
+        raise DataError(
+            f"{data.path}: {asked} epochs asked for, the shards hold {data.epochs}. Bake more: python -m precompute "
+            f"--dataset {data.name} --epochs {asked}; or --replay, which plays variant e mod {data.epochs} in epoch e"
+        )
+    return asked
+
+
+def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
+    """Raise what stands in the way of training these shards so."""
+    recipe, samples, shape = settings.recipe, data.samples("train"), data.image_shape("train")
+    missing = [name for epoch in range(min(recipe.epochs, data.epochs)) for name in data.missing("train", epoch)]
+    missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
+    if missing and not follow:
+        raise DataError(
+            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). {data.plan.remedy}"
+        )
+    if samples < 2:
+        raise UsageError(f"{data.path}: 1 training image; batch norm needs at least 2 in a batch")
+    if recipe.batch_size > samples:
+        raise UsageError(
+            f"{data.path}: batches of {recipe.batch_size} are larger than the {samples} training images; "
+            "take a smaller --batch-size"
+        )
+    if min(shape[:2]) < SMALLEST_SIDE:
+        raise UsageError(
+            f"{data.path}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, found {shape}"
+        )
+    if settings.compiled:
+        check_compiler(choose_device(settings.device))

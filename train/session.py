@@ -1,0 +1,148 @@
+"""A session: one process that trains a run, from where it stands to where it ends or is interrupted."""
+
+import re
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import torch
+
+from shards.command import TerminatedError, say, undisturbed
+from shards.errors import DataError, MachineError
+from shards.lock import locked
+from train.books import LOCK, Run
+from train.curves import draw_curves
+from train.device import peak_bytes
+from train.divergence import DivergenceError
+from train.jobs import Job
+from train.loop import Trainer
+from train.state import Settings
+from train.summary import epoch_line, summarize, utilization_line
+from train.weights import Trained, save_weights
+
+__all__ = ["train"]
+
+CHECKPOINT_SECONDS = 60.0
+# CUDA has a class for it; MPS, the CPU's allocator and oneDNN, which says the last of these, have only words.
+MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
+
+
+def train(job: Job, *, overwrite: bool, resume: bool, follow: bool) -> dict[str, Any]:
+    """Train a run to its end; return its summary. A finished one stays as it is.
+
+    An interruption leaves a checkpoint, one line that says how to go on, and exit code 130 or 143.
+
+    Args:
+        job: what to train.
+        overwrite: remove what the run's directory holds.
+        resume: go on from a checkpoint, or keep what is finished.
+        follow: wait for shards that another process is still baking.
+
+    Raises:
+        DataError: shards or checkpoints are not usable, or another process trains this run.
+        MachineError: memory is full, or torch.compile failed.
+        DivergenceError: a loss is not finite.
+    """
+    run = job.run
+    run.path.mkdir(parents=True, exist_ok=True)
+    with locked(run.path, LOCK, "training"):
+        if overwrite:
+            run.clear()
+        elif not resume:
+            run.refuse_existing()  # again: another process may have had the lock until now
+        summary = run.finished()
+        if summary is not None:
+            run.drop_checkpoints()
+            say(f"{job.data.name}: finished already, in {run.path}")
+            return summary
+        try:
+            return _Session(job, follow).train()
+        except DivergenceError as error:
+            run.log("diverged", message=str(error), **error.facts)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not MEMORY_IS_FULL.search(str(error)):
+                raise
+            raise _full(job.settings, error) from error
+        except KeyboardInterrupt:
+            _interrupted("interrupted", run, 130)
+        except TerminatedError:
+            _interrupted("terminated", run, 143)
+
+
+def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
+    say(f"{what}; python -m train --resume {shlex.quote(str(run.path))} goes on with this run")
+    sys.exit(exit_code)
+
+
+def _full(settings: Settings, error: Exception) -> MachineError:
+    device = torch.device(settings.device)
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    smaller = max(2, settings.recipe.batch_size // 2)
+    precision = ", --precision bf16" if settings.precision == "fp32" else ""
+    return MachineError(
+        f"out of memory on {device}: batches of {settings.recipe.batch_size} in {settings.precision}, "
+        f"{peak_bytes(device) / 1e9:.2f} GB used at most ({reason}). "
+        f"Try a smaller batch (--batch-size {smaller}){precision}, or another --device"
+    )
+
+
+class _Session:
+    def __init__(self, job: Job, follow: bool) -> None:
+        self.data, self.settings, self.run = job.data, job.settings, job.run
+        if job.settings.compiled:
+            torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
+        self.trainer = Trainer(job.data, job.settings, follow=follow)
+        saved = self.run.checkpoints.load()
+        if saved is not None:
+            self.trainer.restore(saved)
+        self._kept = self._position()
+        self._due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def train(self) -> dict[str, Any]:
+        trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
+        self.run.begin(self.data.path, trainer.state.reports, trainer.steps_done)
+        say(f"{name}: {recipe.name} on {self.settings.device} in {self.settings.precision}, into {self.run.path}")
+        if trainer.steps_done:
+            say(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
+        try:
+            for report in trainer.run(self._at_border):
+                self.run.log("epoch", **asdict(report))
+                say(epoch_line(name, report, recipe.epochs))
+            return self._finish()
+        except (KeyboardInterrupt, TerminatedError, DataError, OSError):
+            # None of these comes in the middle of a step: what was learnt so far is worth going on from.
+            try:
+                self._save()
+            except OSError as error:
+                say(f"{name}: no checkpoint could be written ({error})")
+            raise
+
+    def _at_border(self) -> None:
+        if time.monotonic() >= self._due:
+            with undisturbed(), self.trainer.off_the_clock():
+                self._save()
+            self._due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def _save(self) -> None:
+        if self._position() != self._kept:
+            self.run.checkpoints.save(self.trainer.steps_done, self.trainer.save())
+            self._kept = self._position()
+
+    def _position(self) -> tuple[int, int]:
+        return self.trainer.state.epoch, self.trainer.state.step
+
+    def _finish(self) -> dict[str, Any]:
+        trainer, data, run = self.trainer, self.data, self.run
+        started = time.perf_counter()
+        mirrors = data.plan.augmentation.get("flip", "none") != "none"
+        score = trainer.evaluate("test", tta=mirrors) if "test" in data.splits else None
+        summary = summarize(trainer, run.path, score, time.perf_counter() - started)
+        say(utilization_line(summary))
+        source, shape, recipe = data.plan.source, data.image_shape("train"), self.settings.recipe
+        save_weights(run.weights, Trained(trainer.model, recipe, source.classes, shape, source.mean, source.deviation))
+        draw_curves(run.path / "curves.png", data.name, recipe, trainer.state.reports, trainer.steps)
+        run.finish(summary)
+        return summary
