@@ -194,8 +194,13 @@ class ShardSet:
             if not os.path.isfile(f"{directory}/{shard.index}")  # noqa: PTH113
         ]
 
-    def open_shards(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[OpenShard]:
-        """Open an epoch's shards one after the other, from that of the sample `start`; the caller closes them.
+    def open_shards(self, split: str, epoch: int = 0, *, numbers: Sequence[int] | None = None) -> Iterator[OpenShard]:
+        """Open an epoch's shards one after the other; the caller closes them.
+
+        Args:
+            split: train, val or test.
+            epoch: which epoch's variants.
+            numbers: which of its shards, in turn; default all, as they were baked.
 
         Raises:
             UsageError: no such split or epoch.
@@ -208,9 +213,9 @@ class ShardSet:
                 f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). "
                 f"{self.plan.remedy(self.path)}"
             )
-        for shard in self.plan.shards(split, epoch):
-            if shard.first_sample + shard.samples > start:
-                yield OpenShard(self.path, shard, self.plan)
+        shards = self.plan.shards(split, epoch)
+        for shard in shards if numbers is None else [shards[number] for number in numbers]:
+            yield OpenShard(self.path, shard, self.plan)
 
     def batches(
         self, split: str, epoch: int = 0, *, batch_size: int, drop_last: bool = False
@@ -282,7 +287,7 @@ class ShardSet:
         Raises as `batches`.
         """
         found, scratch = [], Scratch()
-        for shard in self.open_shards(split, epoch, start):
+        for shard in self.open_shards(split, epoch):
             with shard:
                 first = shard.first_sample
                 for number, layout in enumerate(shard.layouts):

@@ -9,11 +9,14 @@ from typing import Any
 from shards.command import run_command, say
 from shards.errors import UsageError
 from train.books import Run
+from train.compare import main as compare_main
 from train.device import PRECISIONS
 from train.jobs import job_of, jobs
 from train.models import MODELS
 from train.predict import main as predict_main
 from train.recipes import RECIPES
+from train.repeats import aggregate, check_cost, check_target, describe
+from train.results import read_result
 from train.session import train
 from train.summary import table
 
@@ -23,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m train",
         description="Train every data set found in the shards.",
-        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights.",
+        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights; "
+        "python -m train compare RUN RUN ... holds finished runs against each other.",
     )
     add = options.add_argument
     add("--shards", type=Path, help="one shard set, or the root of several; --resume RUN knows its own")
@@ -40,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, help="default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
     add("--seed", type=int, help="of the initial weights; default 0")
+    add("--order-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
+    add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")
+    add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
+    add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
@@ -58,12 +66,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Train the data sets one after the other, then print one table."""
-    if sys.argv[1:2] == ["predict"]:
-        predict_main(sys.argv[2:])
+    commands = {"predict": predict_main, "compare": compare_main}
+    if sys.argv[1:2] and sys.argv[1] in commands:
+        commands[sys.argv[1]](sys.argv[2:])
         return
     arguments = parser().parse_args()
+    check_target(arguments.target)
+    check_cost(arguments.usd_per_hour)
     summaries = _one_run(arguments) if arguments.resume not in (None, "auto") else _all_sets(arguments)
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
+    if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
+        for first in range(0, len(summaries), arguments.runs):
+            runs = [read_result(Path(summary["run"])) for summary in summaries[first : first + arguments.runs]]
+            summed = aggregate(runs, arguments.target, arguments.usd_per_hour)
+            print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
 
 
 def _one_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:

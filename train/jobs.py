@@ -16,6 +16,7 @@ from train.compile import check_compiler
 from train.device import choose_device, choose_precision
 from train.models import MODELS, SMALLEST_SIDE
 from train.recipes import Recipe, recipe_for, recipe_from
+from train.repeats import repeated
 from train.state import Settings
 
 __all__ = ["Job", "find", "job_of", "jobs"]
@@ -46,13 +47,13 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
         _wait_for_manifest(arguments.shards, arguments.dataset)
     found = []
     for data in find(arguments.shards, arguments.dataset):
-        settings = _settings(data, arguments)
-        run = Run.named(arguments.out or RUNS, _fixed(data, settings))
-        if arguments.resume:
-            run.refuse_diverged()
-        elif not arguments.overwrite:
-            run.refuse_existing()
-        found.append(Job(data, settings, run))
+        for settings in repeated(_settings(data, arguments), arguments.runs):
+            run = Run.named(arguments.out or RUNS, _fixed(data, settings))
+            if arguments.resume:
+                run.refuse_diverged()
+            elif not arguments.overwrite:
+                run.refuse_existing()
+            found.append(Job(data, settings, run))
     return found
 
 
@@ -92,16 +93,27 @@ def job_of(run: Run, shards: Path, arguments: argparse.Namespace) -> Job:
 def _fixed(data: ShardSet, settings: Settings) -> dict[str, Any]:
     """Return all that a run's outcome depends on, as its books hold it."""
     variants = min(settings.recipe.epochs, data.epochs)
-    return {"dataset": data.name, "shards": data.plan.identity, "variants": variants, **asdict(settings)}
+    # What is None was not asked for: a setting that is new leaves the names of older runs as they are.
+    chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+    return {"dataset": data.name, "shards": data.plan.identity, "variants": variants, **chosen}
 
 
 def _noted(run: Run) -> Settings:
     noted = run.settings
     try:
         settings = Settings(
-            recipe_from(dict(noted["recipe"])), noted["seed"], noted["device"], noted["precision"], noted["compiled"]
+            recipe_from(dict(noted["recipe"])),
+            noted["seed"],
+            noted["device"],
+            noted["precision"],
+            noted["compiled"],
+            noted.get("order_seed"),
         )
-        if type(settings.seed) is not int or not isinstance(settings.compiled, bool):
+        if (
+            type(settings.seed) is not int
+            or type(noted.get("order_seed", 0)) is not int
+            or not isinstance(settings.compiled, bool)
+        ):
             raise ValueError("seed or compiled is of another type")
         choose_precision(settings.precision, choose_device(settings.device))
     except MachineError as error:
@@ -121,6 +133,8 @@ def _refuse_other_options(run: Run, settings: Settings, arguments: argparse.Name
         "--batch-size": (arguments.batch_size, recipe.batch_size),
         "--lr": (arguments.lr, recipe.peak_lr),
         "--seed": (arguments.seed, settings.seed),
+        "--order-seed": (arguments.order_seed, settings.order_seed),
+        "--runs": (None if arguments.runs == 1 else arguments.runs, 1),
         "--device": (None if arguments.device == "auto" else arguments.device, settings.device),
         "--precision": (None if arguments.precision == "auto" else arguments.precision, settings.precision),
         "--compile": (arguments.compile or None, settings.compiled),
@@ -168,8 +182,9 @@ def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
 
 def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     seed = arguments.seed or 0
-    if not 0 <= seed <= MOST_SEED:
-        raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
+    for option, asked in (("--seed", seed), ("--order-seed", arguments.order_seed)):
+        if asked is not None and not 0 <= asked <= MOST_SEED:
+            raise UsageError(f"{option}: expected 0 to 2^63 - 1, found {asked}")
     device = choose_device(arguments.device)
     recipe = recipe_for(
         arguments.recipe or data.plan.source.recipe,
@@ -182,7 +197,7 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
         raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
     recipe = replace(recipe, epochs=_epochs(data, recipe, arguments))
     precision = choose_precision(arguments.precision, device)
-    settings = Settings(recipe, seed, str(device), precision, arguments.compile)
+    settings = Settings(recipe, seed, str(device), precision, arguments.compile, arguments.order_seed)
     _check(data, settings, follow=arguments.follow)
     return settings
 

@@ -107,6 +107,8 @@ class Trainer:
             drop_last=True,
             pin=self.device.type == "cuda",
             follow=self._follow,
+            order_seed=self.settings.order_seed,
+            first_epoch=self.state.epoch,
         ) as stream:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()

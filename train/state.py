@@ -20,6 +20,7 @@ class Settings:
     device: str
     precision: str
     compiled: bool = False
+    order_seed: int | None = None
 
 
 @dataclass(frozen=True)

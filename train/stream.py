@@ -15,6 +15,7 @@ from shards import MachineError, ShardSet, UsageError
 from shards.follow import wait_for_epoch
 from shards.reader import Scratch
 from shards.record import samples_per_record
+from train.order import record_order
 
 __all__ = ["Stream"]
 
@@ -54,7 +55,7 @@ def ring_slots(image_shape: tuple[int, int, int], encoding: str, batch_size: int
 
 
 class Stream:
-    """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in.
+    """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in or one's own.
 
     Pixels are read from the file straight into the batch they belong to; a batch is handed out when
     every record that touches it has passed its checksum.
@@ -74,6 +75,8 @@ class Stream:
         drop_last: leave out an epoch's last batch where it is short.
         pin: page-locked staging memory, from which CUDA copies without waiting.
         follow: wait for epochs that another process is still baking.
+        order_seed: of an order of shards and records of one's own, see `train.order`; None for the baked one.
+        first_epoch: number in the training of the first of `epochs`, on which that order depends.
 
     Raises:
         UsageError: no such split, epoch or start, epochs whose images differ in size, a batch size under 1, or
@@ -93,6 +96,8 @@ class Stream:
         drop_last: bool = False,
         pin: bool = False,
         follow: bool = False,
+        order_seed: int | None = None,
+        first_epoch: int = 0,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
@@ -103,6 +108,7 @@ class Stream:
             raise UsageError(f"start: expected 0 to {data.samples(split, epochs[0])}, found {start}")
         self._data, self._split, self._epochs, self._start = data, split, list(epochs), start
         self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
+        self._order_seed, self._first_epoch = order_seed, first_epoch
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
@@ -163,34 +169,46 @@ class Stream:
     def _fill(self) -> None:
         try:
             for number, epoch in enumerate(self._epochs):
-                self._fill_epoch(epoch, 0 if number else self._start)
+                self._fill_epoch(epoch, self._first_epoch + number, 0 if number else self._start)
             self._ready.put(None)
         except _StoppedError:
             return
         except BaseException as error:
             self._ready.put(error)
 
-    def _fill_epoch(self, epoch: int, start: int) -> None:
+    def _fill_epoch(self, epoch: int, number: int, start: int) -> None:
         if self._follow:
             wait_for_epoch(self._data, self._split, epoch, self._stopped)
             self._stop_if_closed()
         left = self._data.samples(self._split, epoch) - start
         scratch = Scratch()
-        for shard in self._data.open_shards(self._split, epoch, start):
+        order = self._order(epoch, number)
+        skipped, shards = start, self._data.plan.shards(self._split, epoch)
+        while order and skipped >= shards[order[0][0]].samples:
+            skipped -= shards[order.pop(0)[0]].samples
+        opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _ in order])
+        for shard, (_, records) in zip(opened, order, strict=True):
             with shard:
-                skipped = max(0, start - shard.first_sample)
-                for number, layout in enumerate(shard.layouts):
-                    if skipped >= layout.samples:
-                        skipped -= layout.samples
+                for record in records:
+                    samples = shard.layouts[record].samples
+                    if skipped >= samples:
+                        skipped -= samples
                         continue
-                    pieces = self._place(layout.samples - skipped, left)
-                    left -= layout.samples - skipped
+                    pieces = self._place(samples - skipped, left)
+                    left -= samples - skipped
                     pixels = [pixels for _, _, pixels in pieces]
                     if skipped:  # a record is read and checked whole
                         pixels.insert(0, memoryview(bytearray(skipped * self._sample_bytes)))
-                    shard.read(number, pixels, scratch)
+                    shard.read(record, pixels, scratch)
                     self._hand_over(pieces, scratch, skipped)
                     skipped = 0
+
+    def _order(self, epoch: int, number: int) -> list[tuple[int, Sequence[int]]]:
+        """Return numbers of the epoch's shards and of their records, in the order of reading."""
+        counts = [len(shard.layouts) for shard in self._data.plan.shards(self._split, epoch)]
+        if self._order_seed is None:
+            return [(shard, range(count)) for shard, count in enumerate(counts)]
+        return [(shard, records.tolist()) for shard, records in record_order(self._order_seed, number, counts)]
 
     def _place(self, samples: int, left: int) -> list[tuple[_Slot, slice, memoryview]]:
         """Find room for the next samples of `left` in this epoch: slots, where in their labels, and in their pixels."""

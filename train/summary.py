@@ -12,7 +12,7 @@ from train.loop import Trainer
 from train.state import EpochReport
 from train.waits import STALL_SECONDS
 
-__all__ = ["epoch_line", "summarize", "table", "utilization_line"]
+__all__ = ["epoch_line", "lay_out", "percent", "summarize", "table", "utilization_line"]
 
 
 def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
@@ -34,7 +34,7 @@ def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
 def utilization_line(summary: Mapping[str, Any]) -> str:
     """Write for people whether a run waited for its data."""
     return (
-        f"{summary['dataset']}: utilization {_percent(summary['utilization'])}, {summary['stalls']} stalls (waits for "
+        f"{summary['dataset']}: utilization {percent(summary['utilization'])}, {summary['stalls']} stalls (waits for "
         f"data over {1000 * STALL_SECONDS:g} ms), 99 % of waits under {1000 * summary['wait_p99_seconds']:.2g} ms"
     )
 
@@ -64,6 +64,7 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "compiled": settings.compiled,
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,
+        "test_samples": data.samples("test") if "test" in data.splits else None,
         "val_accuracy": state.reports[-1].held_out_accuracy if trainer.held_out == "val" else None,
         "first_loss": state.first_loss,
         "seconds": {
@@ -90,16 +91,22 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
             [
                 summary["dataset"],
                 str(summary["epochs"]),
-                _percent(summary["test_accuracy"]),
-                _percent(summary["test_accuracy_tta"]),
+                percent(summary["test_accuracy"]),
+                percent(summary["test_accuracy_tta"]),
                 f"{seconds['train']:.1f} s",
-                _percent(seconds["wait"] / seconds["train"]),
+                percent(seconds["wait"] / seconds["train"]),
             ]
         )
+    return lay_out(rows)
+
+
+def lay_out(rows: Sequence[Sequence[str]]) -> str:
+    """Put cells into columns that line up; the first row holds the titles."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """Write a fraction for people, `-` where there is none."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"

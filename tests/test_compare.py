@@ -1,0 +1,221 @@
+"""`python -m train compare`: runs side by side, what differs, and what may be said of the difference."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from tests.commands import Command, Ended, the_run
+from tests.results import write_run, write_runs
+
+HIGHER = {"recipe": {"name": "digits", "peak_lr": 0.2}}
+FIRST, SECOND = [0.90, 0.92, 0.91], [0.93, 0.95]
+
+
+@pytest.fixture
+def drawn(command: Command, tmp_path: Path) -> Command:
+    """Run the command; its picture is compare.png."""
+    return lambda *runs: command("compare", *runs, "--out", tmp_path / "compare.png")
+
+
+@pytest.fixture
+def compare(drawn: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command without matplotlib, which takes most of its time."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    return drawn
+
+
+@pytest.fixture
+def two_settings(tmp_path: Path) -> list[Path]:
+    """Three runs of one learning rate, two of another."""
+    return write_runs(tmp_path / "a", FIRST) + write_runs(tmp_path / "b", SECOND, settings=HIGHER)
+
+
+def test_each_run_has_its_row_and_runs_that_differ_in_their_seed_are_of_one_setting(
+    compare: Command, two_settings: list[Path]
+) -> None:
+    ended = compare(*two_settings)
+    assert ended.code == 0, ended.err
+    header, *rows = ended.out.split("\n\n")[0].splitlines()
+    for title in ("recipe", "seed", "epochs", "test accuracy", "with flip TTA", "training", "utilization"):
+        assert title in header
+    cells = [[cell.strip() for cell in row.split("  ") if cell] for row in rows]
+    assert [row[0] for row in cells] == ["#1", "#1", "#1", "#2", "#2"]
+    assert [row[3] for row in cells] == ["0", "1", "2", "0", "1"]
+    assert [row[5] for row in cells] == ["90.00 %", "92.00 %", "91.00 %", "93.00 %", "95.00 %"]
+    assert [row[6:9] for row in cells] == [["-", "40.0 s", "97.50 %"]] * 5
+    assert [row[-1] for row in cells] == list(map(str, two_settings))
+
+
+def test_what_differs_is_named_and_what_does_not_is_left_out(compare: Command, two_settings: list[Path]) -> None:
+    told = compare(*two_settings).out.split("\n\n")[1]
+    assert [line.split() for line in told.splitlines()] == [["setting", "#1", "#2"], ["recipe.peak_lr", "0.1", "0.2"]]
+
+
+def test_the_difference_is_that_of_welchs_test(compare: Command, two_settings: list[Path]) -> None:
+    told = compare(*two_settings).out
+    wanted = scipy.stats.ttest_ind(SECOND, FIRST, equal_var=False)
+    interval = wanted.confidence_interval(0.95)
+    assert (
+        f"#2 against #1: +3.00 points of test accuracy, 95 % interval {100 * interval.low:+.2f} to "
+        f"{100 * interval.high:+.2f} (zero lies in it), p = {wanted.pvalue:.2g}"
+    ) in told
+    assert "mean 91.00 %, standard deviation 1.00 points, 95 % interval of the mean 88.52 to 93.48 %" in told
+
+
+def test_json_holds_runs_differences_and_tests(compare: Command, two_settings: list[Path]) -> None:
+    ended = compare(*two_settings, "--json")
+    found = json.loads(ended.out)
+    assert [(run["group"], run["test_accuracy"]) for run in found["runs"]][2:4] == [("#1", 0.91), ("#2", 0.93)]
+    assert found["differing"] == {"recipe.peak_lr": [0.1, 0.2]}
+    assert [(group["group"], group["seeds"]) for group in found["groups"]] == [("#1", [0, 1, 2]), ("#2", [0, 1])]
+    (test,) = found["differences"]
+    assert (test["group"], test["from"], test["mean"]) == ("#2", "#1", pytest.approx(0.03))
+    assert test["p"] == pytest.approx(scipy.stats.ttest_ind(SECOND, FIRST, equal_var=False).pvalue)
+
+
+def test_one_run_a_setting_gets_no_test_but_the_error_that_the_test_images_leave(
+    compare: Command, tmp_path: Path
+) -> None:
+    ended = compare(write_run(tmp_path / "a", 0.9), write_run(tmp_path / "b", 0.93, settings=HIGHER))
+    assert ended.code == 0, ended.err
+    assert "90.00 %, n = 1: no spread is known" in ended.out
+    # sqrt(0.9 * 0.1 / 1000)
+    assert "1,000 test images leave an accuracy a standard error of 0.95 points (binomial)" in ended.out
+    assert "#2 against #1: +3.00 points of test accuracy; no test: it needs 2 runs or more" in ended.out
+    assert "p =" not in ended.out
+
+
+def test_runs_that_all_came_to_the_same_get_no_test(compare: Command, tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "a", [0.9, 0.9]) + write_runs(tmp_path / "b", [0.8, 0.8], settings=HIGHER)
+    assert (
+        "-10.00 points of test accuracy; no test: within each setting all runs came to the same" in compare(*runs).out
+    )
+
+
+def test_of_two_data_sets_no_difference_is_told(compare: Command, tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "a", FIRST) + write_runs(tmp_path / "b", SECOND, settings={"dataset": "mnist"})
+    assert "#2 against #1: not compared: digits and mnist are different data sets" in compare(*runs).out
+
+
+def test_of_runs_without_a_test_split_no_difference_is_told(compare: Command, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", None), write_run(tmp_path / "b", None, settings=HIGHER)]
+    ended = compare(*runs)
+    assert ended.code == 0, ended.err
+    assert "test accuracy: no test split" in ended.out
+    assert "no test: a setting has no test accuracy" in ended.out
+
+
+def test_other_hardware_or_versions_are_another_setting(compare: Command, tmp_path: Path) -> None:
+    runs = write_runs(tmp_path, [0.9, 0.91])
+    log = runs[1] / "log.jsonl"
+    log.write_text(log.read_text().replace('"torch": "2.6"', '"torch": "2.15"'))
+    told = compare(*runs).out.split("\n\n")[1]
+    assert [line.split() for line in told.splitlines()] == [["setting", "#1", "#2"], ["versions.torch", "2.6", "2.15"]]
+
+
+def test_an_order_of_ones_own_is_another_setting_and_its_seed_is_not(compare: Command, tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / f"{seed}-{order}", 0.9, settings={"seed": seed, "order_seed": order})
+        for seed, order in ((0, None), (0, 5), (1, 6))
+    ]
+    found = json.loads(compare(*runs, "--json").out)
+    assert [group["runs"] for group in found["groups"]] == [1, 2]
+    assert found["groups"][1]["order_seeds"] == [5, 6]
+    assert found["differing"] == {"order_seed": [None, "any"]}
+
+
+def test_a_run_that_is_named_twice_is_one_run_and_a_copy_is_no_repetition(compare: Command, tmp_path: Path) -> None:
+    (run,) = write_runs(tmp_path / "a", [0.9])
+    assert compare(run, run / ".." / run.name).out.count("97.50 %") == 1
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert "runs of the same seed stand here: they are no independent repetitions" in compare(run, copy).out
+
+
+def test_several_tests_are_said_to_be_uncorrected(compare: Command, two_settings: list[Path], tmp_path: Path) -> None:
+    third = write_runs(tmp_path / "c", [0.8, 0.9], settings={"recipe": {"name": "digits", "peak_lr": 0.3}})
+    assert "not corrected" not in compare(*two_settings).out
+    told = compare(*two_settings, *third).out
+    assert "2 tests are made here: the p of each is not corrected for that" in told
+    assert "#3 against #1: " in told
+
+
+def test_the_picture_shows_what_the_runs_came_to(drawn: Command, two_settings: list[Path], tmp_path: Path) -> None:
+    ended = drawn(*two_settings)
+    assert "compare.png" in ended.err
+    with Image.open(tmp_path / "compare.png") as image:
+        assert image.format == "PNG"
+        before = np.asarray(image)
+    write_run(tmp_path / "worse", 0.3, curve=(0.1, 0.3))
+    drawn(*two_settings, tmp_path / "worse")
+    with Image.open(tmp_path / "compare.png") as image:
+        assert not np.array_equal(np.asarray(image), before)
+
+
+def test_without_matplotlib_the_table_is_there_and_the_way_to_it_is_said(
+    drawn: Command, two_settings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_it = drawn(*two_settings).out
+    (tmp_path / "compare.png").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ended = drawn(*two_settings)
+    assert (ended.code, ended.out) == (0, with_it)
+    assert "compare.png is not drawn; it needs matplotlib: pip install -e '.[report]'" in ended.err
+    assert not (tmp_path / "compare.png").exists()
+
+
+def test_what_training_writes_can_be_compared(finished: tuple[Ended, Path], compare: Command) -> None:
+    ended = compare(the_run(finished[1]), "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["groups"][0]["test_samples"] == 100
+    assert found["groups"][0]["test_accuracy"]["mean"] == found["runs"][0]["test_accuracy"]
+
+
+def test_a_directory_without_a_finished_run_is_no_usable_data(compare: Command, tmp_path: Path) -> None:
+    ended = compare(tmp_path)
+    assert (ended.code, ended.out) == (3, "")
+    assert f"error: {tmp_path}: no finished run (no summary.json)" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("summary.json", "{"),
+        ("summary.json", "[]"),
+        ("summary.json", "{}"),
+        ("summary.json", "\xff"),
+        ("log.jsonl", ""),
+        ("log.jsonl", "3\n"),
+        ("log.jsonl", '{"event": "start", "settings": 3, "versions": {}}\n'),
+        ("log.jsonl", '{"event": "start", "settings": {}, "versions": {}}\n{"event": "epoch"}\n'),
+    ],
+)
+def test_files_that_no_run_wrote_are_refused_by_name(file: str, content: str, compare: Command, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 0.9)
+    (run / file).write_bytes(content.encode("latin-1"))
+    ended = compare(run)
+    assert (ended.code, ended.out) == (3, "")
+    assert f"error: {run}: summary.json or log.jsonl is not what a run writes" in ended.err
+
+
+@pytest.mark.parametrize("key", ["dataset", "recipe", "epochs", "seed", "seconds", "utilization", "test_accuracy"])
+def test_a_summary_that_lacks_what_is_compared_is_refused(key: str, compare: Command, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 0.9)
+    summary = json.loads((run / "summary.json").read_text())
+    del summary[key]
+    (run / "summary.json").write_text(json.dumps(summary))
+    ended = compare(run)
+    assert (ended.code, ended.out) == (3, "")
+    assert key in ended.err
+
+
+def test_compare_without_runs_is_a_usage_error(command: Command) -> None:
+    ended = command("compare")
+    assert ended.code == 2
+    assert "RUN" in ended.err
