@@ -233,6 +233,7 @@ def test_webdataset_gets_checked_records_and_runs_nothing_of_the_archive_nor_of_
 ) -> None:
     archives.pickled_member(victim)
     expected = by_batches(ShardSet(victim))[0]
+    list(ShardSet(victim).webdataset("train", 0))  # once, so that everything is imported
     monkeypatch.chdir(tmp_path)
     for name in ("pipe:touch owned;", "file:x", "http:", "a{b,c}d", "::", "-", "a b\u00e9"):
         victim = victim.rename(tmp_path / name)
