@@ -25,7 +25,6 @@ class OpenShard:
     def __init__(self, directory: Path, shard: Shard, plan: Plan) -> None:
         self.path = directory / shard.tar
         self._remedy = plan.remedy(directory)
-        self.first_sample = shard.first_sample
         try:
             self.index = Index.read(directory, shard, plan.identity)
         except DataError as error:
@@ -281,22 +280,33 @@ class ShardSet:
                     images = np.frombuffer(pixels, self.plan.encoding).reshape(layout.samples, *layout.image_shape)
                     yield images, scratch.labels, scratch.index
 
-    def source_indices(self, split: str, epoch: int, start: int, stop: int) -> NDArray[np.uint32]:
-        """Return the source indices of the samples from `start` to before `stop` of an epoch, in the baked order.
+    def source_indices(
+        self, split: str, epoch: int, start: int, stop: int, order: Sequence[tuple[int, Sequence[int]]]
+    ) -> NDArray[np.uint32]:
+        """Return the source indices of the samples from `start` to before `stop` of an epoch.
 
-        Raises as `batches`.
+        Args:
+            split: train, val or test.
+            epoch: which epoch's variants.
+            start: first sample.
+            stop: last sample, and one.
+            order: numbers of the shards and of their records, in the turn in which samples are counted.
+
+        Raises:
+            UsageError: no such split or epoch.
+            DataError: not baked yet, damaged, or of another plan.
         """
-        found, scratch = [], Scratch()
-        for shard in self.open_shards(split, epoch):
+        found, scratch, first = [], Scratch(), 0
+        for shard, (_, records) in zip(
+            self.open_shards(split, epoch, numbers=[n for n, _ in order]), order, strict=True
+        ):
             with shard:
-                first = shard.first_sample
-                for number, layout in enumerate(shard.layouts):
+                for record in records:
+                    layout = shard.layouts[record]
                     if first < stop and first + layout.samples > start:
-                        shard.read(number, [memoryview(bytearray(layout.pixels_bytes))], scratch)
+                        shard.read(record, [memoryview(bytearray(layout.pixels_bytes))], scratch)
                         found.append(scratch.index[max(0, start - first) : stop - first].copy())
                     first += layout.samples
-            if first >= stop:
-                break
         return np.concatenate(found)
 
     def normalize(self, images_NHWC: NDArray[Any]) -> NDArray[np.float32]:

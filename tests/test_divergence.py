@@ -34,6 +34,27 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, value: float = math.nan) 
     monkeypatch.setattr(Trainer, "step", stepped)
 
 
+def test_the_images_of_an_order_of_one_s_own_are_those_that_the_stream_gave(
+    tiny: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def noted(_self: Trainer, _images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        given.append(labels.tolist())
+        return torch.full((), math.nan if len(given) == 5 else 1.0), torch.zeros((), dtype=torch.int64)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", order_seed=3))
+    with pytest.raises(DivergenceError) as caught:
+        list(trainer.run())
+    labels: dict[int, int] = {}
+    for _, labels_N, index_N in tiny.records("train", 1):
+        labels.update(zip(index_N.tolist(), labels_N.tolist(), strict=True))
+    images = caught.value.facts["images"]
+    assert [labels[image] for image in images] == given[4]
+    assert images != images_of(tiny, 1, 1, 64)
+
+
 def images_of(data: ShardSet, epoch: int, step: int, batch_size: int) -> list[int]:
     """Return the source indices of a batch, read the plain way."""
     indices = [int(index) for _, _, index_N in data.records("train", epoch) for index in index_N]

@@ -5,6 +5,7 @@ from typing import Any
 
 from shards import ShardSet
 from shards.errors import DivergedError, listed
+from train.order import reading_order
 from train.recipes import schedule
 from train.state import Settings
 
@@ -37,7 +38,8 @@ def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: flo
     steps_per_epoch = data.samples("train") // size
     number = epoch * steps_per_epoch + step
     rates, _ = schedule(settings.recipe, steps_per_epoch * settings.recipe.epochs)
-    images = data.source_indices("train", variant, step * size, (step + 1) * size).tolist()
+    order = reading_order(data, "train", variant, settings.order_seed, epoch)
+    images = data.source_indices("train", variant, step * size, (step + 1) * size, order).tolist()
     return DivergenceError(
         settings,
         f"{data.name}: the loss of step {number + 1} of {len(rates)} (epoch {epoch}, lr {rates[number]:.4g}) is "

@@ -9,10 +9,30 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["record_order"]
+from shards import ShardSet
+
+__all__ = ["reading_order", "record_order"]
 
 # Operations as the draws of baking have them, one half of Philox's key, and far from theirs (FORMAT.md).
 SHARDS, RECORDS = 1000, 1001
+
+
+def reading_order(
+    data: ShardSet, split: str, variant: int, order_seed: int | None, epoch: int
+) -> list[tuple[int, Sequence[int]]]:
+    """Return numbers of an epoch's shards and of the records in each, in the turn in which they are read.
+
+    Args:
+        data: the shard set.
+        split: train, val or test.
+        variant: the epoch of the shards that is played.
+        order_seed: of an order of one's own; None for the baked one.
+        epoch: of the training.
+    """
+    counts = [len(shard.layouts) for shard in data.plan.shards(split, variant)]
+    if order_seed is None:
+        return [(shard, range(count)) for shard, count in enumerate(counts)]
+    return [(shard, records.tolist()) for shard, records in record_order(order_seed, epoch, counts)]
 
 
 def record_order(order_seed: int, epoch: int, shards: Sequence[int]) -> list[tuple[int, NDArray[np.int64]]]:

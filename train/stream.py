@@ -15,7 +15,7 @@ from shards import MachineError, ShardSet, UsageError
 from shards.follow import wait_for_epoch
 from shards.reader import Scratch
 from shards.record import samples_per_record
-from train.order import record_order
+from train.order import reading_order
 
 __all__ = ["Stream"]
 
@@ -182,7 +182,7 @@ class Stream:
             self._stop_if_closed()
         left = self._data.samples(self._split, epoch) - start
         scratch = Scratch()
-        order = self._order(epoch, number)
+        order = reading_order(self._data, self._split, epoch, self._order_seed, number)
         skipped, shards = start, self._data.plan.shards(self._split, epoch)
         while order and skipped >= shards[order[0][0]].samples:
             skipped -= shards[order.pop(0)[0]].samples
@@ -202,13 +202,6 @@ class Stream:
                     shard.read(record, pixels, scratch)
                     self._hand_over(pieces, scratch, skipped)
                     skipped = 0
-
-    def _order(self, epoch: int, number: int) -> list[tuple[int, Sequence[int]]]:
-        """Return numbers of the epoch's shards and of their records, in the order of reading."""
-        counts = [len(shard.layouts) for shard in self._data.plan.shards(self._split, epoch)]
-        if self._order_seed is None:
-            return [(shard, range(count)) for shard, count in enumerate(counts)]
-        return [(shard, records.tolist()) for shard, records in record_order(self._order_seed, number, counts)]
 
     def _place(self, samples: int, left: int) -> list[tuple[_Slot, slice, memoryview]]:
         """Find room for the next samples of `left` in this epoch: slots, where in their labels, and in their pixels."""
