@@ -1,7 +1,7 @@
 """python -m tests.reliability: docs/RELIABILITY.md's table, made by running every test that it names.
 
 Each promise's tests are run, slow ones included; then each of its mutants: the source is changed in a copy, and
-the test that must fail then is seen failing. With --write the table replaces the one that stands there.
+the test that must fail then is seen failing.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tests.promises import PROMISES, Mutant, Promise
 
@@ -45,13 +43,12 @@ class Outcome:
     seconds: float
 
 
-def run_tests(promises: Sequence[Promise], *, sample: bool) -> list[Outcome]:
-    """Run all tests of these promises in one session; with `sample` without the slow ones."""
-    tests = list(dict.fromkeys(test for promise in promises for test in promise.tests))
+def run_tests(promise: Promise, *, sample: bool) -> list[Outcome]:
+    """Run a promise's tests; with `sample` without the slow ones."""
     marks = "not gpu and not network" + (" and not slow" if sample else "")
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        command = [*PYTEST, *tests, "-m", marks, f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        command = [*PYTEST, *promise.tests, "-m", marks, f"--junitxml={report}", "-o", "junit_family=xunit1"]
         done = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
         if not report.exists():
             raise SystemExit(f"pytest ended with {done.returncode} and left no report")
@@ -101,57 +98,62 @@ def survives(mutant: Mutant) -> str:
 
 def row(promise: Promise, outcomes: Sequence[Outcome], survivors: Sequence[str]) -> str:
     """Return one line of the table."""
-    mine = [outcome for outcome in outcomes if _belongs(outcome, promise)]
-    run = [outcome for outcome in mine if not outcome.skipped]
+    run = [outcome for outcome in outcomes if not outcome.skipped]
     failed = [outcome for outcome in run if outcome.trouble]
     result = f"**{len(failed)} of {len(run)} tests failed**" if failed else f"passed, {len(run)} tests"
     if not run:
         result = "**not run**"
-    if len(run) < len(mine):
-        result += f", {len(mine) - len(run)} skipped"
-    count, left = len(promise.mutants), [survivor for survivor in survivors if survivor]
-    taken_out = f"{count - len(left)} of {count} seen failing" if count else "-"
-    if left:
+    if len(run) < len(outcomes):
+        result += f", {len(outcomes) - len(run)} skipped"
+    count = len(promise.mutants)
+    taken_out = f"{count - len(survivors)} of {count} seen failing" if count else "-"
+    if survivors:
         taken_out = f"**{taken_out}**"
     cases = sum(outcome.cases for outcome in run)
     seconds = sum(outcome.seconds for outcome in run)
     return f"| {promise.text} | {promise.how} | {cases:,} | {result}, {seconds:.0f} s | {taken_out} |"
 
 
-def _belongs(outcome: Outcome, promise: Promise) -> bool:
-    return any(outcome.test == test or outcome.test.split("::")[0] == test for test in promise.tests)
-
-
 def main() -> None:
-    """Run everything, print the table, and exit with 1 where a promise is not held."""
+    """Run everything, print the table row by row, and exit with 1 where a promise is not held."""
     options = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
-    options.add_argument("--sample", action="store_true", help="without the slow tests: minutes instead of hours")
+    options.add_argument("--sample", action="store_true", help="without the slow tests: minutes instead of an hour")
     options.add_argument("--only", default="", metavar="TEXT", help="promises that contain this text")
-    options.add_argument("--write", action="store_true", help=f"replace the table in {PAGE.relative_to(ROOT)}")
-    arguments = options.parse_args()
-    promises = [promise for promise in PROMISES if arguments.only.lower() in promise.text.lower()]
-    started = time.monotonic()
-    outcomes = run_tests(promises, sample=arguments.sample)
-    mutants = [mutant for promise in promises for mutant in promise.mutants]
-    found = {mutant: survives(mutant) for mutant in tqdm(mutants, desc="mutants", disable=not sys.stderr.isatty())}
-    lines = [row(promise, outcomes, [found[mutant] for mutant in promise.mutants]) for promise in promises]
-    about = (
-        f"{'Samples of the sets' if arguments.sample else 'All sets'}, "
-        f"in {(time.monotonic() - started) / 60:.0f} minutes; "
-        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__.split('+')[0]}, numpy {np.__version__}."
+    options.add_argument(
+        "--write", action="store_true", help=f"put each row into {PAGE.relative_to(ROOT)} as it is done"
     )
-    table = "\n".join([*HEAD, *lines, "", about, ""])
-    print(table)  # noqa: T201 - the command's result
-    for trouble in [
-        *(f"{outcome.test}: {outcome.trouble}" for outcome in outcomes if outcome.trouble),
-        *(f"not seen failing: {survivor}" for survivor in found.values() if survivor),
-    ]:
-        print(trouble, file=sys.stderr)  # noqa: T201
-    if arguments.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(before + BEGIN + table + END + rest.partition(END)[2])
-    raise SystemExit("**" in table)
+    arguments = options.parse_args()
+    held = True
+    for promise in PROMISES:
+        if arguments.only.lower() in promise.text.lower():
+            outcomes = run_tests(promise, sample=arguments.sample)
+            survivors = [survivor for survivor in map(survives, promise.mutants) if survivor]
+            line = row(promise, outcomes, survivors)
+            print(line, flush=True)  # noqa: T201 - the command's result
+            for trouble in [
+                *(f"{outcome.test}: {outcome.trouble}" for outcome in outcomes if outcome.trouble),
+                *(f"not seen failing: {survivor}" for survivor in survivors),
+            ]:
+                print(trouble, file=sys.stderr)  # noqa: T201
+            held = held and "**" not in line
+            if arguments.write:
+                write(promise, line, "a sample" if arguments.sample else "all")
+    raise SystemExit(not held)
+
+
+def write(promise: Promise, line: str, sets: str) -> None:
+    """Put one row into the page, in the promises' order; other rows stay as they are."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    table, _, after = rest.partition(END)
+    known = [each.text for each in PROMISES]
+    rows = {text: old for old in table.splitlines() for text in known if old.startswith(f"| {text} |")}
+    about = (
+        f"Written by the command above, {sets} of the cases; {platform.system()} {platform.machine()}, Python "
+        f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}, numpy {np.__version__}.\n"
+    )
+    rows[promise.text] = line
+    lines = [*HEAD, *(rows[text] for text in known if text in rows), "", about]
+    PAGE.write_text(before + BEGIN + "\n".join(lines) + END + after)
 
 
 if __name__ == "__main__":
