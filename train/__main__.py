@@ -16,15 +16,20 @@ from shards import ShardSet
 from shards.command import run_command, say
 from shards.errors import DataError, MachineError, UsageError, listed
 from shards.plan import MANIFEST, MOST_SEED
+from train.board import check_tensorboard, noted
 from train.books import Run
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.compile import check_compiler
-from train.curves import draw_curves
 from train.device import PRECISIONS, choose_device, choose_precision
+from train.evaluate import final_split, predict
+from train.heatmap import main as heatmap_main
 from train.loop import Settings, Trainer
 from train.models import MODELS, SMALLEST_SIDE
 from train.predict import main as predict_main
 from train.recipes import RECIPES, Recipe, recipe_for
+from train.report import write_report
+from train.report.command import main as report_main
+from train.report.record import Record
 from train.summary import epoch_line, summarize, table, utilization_line
 from train.weights import Trained, save_weights
 
@@ -37,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m train",
         description="Train every data set found in the shards.",
-        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights.",
+        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights; "
+        "report RUN --shards DIR writes a run's report again; heatmap RUN --shards DIR shows where a model looks.",
     )
     add = options.add_argument
     add("--shards", type=Path, required=True, help="one shard set, or the root of several")
@@ -63,17 +69,21 @@ def parser() -> argparse.ArgumentParser:
         "--resume", choices=["auto"], help="auto: go on with unfinished runs of the same settings, keep finished ones"
     )
     again.add_argument("--overwrite", action="store_true", help="repeat runs that are there already")
+    add("--tensorboard", action="store_true", help="write each epoch's figures for TensorBoard, too")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
     return options
 
 
 def main() -> None:
     """Train the data sets one after the other, then print one table."""
-    if sys.argv[1:2] == ["predict"]:
-        predict_main(sys.argv[2:])
+    others = {"predict": predict_main, "report": report_main, "heatmap": heatmap_main}
+    if len(sys.argv) > 1 and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
         return
     arguments = parser().parse_args()
     # Everything is checked before the first step is taken.
+    if arguments.tensorboard:
+        check_tensorboard()
     if arguments.follow:
         _wait_for_manifest(arguments.shards, arguments.dataset)
     planned = [_plan(data, arguments) for data in find(arguments.shards, arguments.dataset)]
@@ -192,7 +202,8 @@ def _train(data: ShardSet, settings: Settings, run: Run, arguments: argparse.Nam
     run.begin(trainer.state.epoch)
     say(f"{data.name}: {settings.recipe.name} on {settings.device} in {settings.precision}, into {run.path}")
     saved = time.monotonic()
-    for report in trainer.run():
+    reports = noted(trainer.run(), run.path / "tensorboard") if arguments.tensorboard else trainer.run()
+    for report in reports:
         run.log("epoch", **asdict(report))
         say(epoch_line(data.name, report, settings.recipe.epochs))
         if time.monotonic() - saved > CHECKPOINT_SECONDS and report.epoch + 1 < settings.recipe.epochs:
@@ -205,14 +216,20 @@ def _finish(run: Run, trainer: Trainer) -> dict[str, Any]:
     data = trainer.data
     started = time.perf_counter()
     mirrors = data.plan.augmentation.get("flip", "none") != "none"
-    score = trainer.evaluate("test", tta=mirrors) if "test" in data.splits else None
+    split = final_split(data)
+    settings = trainer.settings
+    predictions = (
+        predict(trainer.model, data, split, trainer.device, settings.precision, tta=mirrors) if split else None
+    )
+    score = predictions.score() if predictions and split == "test" else None
     summary = summarize(trainer, run.path, score, time.perf_counter() - started)
     say(utilization_line(summary))
     source = data.plan.source
     shape = data.image_shape("train")
-    recipe = trainer.settings.recipe
-    save_weights(run.weights, Trained(trainer.model, recipe, source.classes, shape, source.mean, source.deviation))
-    draw_curves(run.path / "curves.png", data.name, recipe, trainer.state.reports, trainer.steps)
+    save_weights(
+        run.weights, Trained(trainer.model, settings.recipe, source.classes, shape, source.mean, source.deviation)
+    )
+    write_report(Record.read(run.path, summary), data, trainer.model, predictions)
     run.finish(summary)
     return summary
 
