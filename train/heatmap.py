@@ -11,7 +11,7 @@ from train.device import choose_device, choose_precision
 from train.evaluate import final_split, predict
 from train.report.command import open_shards
 from train.report.record import Record
-from train.report.sections import heat_pairs
+from train.report.sections import MOST_MAPPED, heat_pairs
 from train.report.tiles import Tile, sheet
 from train.weights import Trained, load_weights
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
     options.add_argument("--against", type=Path, metavar="RUN", help="another run, such as one without augmentation")
     options.add_argument("--shards", type=Path, required=True, help="shard set whose test images to take, or its root")
-    options.add_argument("--images", type=int, default=2, help="of each class; default 2")
+    options.add_argument("--images", type=int, default=2, help="of each class, of the first 100; default 2")
     options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     return options
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         predictions = predict(model, data, split, device, choose_precision("auto", device))
         positions = [
             position
-            for label in range(len(data.classes))
+            for label in range(len(data.classes))[:MOST_MAPPED]
             for position in (predictions.labels_N == label).nonzero()[: chosen.images, 0].tolist()
         ]
         pairs = heat_pairs(data, model, predictions, positions)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         for row, position in zip(rows, positions, strict=True):
             row.append(pairs[position][1])
     columns = len(rows[0]) * chosen.images
-    heading = f"{chosen.run.name} (left)  against  {chosen.against.name} (right)" if chosen.against else chosen.run.name
+    heading = f"left: {chosen.run.name}\nright: {chosen.against.name}" if chosen.against else chosen.run.name
     write_whole(chosen.out, sheet([tile for row in rows for tile in row], columns, heading))
     print(f"{chosen.out}: {len(rows)} images")  # noqa: T201 - the command's result
 

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from shards import ShardSet
 from shards.errors import DataError
 from shards.plan import MANIFEST
@@ -36,9 +38,12 @@ def main(arguments: Sequence[str]) -> None:
             f"{record.settings['shards']}); name the set that it was trained on"
         )
     device = choose_device(chosen.device)
-    model = load_weights(chosen.run / "weights.safetensors").model.to(device)
+    model = load_weights(chosen.run / "weights.safetensors").model
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
     split = final_split(data)
-    precision = choose_precision("auto", device)
+    # As the run itself, where it was on the same kind of device.
+    precision = record.settings["precision"] if record.settings["device"] == str(device) else "auto"
+    precision = choose_precision(precision, device)
     write_report(record, data, model, predict(model, data, split, device, precision) if split else None)
     print(chosen.run / "report.html")  # noqa: T201 - the command's result
 

@@ -48,7 +48,9 @@ def draw_schedule(recipe: Recipe, steps: int) -> bytes:
     other.plot(momenta, color=ORANGE, label="momentum")
     other.set_ylabel("momentum", color=GREY, size=12)
     other.set_ylim(0, 1)
-    return _finished(figure, axes, [*axes.lines, *other.lines])
+    # Under the peak there is room.
+    other.legend(handles=[*axes.lines, *other.lines], loc="lower center", labelcolor=GREY, framealpha=0, fontsize=12)
+    return _saved(figure)
 
 
 def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
@@ -109,8 +111,8 @@ def _plot(axes: "Axes", epochs: Sequence[Mapping[str, Any]], key: str, colour: s
         axes.plot([e["epoch"] + 1 for e in known], [e[key] for e in known], color=colour, label=label, marker=marker)
 
 
-def _finished(figure: "Figure", axes: "Axes", lines: Sequence[Any] | None = None) -> bytes:
-    axes.legend(handles=lines or axes.lines, labelcolor=GREY, framealpha=0, fontsize=12)
+def _finished(figure: "Figure", axes: "Axes") -> bytes:
+    axes.legend(labelcolor=GREY, framealpha=0, fontsize=12)
     return _saved(figure)
 
 

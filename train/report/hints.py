@@ -20,16 +20,18 @@ class Facts:
         first_loss: of the first step, in nats.
         train_accuracy: of each epoch, 0 to 1.
         held_out: name of the split that epochs are scored on, or None.
+        held_out_images: how many there are.
         held_out_loss, held_out_accuracy: of each epoch; empty where `held_out` is None.
         utilization: share of training time without waiting for data, 0 to 1.
         mean, deviation: of each channel of what the net is fed; None where nobody looked.
-        scores: of each class; empty exactly where `held_out` is None.
+        scores: of each class, of the final split; empty where there is none.
     """
 
     classes: Sequence[str]
     first_loss: float
     train_accuracy: Sequence[float]
     held_out: str | None
+    held_out_images: int
     held_out_loss: Sequence[float]
     held_out_accuracy: Sequence[float]
     utilization: float
@@ -141,8 +143,8 @@ def _at_chance(facts: Facts) -> bool:
     if facts.held_out is None:
         return False
     chance = 1 / len(facts.classes)
-    images = sum(score.images for score in facts.scores)
-    return facts.held_out_accuracy[-1] < chance + 4 * math.sqrt(chance * (1 - chance) / images)
+    error = math.sqrt(chance * (1 - chance) / facts.held_out_images)
+    return facts.held_out_accuracy[-1] < chance + 4 * error
 
 
 FINDERS: tuple[Callable[[Facts], str | None], ...] = (

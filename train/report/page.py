@@ -34,14 +34,14 @@ p { margin: 6px 0; max-width: 75ch; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: left; padding: 3px 14px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--faint); font-weight: 600; }
+th { color: var(--faint); font-weight: 600; white-space: nowrap; }
 td:first-child { min-width: 7em; overflow-wrap: anywhere; }
 .facts td { overflow-wrap: anywhere; }
 .facts td:first-child { min-width: 9em; color: var(--faint); }
 h3 { font-size: 1rem; margin: 14px 0 4px; }
 td.share { white-space: nowrap; }
-.bar { display: inline-block; width: 4em; height: .6em; margin-right: 6px; border-radius: 3px; background: var(--line); }
-.bar i { display: block; height: 100%; border-radius: 3px; background: var(--accent); }
+.bar { display: inline-block; width: 4em; height: .6em; margin-right: 6px; background: var(--line); }
+.bar i { display: block; height: 100%; background: var(--accent); }
 .groups { display: flex; flex-wrap: wrap; gap: 14px 20px; }
 figure { margin: 0; max-width: 100%; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--faint); }

@@ -21,7 +21,19 @@ from train.report.samples import at_positions, baked_variants
 from train.report.scores import ClassScore, confident_mistakes, confusions
 from train.report.tiles import Tile, heated, sheet, tile
 
-__all__ = ["Files", "augmentation", "books", "classes", "curves", "heat", "mistakes", "settings", "top"]
+__all__ = [
+    "MOST_MAPPED",
+    "Files",
+    "augmentation",
+    "books",
+    "classes",
+    "curves",
+    "heat",
+    "heat_pairs",
+    "mistakes",
+    "settings",
+    "top",
+]
 
 Files = dict[str, bytes]
 
@@ -157,7 +169,7 @@ def mistakes(data: ShardSet, predictions: Predictions, files: Files) -> str:
     images = at_positions(data, predictions.split, [position for position, *_ in found])
     names = data.classes
     tiles = [
-        tile(to_pixels(data, images[position]), f"{names[true]},\nsaid {names[said]} {100 * confidence:.0f} %")
+        tile(to_pixels(data, images[position]), f"{names[true]}, said\n{names[said]} {100 * confidence:.0f} %")
         for position, true, said, confidence in found
     ]
     files["mistakes.png"] = sheet(tiles, 8)
@@ -184,7 +196,7 @@ def heat(data: ShardSet, model: nn.Module, predictions: Predictions, scores: Seq
         for label in shown
     ]
     note = (
-        f"Images of the {predictions.split} split, un-augmented, and where the model finds their true class (Grad-CAM): "
+        f"Images of the {predictions.split} split and where the model finds their true class (Grad-CAM): "
         "red speaks for it most. A red frame: the model said another class."
     )
     if len(shown) < len(data.classes):

@@ -59,7 +59,7 @@ def sheet(tiles: Sequence[Tile], columns: int, heading: str = "") -> bytes:
     top = CAPTION if heading else 0
     whole = Image.new("RGB", (columns * (CELL + GAP) + GAP, top + rows * (CELL + CAPTION + GAP) + GAP), "white")
     pen = ImageDraw.Draw(whole)
-    pen.text((GAP, GAP), heading, fill="black")
+    pen.text((GAP, GAP), heading, fill="black", spacing=1)
     for number, each in enumerate(tiles):
         left = GAP + number % columns * (CELL + GAP)
         upper = top + GAP + number // columns * (CELL + CAPTION + GAP)

@@ -72,16 +72,17 @@ def _can_draw() -> bool:
 
 def _facts(record: Record, data: ShardSet, scores: list[ClassScore]) -> Facts:
     epochs = record.epochs
-    held_out = next(
-        (split for split in ("test", "val", "train") if split in data.splits and not data.missing(split, 0)), None
-    )
-    mean, deviation = input_statistics(data, held_out) if held_out else (None, None)
+    whole = (split for split in ("test", "val", "train") if split in data.splits and not data.missing(split, 0))
+    seen = next(whole, None)
+    held_out = epochs[-1]["held_out"]
+    mean, deviation = input_statistics(data, seen) if seen else (None, None)
     scored = [epoch for epoch in epochs if epoch["held_out_loss"] is not None]
     return Facts(
         classes=data.classes,
         first_loss=record.summary["first_loss"],
         train_accuracy=[epoch["train_accuracy"] for epoch in epochs],
-        held_out=epochs[-1]["held_out"],
+        held_out=held_out,
+        held_out_images=data.samples(held_out) if held_out else 0,
         held_out_loss=[epoch["held_out_loss"] for epoch in scored],
         held_out_accuracy=[epoch["held_out_accuracy"] for epoch in scored],
         utilization=record.summary["utilization"],
