@@ -39,6 +39,7 @@ def test_every_epoch_s_figures_are_written(
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     WRITERS.clear()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # nobody looks at the drawings here
     ended = command("--shards", shards / "digits", "--tensorboard", "--out", tmp_path, *ON_CPU)
     assert ended.code == 0, ended.err
     (writer,) = WRITERS

@@ -11,6 +11,8 @@ import pytest
 import precompute.__main__
 import shards.__main__
 import train.__main__
+import train.heatmap
+import train.report.command
 from benchmarks.table import BEGIN, END, table
 from precompute.sources import DATASETS
 from shards import ShardSet
@@ -36,18 +38,20 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("title", "parser"),
+    ("title", "parsers"),
     [
-        ("Baking", precompute.__main__.parser()),
-        ("Looking after shards", shards.__main__.parser()),
-        ("Training", train.__main__.parser()),
+        ("Baking", [precompute.__main__.parser()]),
+        ("Looking after shards", [shards.__main__.parser()]),
+        ("Training", [train.__main__.parser(), train.heatmap.parser(), train.report.command.parser()]),
     ],
 )
-def test_readme_names_exactly_the_options_that_a_command_has(title: str, parser: argparse.ArgumentParser) -> None:
+def test_readme_names_exactly_the_options_that_a_command_has(
+    title: str, parsers: list[argparse.ArgumentParser]
+) -> None:
     named = set(re.findall(r"--[a-z][a-z-]*", section(title)))
     if title == "Looking after shards":
         named |= {"--images"}  # listed by --help only
-    assert named == options(parser)
+    assert named == {text for parser in parsers for text in options(parser)}
 
 
 def test_readme_names_every_data_set_and_recipe() -> None:

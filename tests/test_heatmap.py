@@ -1,14 +1,17 @@
 """`python -m train heatmap`: the same pictures by one model, or by two side by side."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import ON_CPU, Command, Ended, the_run
+from tests.commands import Command, Ended, the_run
+from train.models import build
 from train.report.tiles import CAPTION, CELL, GAP
+from train.weights import load_weights, save_weights
 
 
 def cells(path: Path, rows: int, columns: int, top: int = CAPTION) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -30,9 +33,10 @@ def cells(path: Path, rows: int, columns: int, top: int = CAPTION) -> np.ndarray
 def test_two_models_stand_beside_the_picture_that_both_look_at(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
-    ended = command("--shards", shards / "digits", "--seed", 1, "--epochs", 1, "--out", tmp_path / "runs", *ON_CPU)
-    assert ended.code == 0, ended.err
-    one, other = the_run(finished[1]), the_run(tmp_path / "runs")
+    one = the_run(finished[1])
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    trained = load_weights(other / "weights.safetensors")
+    save_weights(other / "weights.safetensors", replace(trained, model=build(trained.recipe, 1, 10)))
     sheets = {}
     for name, first, second in (("ab", one, other), ("ba", other, one), ("aa", one, one)):
         out = tmp_path / f"{name}.png"
@@ -44,9 +48,10 @@ def test_two_models_stand_beside_the_picture_that_both_look_at(
     assert (ab[:, 1] == ba[:, 2]).all()
     assert (ab[:, 2] == ba[:, 1]).all()
     assert (aa[:, 1] == aa[:, 2]).all()
-    # The digits are grey, and the maps are not; the models look at different places.
+    # The digits are grey, and the maps are not; the models look at different places. One that was never trained may
+    # find nothing that speaks for a class.
     assert (np.ptp(ab[:, 0], axis=-1) == 0).all()
-    assert (np.ptp(ab[:, 1:].astype(int), axis=-1).max((2, 3)) > 50).all()
+    assert (np.ptp(ab[:, 1].astype(int), axis=-1).max((1, 2)) > 50).all()
     assert (ab[:, 1] != ab[:, 2]).any((1, 2, 3)).all()
 
 

@@ -117,7 +117,7 @@ def _raw(data: ShardSet, predictions: Predictions | None, files: Files) -> str:
     tiles = [tile(to_pixels(data, images[position]), data.classes[labels[position]]) for position in positions]
     files["raw.png"] = sheet(tiles, min(len(tiles), 8))
     note = page.paragraph(f"Images of the {predictions.split} split, as they are.")
-    return note + page.groups([page.group([each], 1, 64, captions=True) for each in tiles])
+    return note + page.groups([page.group([each], 1, 76, captions=True) for each in tiles])
 
 
 def classes(
@@ -196,7 +196,7 @@ def heat(data: ShardSet, model: nn.Module, predictions: Predictions, scores: Seq
         for label in shown
     ]
     note = (
-        f"Images of the {predictions.split} split and where the model finds their true class (Grad-CAM): "
+        f"Images of the {predictions.split} split, and where the model finds the class they are of (Grad-CAM): "
         "red speaks for it most. A red frame: the model said another class."
     )
     if len(shown) < len(data.classes):
