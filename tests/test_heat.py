@@ -17,10 +17,11 @@ class BrightOrDark(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(inplace=True))
+        conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.features = nn.Sequential(conv, nn.ReLU(inplace=True))
         self.pool = nn.AdaptiveAvgPool2d(1)
         with torch.no_grad():
-            self.features[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+            conv.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         pooled: Tensor = self.pool(self.features(images))

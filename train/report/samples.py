@@ -29,7 +29,8 @@ class Variants:
 
 def at_positions(data: ShardSet, split: str, positions: Collection[int]) -> dict[int, NDArray[np.uint8 | np.floating]]:
     """Return images of a split as they are stored, (H, W, C), by their positions in it."""
-    wanted, found, start = np.unique(np.array(list(positions), np.int64)), {}, 0
+    found: dict[int, NDArray[np.uint8 | np.floating]] = {}
+    wanted, start = np.unique(np.array(list(positions), np.int64)), 0
     for images, labels, _ in data.records(split):
         here = wanted[(start <= wanted) & (wanted < start + len(labels))]
         found |= {int(position): images[position - start].copy() for position in here}
