@@ -33,6 +33,11 @@ def test_the_scores_of_classes_are_shares_of_rows_and_columns() -> None:
     ]
 
 
+def test_a_class_that_is_mostly_right_is_named_for_its_mistakes() -> None:
+    first, second = class_scores(np.array([[5, 2], [0, 3]]))
+    assert (first.mistaken_for, second.mistaken_for) == ((1, 2), None)
+
+
 def test_confusions_come_most_frequent_first_and_those_that_never_were_do_not() -> None:
     assert confusions(confusion_matrix(predictions()), 10) == [(0, 1, 2), (1, 0, 1), (2, 1, 1)]
     assert confusions(confusion_matrix(predictions()), 1) == [(0, 1, 2)]
