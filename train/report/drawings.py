@@ -94,6 +94,7 @@ def _axes(title: str, across: str, up: str) -> "tuple[Figure, Axes]":
     axes.set_xlabel(across, color=GREY, size=12)
     axes.set_ylabel(up, color=GREY, size=12)
     axes.grid(color=GREY, alpha=0.25)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # epochs and steps are whole
     return figure, axes
 
 
