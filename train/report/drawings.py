@@ -86,6 +86,7 @@ def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
 
 def _axes(title: str, across: str, up: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(5.6, 3.9))
     axes = figure.add_axes((0.14, 0.16, 0.73, 0.74))
@@ -94,7 +95,7 @@ def _axes(title: str, across: str, up: str) -> "tuple[Figure, Axes]":
     axes.set_xlabel(across, color=GREY, size=12)
     axes.set_ylabel(up, color=GREY, size=12)
     axes.grid(color=GREY, alpha=0.25)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # epochs and steps are whole
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))  # epochs and steps are whole
     return figure, axes
 
 

@@ -1,6 +1,6 @@
 """Sections of the page; each returns HTML, and adds the files of its pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -14,7 +14,7 @@ from shards.show import to_pixels
 from train.evaluate import Predictions
 from train.heat import heat_maps
 from train.recipes import Recipe
-from train.report import page
+from train.report import page, words
 from train.report.drawings import draw_accuracy, draw_confusion, draw_loss, draw_schedule
 from train.report.record import Record
 from train.report.samples import at_positions, baked_variants
@@ -50,13 +50,13 @@ def top(record: Record, hints: Sequence[str]) -> str:
     summary = record.summary
     last = record.epochs[-1]
     figures = [
-        ("test accuracy", _percent(summary.get("test_accuracy"))),
-        ("with flip TTA", _percent(summary.get("test_accuracy_tta"))),
-        ("validation accuracy", _percent(summary.get("val_accuracy"))),
-        ("training accuracy", _percent(last["train_accuracy"])),
+        ("test accuracy", words.percent(summary.get("test_accuracy"))),
+        ("with flip TTA", words.percent(summary.get("test_accuracy_tta"))),
+        ("validation accuracy", words.percent(summary.get("val_accuracy"))),
+        ("training accuracy", words.percent(last["train_accuracy"])),
         ("epochs", str(len(record.epochs))),
-        ("training", _seconds(summary["seconds"]["train"])),
-        ("utilization", _percent(summary["utilization"])),
+        ("training", words.seconds(summary["seconds"]["train"])),
+        ("utilization", words.percent(summary["utilization"])),
     ]
     boxes = "".join(f"<div><b>{escape(value)}</b>{escape(name)}</div>" for name, value in figures if value)
     lines = "".join(f"<p>{escape(hint)}</p>" for hint in hints) or "<p>Nothing in the figures looks wrong.</p>"
@@ -74,10 +74,10 @@ def curves(record: Record, steps: int, files: Files) -> str:
     files["loss.png"] = draw_loss(recipe, record.epochs)
     files["accuracy.png"] = draw_accuracy(record.epochs)
     files["schedule.png"] = draw_schedule(recipe, steps)
-    words = ("loss by epoch", "accuracy by epoch", "learning rate and momentum by step")
+    about = ("loss by epoch", "accuracy by epoch", "learning rate and momentum by step")
     images = (
         page.image(files[name], alt)
-        for name, alt in zip(("loss.png", "accuracy.png", "schedule.png"), words, strict=True)
+        for name, alt in zip(("loss.png", "accuracy.png", "schedule.png"), about, strict=True)
     )
     note = page.paragraph(
         "The training figures are of augmented images, taken while the net still learned: they may be the worse ones."
@@ -230,24 +230,26 @@ def books(record: Record, data: ShardSet) -> str:
     summary = record.summary
     about = describe(data)
     read = [shard for epoch in range(len(record.epochs)) for shard in data.plan.shards("train", epoch % data.epochs)]
-    seconds = {
+    doing = {
         "precompute": "baking",
         "compile": "compiling, or loading kernels",
         "train": "training, waits included",
         "wait": "waiting for data",
         "evaluate": "evaluating",
     }
-    named: dict[str, str | None] = {seconds.get(key, key): _seconds(value) for key, value in summary["seconds"].items()}
+    named: dict[str, str | None] = {
+        doing.get(key, key): words.seconds(value) for key, value in summary["seconds"].items()
+    }
     named |= {
         "images a second": f"{summary['images_per_second']:,.0f}",
-        "utilization": _percent(summary["utilization"]),
+        "utilization": words.percent(summary["utilization"]),
         "stalls, which are waits over 1 ms": str(summary["stalls"]) if "stalls" in summary else None,
         "99 % of waits under": f"{1000 * summary['wait_p99_seconds']:.2g} ms",
-        "bytes of shards": _bytes(about["bytes"]),
-        "bytes read for training": _bytes(sum(shard.size_bytes for shard in read)),
+        "bytes of shards": words.size(about["bytes"]),
+        "bytes read for training": words.size(sum(shard.size_bytes for shard in read)),
     }
     shown = {"seconds", "images_per_second", "utilization", "stalls", "wait_p99_seconds", "run"}
-    named |= _flat({key: value for key, value in summary.items() if key not in shown})
+    named |= words.flat({key: value for key, value in summary.items() if key not in shown})
     return page.section("Books", page.table([], [[key, value] for key, value in named.items() if value]))
 
 
@@ -267,45 +269,7 @@ def settings(record: Record, data: ShardSet) -> str:
     }
     parts = (("Run", record.settings), ("Shards", baked), ("Versions", record.versions))
     tables = "".join(
-        f"<div><h3>{title}</h3>{page.table([], [[key, value] for key, value in _flat(values).items()])}</div>"
+        f"<div><h3>{title}</h3>{page.table([], [[key, value] for key, value in words.flat(values).items()])}</div>"
         for title, values in parts
     )
     return page.section("Settings", f'<div class="side">{tables}</div>')
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{key}, ")
-        else:
-            found[f"{before}{key}".replace("_", " ")] = None if value is None else _plain(value)
-    return found
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"{value:,}" if type(value) is int and value < 10**9 else str(value)
-
-
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 2:
-        return f"{hours:.1f} h"
-    return f"{minutes:.0f} min" if minutes >= 5 else f"{seconds:.3g} s"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
