@@ -12,7 +12,7 @@ from shards.errors import DataError, UsageError, shown
 from shards.reader import ShardSet
 from shards.writer import write_whole
 
-__all__ = ["draw_grid", "variants"]
+__all__ = ["draw_grid", "to_pixels", "variants"]
 
 CELL = 64
 MARGIN_LEFT, MARGIN_TOP, GAP = 110, 20, 2
@@ -39,7 +39,7 @@ def variants(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> N
         for images, _, found in data.records("train", epoch):
             for position in np.flatnonzero(np.isin(found, list(index_N))):
                 rows = [row for row, index in enumerate(index_N) if index == found[position]]
-                out[rows, column] = _pixels(data, images[position])
+                out[rows, column] = to_pixels(data, images[position])
     return out
 
 
@@ -88,7 +88,8 @@ def _class(data: ShardSet, label: int) -> str:
     return shown(data.classes[label], 16)[1:-1]
 
 
-def _pixels(data: ShardSet, image: NDArray[Any]) -> NDArray[np.uint8]:
+def to_pixels(data: ShardSet, image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a stored image, or several, as 0 to 255: normalized ones are turned back, to the nearest value."""
     if image.dtype == np.uint8:
         return image
     source = data.plan.source

@@ -11,6 +11,7 @@ import torch
 
 import precompute
 import train.__main__
+import train.command
 from precompute import Augmentation
 from precompute.sources import SourceData, load
 from shards import ShardSet

@@ -18,6 +18,7 @@ import torch._dynamo  # the first step imports it, which takes longer than all f
 from torch import nn
 
 import train.__main__
+import train.command
 import train.session
 from shards.command import run_command
 from tests.commands import ON_CPU, log_of, summary_of, the_run

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import precompute
 from precompute.sources import SourceData
@@ -39,10 +38,10 @@ def test_a_run_ends_with_how_well_the_device_was_used(finished: tuple[Ended, Pat
     assert line.endswith(f"99 % of waits under {1000 * summary['wait_p99_seconds']:.2g} ms")
 
 
-def test_a_run_directory_holds_summary_log_weights_and_curves(finished: tuple[Ended, Path]) -> None:
+def test_a_run_directory_holds_summary_log_weights_and_a_report(finished: tuple[Ended, Path]) -> None:
     run = the_run(finished[1], "digits-digits-s0-")
-    files = {"summary.json", "log.jsonl", "weights.safetensors", "curves.png", "run.lock"}
-    assert {path.name for path in run.iterdir()} == files
+    there = {"summary.json", "log.jsonl", "weights.safetensors", "report.html", "pictures", "run.lock"}
+    assert {path.name for path in run.iterdir()} == there
     start, *epochs, end = log_of(run)
     assert (start["event"], end["event"]) == ("start", "end")
     assert start["settings"]["dataset"] == "digits"
@@ -53,18 +52,16 @@ def test_a_run_directory_holds_summary_log_weights_and_curves(finished: tuple[En
     assert summary["first_loss"] == pytest.approx(math.log(10), abs=0.3)
     assert summary["test_accuracy"] == epochs[-1]["held_out_accuracy"]
     assert load_weights(run / "weights.safetensors").classes == tuple("0123456789")
-    with Image.open(run / "curves.png") as image:
-        assert image.format == "PNG"
 
 
 def test_a_finished_run_is_refused_and_untouched(finished: tuple[Ended, Path], shards: Path, command: Command) -> None:
     run = the_run(finished[1])
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     ended = command("--shards", shards / "digits", "--out", finished[1], *ON_CPU)
     assert ended.code == 2
     assert f"error: {run}: this run is finished already; --overwrite" in ended.err
     assert ended.out == ""
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_overwriting_repeats_a_run_exactly(

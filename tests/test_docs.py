@@ -10,7 +10,9 @@ import pytest
 
 import precompute.__main__
 import shards.__main__
-import train.__main__
+import train.command
+import train.heatmap
+import train.report.command
 from benchmarks.table import BEGIN, END, table
 from precompute.audit import parser as audit_parser
 from precompute.repair import parser as repair_parser
@@ -42,7 +44,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     [
         ("Baking", [precompute.__main__.parser()]),
         ("Looking after shards", [shards.__main__.parser(), audit_parser(), repair_parser()]),
-        ("Training", [train.__main__.parser()]),
+        ("Training", [train.command.parser(), train.heatmap.parser(), train.report.command.parser()]),
     ],
 )
 def test_readme_names_exactly_the_options_that_a_command_has(

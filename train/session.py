@@ -12,12 +12,15 @@ import torch
 from shards.command import TerminatedError, say, undisturbed
 from shards.errors import DataError, MachineError
 from shards.lock import locked
+from train.board import noted
 from train.books import LOCK, Run
-from train.curves import draw_curves
 from train.device import peak_bytes
 from train.divergence import DivergenceError
+from train.evaluate import final_split, predict
 from train.jobs import Job
 from train.loop import Trainer
+from train.report import write_report
+from train.report.record import Record
 from train.state import Settings
 from train.summary import epoch_line, summarize, utilization_line
 from train.weights import Trained, save_weights
@@ -29,7 +32,7 @@ CHECKPOINT_SECONDS = 60.0
 MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
 
 
-def train(job: Job, *, overwrite: bool, resume: bool, follow: bool) -> dict[str, Any]:
+def train(job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool = False) -> dict[str, Any]:
     """Train a run to its end; return its summary. A finished one stays as it is.
 
     An interruption leaves a checkpoint, one line that says how to go on, and exit code 130 or 143.
@@ -39,6 +42,7 @@ def train(job: Job, *, overwrite: bool, resume: bool, follow: bool) -> dict[str,
         overwrite: remove what the run's directory holds.
         resume: go on from a checkpoint, or keep what is finished.
         follow: wait for shards that another process is still baking.
+        board: write each epoch's figures for TensorBoard.
 
     Raises:
         DataError: shards or checkpoints are not usable, or another process trains this run.
@@ -58,7 +62,7 @@ def train(job: Job, *, overwrite: bool, resume: bool, follow: bool) -> dict[str,
             say(f"{job.data.name}: finished already, in {run.path}")
             return summary
         try:
-            return _Session(job, follow).train()
+            return _Session(job, follow, board).train()
         except DivergenceError as error:
             run.log("diverged", message=str(error), **error.facts)
             raise
@@ -90,8 +94,8 @@ def _full(settings: Settings, error: Exception) -> MachineError:
 
 
 class _Session:
-    def __init__(self, job: Job, follow: bool) -> None:
-        self.data, self.settings, self.run = job.data, job.settings, job.run
+    def __init__(self, job: Job, follow: bool, board: bool) -> None:
+        self.data, self.settings, self.run, self._board = job.data, job.settings, job.run, board
         if job.settings.compiled:
             torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
         self.trainer = Trainer(job.data, job.settings, follow=follow)
@@ -108,7 +112,8 @@ class _Session:
         if trainer.steps_done:
             say(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
         try:
-            for report in trainer.run(self._at_border):
+            reports = trainer.run(self._at_border)
+            for report in noted(reports, self.run.path / "tensorboard") if self._board else reports:
                 self.run.log("epoch", **asdict(report))
                 say(epoch_line(name, report, recipe.epochs))
             return self._finish()
@@ -138,11 +143,15 @@ class _Session:
         trainer, data, run = self.trainer, self.data, self.run
         started = time.perf_counter()
         mirrors = data.plan.augmentation.get("flip", "none") != "none"
-        score = trainer.evaluate("test", tta=mirrors) if "test" in data.splits else None
+        split, settings = final_split(data), self.settings
+        predictions = (
+            predict(trainer.model, data, split, trainer.device, settings.precision, tta=mirrors) if split else None
+        )
+        score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)
         say(utilization_line(summary))
-        source, shape, recipe = data.plan.source, data.image_shape("train"), self.settings.recipe
+        source, shape, recipe = data.plan.source, data.image_shape("train"), settings.recipe
         save_weights(run.weights, Trained(trainer.model, recipe, source.classes, shape, source.mean, source.deviation))
-        draw_curves(run.path / "curves.png", data.name, recipe, trainer.state.reports, trainer.steps)
+        write_report(Record.read(run.path, summary), data, trainer.model, predictions)
         run.finish(summary)
         return summary

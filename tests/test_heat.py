@@ -1,0 +1,88 @@
+"""Heat maps: Grad-CAM finds the place that speaks for a class, in any model, and leaves the model as it was."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.heat import heat_maps
+from train.models import MODELS, DavidNet, build
+from train.recipes import recipe_for
+
+
+class BrightOrDark(nn.Module):
+    """Class 0 is what is brighter than grey, class 1 what is darker; each by its mean over the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(F.relu(self.conv(images), inplace=True))
+        return pooled.flatten(1)
+
+
+def test_the_map_is_hot_where_the_class_is_and_cold_elsewhere() -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    image[0, 0, 2, 5], image[0, 0, 6, 1] = 2.0, -3.0
+    maps = heat_maps(BrightOrDark(), image.repeat(2, 1, 1, 1), torch.tensor([0, 1]))
+    assert maps is not None
+    assert maps.shape == (2, 8, 8)
+    for heat, place in zip(maps, ((2, 5), (6, 1)), strict=True):
+        assert heat[place] == 1
+        assert heat.sum() == 1
+
+
+def test_where_nothing_speaks_for_the_class_the_map_is_cold() -> None:
+    maps = heat_maps(BrightOrDark(), torch.full((1, 1, 8, 8), -1.0), torch.tensor([0]))
+    assert maps is not None
+    assert not maps.any()
+
+
+def test_the_maps_are_those_of_the_paper() -> None:
+    torch.manual_seed(0)
+    model = DavidNet(3, 10, celu_alpha=0.075, pool_first=True).eval()
+    images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10  # more than one chunk
+    # With the pooling and the head written out: weights are mean gradients, what is negative is nothing.
+    features = model.layer3(model.layer2(model.layer1(model.prep(images)))).detach().requires_grad_()
+    logits = model.head(F.max_pool2d(features, 4).flatten(1))
+    (gradients,) = torch.autograd.grad(logits[torch.arange(20), labels].sum(), features)
+    small = (gradients.mean((2, 3))[:, :, None, None] * features).sum(1, keepdim=True).clamp(min=0)
+    expected = F.interpolate(small, (32, 32), mode="bilinear")[:, 0].detach()
+    expected = torch.nan_to_num(expected / expected.amax((1, 2), keepdim=True))  # a cold map stays cold
+    found = heat_maps(model, images, labels)
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("side", [8, 32])
+def test_every_model_has_maps_that_tell_places_apart(name: str, side: int) -> None:
+    torch.manual_seed(0)
+    model = build(replace(recipe_for("default"), model=name), 1, 7)
+    maps = heat_maps(model, torch.randn(2, 1, side, side), torch.tensor([0, 6]))
+    assert maps is not None
+    assert maps.shape == (2, side, side)
+    assert 0 <= maps.min() < maps.max() == 1
+    assert all(heat.std() > 0 for heat in maps)
+
+
+def test_a_model_without_maps_has_none() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert heat_maps(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1])) is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(training: bool) -> None:
+    model = DavidNet(1, 10).train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    heat_maps(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
+    assert model.training is training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())

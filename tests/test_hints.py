@@ -1,0 +1,153 @@
+"""Hints: said for planted faults, by figures and in real trainings, and not for runs that are right."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import precompute
+import precompute.plan
+from precompute import Augmentation
+from precompute.sources import SourceData
+from tests.commands import ON_CPU, Command, the_run
+from train.models import MODELS
+from train.report.hints import Facts, hints
+from train.report.scores import ClassScore
+
+PLAIN = Augmentation("plain", pad=0, pad_mode="zero", flip="none", cutout=0)
+RIGHT = Facts(
+    classes=tuple("0123456789"),
+    first_loss=2.4,
+    train_accuracy=[0.5, 0.9, 0.995],
+    held_out="test",
+    held_out_images=1000,
+    held_out_loss=[1.2, 0.5, 0.3],
+    held_out_accuracy=[0.6, 0.9, 0.95],
+    utilization=0.99,
+    mean=[0.1],
+    deviation=[0.9],
+    scores=[ClassScore(label, 100, 0.95, 0.95, None) for label in range(10)],
+)
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"mean": [0.0, 120.0]}, "The inputs are not normalized: their channels have mean 0, 120"),
+    ({"deviation": [0.01]}, "The inputs are not normalized"),
+    ({"first_loss": 40.0}, "The first loss was 40.00; a fresh net that guesses among 10 classes has 2.30."),
+    ({"first_loss": 0.5}, "The first loss was 0.50"),
+    ({"held_out_accuracy": [0.1, 0.1, 0.12]}, "the net learns images by heart. Labels may be shuffled"),
+    (
+        {"held_out_accuracy": [0.1, 0.1, 0.12], "train_accuracy": [0.1, 0.1, 0.11]},
+        "The test accuracy, 12.0 %, is about that of guessing, and the training accuracy, 11.0 %, is too",
+    ),
+    ({"held_out_accuracy": [0.6, 0.8, 0.89]}, "Over-fitting: 99.5 % of the training images are recognized, and 89.0 %"),
+    ({"held_out_loss": [0.9, 0.4, 0.6]}, "The test loss was lowest after epoch 2, 0.400, and rose to 0.600"),
+    (
+        {"train_accuracy": [0.2, 0.3, 0.35], "held_out_accuracy": [0.2, 0.3, 0.4]},
+        "Under-fitting: after 3 epochs even the training accuracy is 35.0 %.",
+    ),
+    (
+        {"held_out": None, "held_out_loss": [], "held_out_accuracy": [], "scores": [], "train_accuracy": [0.3]},
+        "Under-fitting",
+    ),
+    ({"scores": [ClassScore(3, 100, 0.0, None, (1, 100))]}, "No image of 3 was recognized."),
+    ({"utilization": 0.62}, "The device waited for data 38.0 % of the training time."),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), FAULTS, ids=[str(number) for number in range(len(FAULTS))])
+def test_a_fault_in_the_figures_is_named_and_nothing_else(changes: dict[str, Any], sentence: str) -> None:
+    (hint,) = hints(replace(RIGHT, **changes))
+    assert sentence in hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"held_out": None, "held_out_loss": [], "held_out_accuracy": [], "scores": []},
+        {"mean": None, "deviation": None},
+        {"classes": tuple("01"), "first_loss": math.log(2), "held_out_accuracy": [0.8], "held_out_loss": [0.4]}
+        | {"train_accuracy": [0.8]},
+        {"held_out_loss": [0.3, 0.29, 0.31]},
+    ],
+)
+def test_right_figures_have_no_hints(changes: dict[str, Any]) -> None:
+    assert hints(replace(RIGHT, **changes)) == []
+
+
+def small_net(_: object, channels: int, classes: int) -> nn.Module:
+    """Build two layers without any norm: they learn in a second, and do not forgive what batch norm does."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 128), nn.ReLU(), nn.Linear(128, classes))
+
+
+Train = Callable[..., list[str]]
+
+
+@pytest.fixture
+def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Bake so many digits, train the small net on them, and return the hints of its page."""
+    monkeypatch.setitem(MODELS, "small", small_net)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # drawings take time, and nobody looks at them here
+
+    def run(samples: int, *options: object, shuffled: bool = False, **baking: Any) -> list[str]:
+        train, test = digits.splits["train"], digits.splits["test"]
+        labels = train.labels_N[:samples]
+        precompute.bake(
+            train.images_NHWC[:samples],
+            np.random.default_rng(0).permutation(labels) if shuffled else labels,
+            test=(test.images_NHWC, test.labels_N),
+            classes=digits.classes,
+            name="digits",
+            epochs=1,
+            out=tmp_path / "set",
+            **baking,
+        )
+        chosen = ("--shards", tmp_path / "set", "--out", tmp_path / "runs", "--replay", "--model", "small")
+        ended = command(*chosen, *options, *ON_CPU)
+        assert ended.code == 0, ended.err
+        page = (the_run(tmp_path / "runs") / "report.html").read_text()
+        box = page.split('<div class="hints')[1].split("</div>")[0]
+        found = [line.split("</p>")[0] for line in box.split("<p>")[1:]]
+        # A net that takes a step in a millisecond may wait for its data.
+        return [hint for hint in found if not hint.startswith("The device waited")]
+
+    return run
+
+
+LONG = ("--epochs", 100, "--batch-size", 50, "--lr", 0.05)
+
+
+def test_a_training_that_is_right_has_no_hints(hints_of: Train) -> None:
+    assert hints_of(1500, "--epochs", 4, "--lr", 0.05, augment=PLAIN) in ([], ["Nothing in the figures looks wrong."])
+
+
+def test_a_training_on_un_normalized_inputs_is_found_out(hints_of: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The trainer is to divide by a 255th, so that pixels stay 0 to 255.
+    monkeypatch.setattr(precompute.plan, "channel_statistics", lambda _: ((0.0,), (1 / 255,)))
+    inputs, first_loss, *_ = hints_of(500, "--epochs", 1, "--lr", 1e-4, encoding="uint8", augment=PLAIN)
+    assert inputs.startswith("The inputs are not normalized")
+    assert first_loss.startswith("The first loss was ")
+
+
+def test_a_training_on_shuffled_labels_is_found_out(hints_of: Train) -> None:
+    found = hints_of(200, *LONG, shuffled=True, augment=PLAIN)
+    assert "is about that of guessing, though the training accuracy is" in found[0]
+    assert not any("fitting:" in hint for hint in found)
+
+
+def test_a_training_on_few_images_without_augmentation_over_fits(hints_of: Train) -> None:
+    (found,) = hints_of(50, *LONG, augment=PLAIN)
+    assert found.startswith("Over-fitting: 100.0 % of the training images are recognized")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_davidnet_on_few_images_over_fits_and_on_shuffled_labels_guesses(hints_of: Train, shuffled: bool) -> None:
+    options = ("--model", "davidnet", "--epochs", 20, "--batch-size", 20)
+    found = hints_of(60, *options, shuffled=shuffled, augment=PLAIN)
+    assert ("about that of guessing" if shuffled else "Over-fitting") in found[0]

@@ -1,0 +1,66 @@
+"""Samples: the images that a report shows, taken from the shards."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards import ShardSet
+from shards.show import variants
+
+__all__ = ["Variants", "at_positions", "baked_variants", "input_statistics"]
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Some source images, each in several epochs.
+
+    Attributes:
+        labels: of the images.
+        epochs: of the columns.
+        pixels: (images, epochs, H, W, C), uint8.
+    """
+
+    labels: Sequence[int]
+    epochs: Sequence[int]
+    pixels: NDArray[np.uint8]
+
+
+def at_positions(data: ShardSet, split: str, positions: Collection[int]) -> dict[int, NDArray[np.uint8 | np.floating]]:
+    """Return images of a split as they are stored, (H, W, C), by their positions in it."""
+    found: dict[int, NDArray[np.uint8 | np.floating]] = {}
+    wanted, start = np.unique(np.array(list(positions), np.int64)), 0
+    for images, labels, _ in data.records(split):
+        here = wanted[(start <= wanted) & (wanted < start + len(labels))]
+        found |= {int(position): images[position - start].copy() for position in here}
+        start += len(labels)
+    return found
+
+
+def baked_variants(data: ShardSet, played: int, images: int, columns: int) -> Variants | None:
+    """Return the first images of the first epoch, one of a class while there are others, in the first epochs.
+
+    Of the `played` epochs those count that are there, and of the last one's size; None where there is none.
+    """
+    shape = data.image_shape("train", played - 1)
+    epochs = [
+        epoch
+        for epoch in range(played)
+        if data.image_shape("train", epoch) == shape and not data.missing("train", epoch)
+    ][:columns]
+    if not epochs:
+        return None
+    _, labels, index = next(data.records("train", epochs[0]))
+    one_of_each = np.unique(labels, return_index=True)[1]
+    others = np.setdiff1d(np.arange(len(labels)), one_of_each)
+    chosen = np.concatenate([np.sort(one_of_each), others])[:images]
+    chosen = chosen[np.argsort(labels[chosen], kind="stable")]
+    return Variants(labels[chosen].tolist(), epochs, variants(data, index[chosen].tolist(), epochs))
+
+
+def input_statistics(data: ShardSet, split: str) -> tuple[list[float], list[float]]:
+    """Return mean and deviation of each channel of what a net is fed, over a split's first record."""
+    images, _, _ = next(data.records(split))
+    normalized = data.normalize(images).astype(np.float64)
+    return normalized.mean((0, 1, 2)).tolist(), normalized.std((0, 1, 2)).tolist()
