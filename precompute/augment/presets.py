@@ -6,10 +6,11 @@ from typing import Any
 
 from shards.errors import UsageError
 
-__all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "TRANSFORMS", "Augmentation", "augmentation_for"]
+__all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "PLANS", "TRANSFORMS", "Augmentation", "augmentation_for"]
 
 PAD_MODES = ("reflect", "zero", "black")
 FLIPS = ("random", "alternate", "none")
+PLANS = ("independent", "stratified")
 TRANSFORMS = ("none", "TrivialAugmentWide", "RandAugment")  # of torchvision.transforms.v2
 LIBRARIES = ("torch", "torchvision")  # what the result of such a transform depends on
 
@@ -30,6 +31,8 @@ class Augmentation:
         transform: a class of torchvision.transforms.v2 with its default parameters: `TrivialAugmentWide`
             (Mueller and Hutter, 2021), `RandAugment` (Cubuk et al., 2020), or `none`. It computes, so it
             takes its time, and its result depends on the build of torch and torchvision.
+        plan: `independent`: each epoch draws anew; `stratified`: an image's crops, flips and cutouts are dealt
+            evenly over its epochs, see `precompute.augment.draw`.
 
     Raises:
         UsageError: a value outside these.
@@ -41,12 +44,14 @@ class Augmentation:
     flip: str
     cutout: int
     transform: str = "none"
+    plan: str = "independent"
 
     def __post_init__(self) -> None:
         choices = (
             (self.pad_mode, PAD_MODES, "--pad-mode"),
             (self.flip, FLIPS, "--flip"),
             (self.transform, TRANSFORMS, "transform"),
+            (self.plan, PLANS, "--plan"),
         )
         for choice, allowed, option in choices:
             if choice not in allowed:
@@ -71,9 +76,10 @@ class Augmentation:
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters as a manifest holds them, and the versions that a transform depends on."""
-        content = asdict(self)
+        # What is as it was before there was a choice is left out: sets that were baked then keep their identity.
+        left_out = {"transform": "none", "plan": "independent"}
+        content = {key: value for key, value in asdict(self).items() if left_out.get(key) != value}
         if self.transform == "none":
-            del content["transform"]
             return content
         return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
 
