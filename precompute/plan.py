@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from precompute.augment import Augmentation
+from precompute.augment import BY_RECIPE, Augmentation
 from precompute.existing import files_of
 from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
@@ -60,7 +60,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
             mean=mean,
             deviation=deviation,
             sha256={name: _sha256(split) for name, split in source.splits.items()},
-            recipe="digits" if source.name == "digits" else "default",
+            recipe=_recipe(source.name, augmentation.name),
         ),
         augmentation=augmentation.to_json(),
         encoding=encoding,
@@ -99,6 +99,12 @@ def check_space(estimates: Sequence[Estimate], directory: Path) -> None:
             f"{directory}: {gigabytes(needed)} are to be written, {gigabytes(free)} are free; "
             "free some space, bake fewer --epochs or --dtype uint8, or name another --out"
         )
+
+
+def _recipe(dataset: str, augmentation: str) -> str:
+    if augmentation in BY_RECIPE:
+        return augmentation
+    return "digits" if dataset == "digits" else "default"
 
 
 def _sha256(images: Images) -> str:
