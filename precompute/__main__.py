@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from precompute.audit import main as audit_main
-from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, Augmentation, augmentation_for
+from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for
 from precompute.bake import bake_source
 from precompute.existing import settle
 from precompute.plan import Estimate, check_space, estimate, make_plan
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--pad-mode", help=f"of {', '.join(PAD_MODES)}")
     add("--flip", help=f"of {', '.join(FLIPS)}")
     add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
+    add("--plan", help=f"of {', '.join(PLANS)}; default independent: every epoch draws anew")
     add("--dtype", default="float16", help=f"of {', '.join(ENCODINGS)}; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
@@ -85,7 +86,7 @@ class Job:
 
 
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
-    changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout")}
+    changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout", "plan")}
     augmentation = augmentation_for(name, arguments.augment, **changes)
     source = hold_out(load(name, arguments.data_dir), arguments.val_fraction)
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from precompute.augment import Augmentation
+from precompute.augment import BY_RECIPE, Augmentation
 from precompute.existing import files_of, is_begun
 from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
@@ -65,7 +65,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
             mean=mean,
             deviation=deviation,
             sha256={name: _sha256(split) for name, split in source.splits.items()},
-            recipe="digits" if source.name == "digits" else "default",
+            recipe=_recipe(source.name, augmentation.name),
         ),
         augmentation=augmentation.to_json(),
         encoding=encoding,
@@ -125,6 +125,12 @@ def _whole(option: str, value: object) -> int:
         return int(operator.index(value))  # type: ignore[arg-type]
     except TypeError:
         raise UsageError(f"{option}: expected a whole number, found {value!r}") from None
+
+
+def _recipe(dataset: str, augmentation: str) -> str:
+    if augmentation in BY_RECIPE:
+        return augmentation
+    return "digits" if dataset == "digits" else "default"
 
 
 def _sha256(images: Images) -> str:

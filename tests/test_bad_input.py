@@ -443,7 +443,9 @@ def test_an_interruption_while_modules_are_imported_is_one_line_and_130(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_heavy_module_is_imported_before_signals_are_heeded() -> None:
-    code = "import sys, precompute.__main__; print(*{'torch', 'torchvision', 'sklearn', 'scipy'} & set(sys.modules))"
+@pytest.mark.parametrize("package", ["precompute", "shards", "train"])
+def test_no_heavy_module_is_imported_before_signals_are_heeded(package: str) -> None:
+    heavy = "{'torch', 'torchvision', 'sklearn', 'scipy', 'matplotlib'}"
+    code = f"import sys, {package}.__main__; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

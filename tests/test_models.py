@@ -43,17 +43,35 @@ def test_davidnet_has_exactly_the_published_number_of_parameters(recipe: str, ch
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == parameters
 
 
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("cnn94", 6_573_120),
+        ("resnet20", 272_474),
+        ("wrn22", 9_658_458),
+        ("resnet18-concat", 11_177_290),
+        ("resnet50", 23_520_842),
+        ("resnet34-wide", 85_080_714),
+    ],
+)
+def test_the_other_nets_have_the_number_of_parameters_that_they_are_known_by(model: str, parameters: int) -> None:
+    net = build(recipe_for("default", model=model), 3, 10)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_net_takes_images_of_every_mission_size_and_learns_from_them(model: str) -> None:
+    net = build(recipe_for("default", model=model), 1, 7)
+    for side in (8, 28):
+        logits = net(torch.rand(2, 1, side, side))
+        assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+
+
 def test_davidnet_has_as_many_running_statistics_as_articles_count() -> None:
     buffers = dict(DavidNet(3, 10).named_buffers())
     assert sum(b.numel() for name, b in buffers.items() if not name.endswith("num_batches_tracked")) == 4_480
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [8, 28, 32])
-def test_davidnet_takes_images_of_every_mission_size(side: int, channels: int) -> None:
-    logits = DavidNet(channels, 7)(torch.zeros(2, channels, side, side))
-    assert logits.shape == (2, 7)
-    assert torch.isfinite(logits).all()
 
 
 def test_the_head_has_no_bias_and_only_scales_its_logits(images: Tensor) -> None:

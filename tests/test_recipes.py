@@ -41,9 +41,17 @@ def test_a_low_momentum_is_reached_at_the_peak_and_left_again() -> None:
 def test_every_recipe_reaches_its_peak_at_its_share_of_any_run(name: str, steps: int) -> None:
     recipe = recipe_for(name)
     rates, _ = schedule(recipe, steps)
-    assert abs(int(np.argmax(rates)) + 1 - recipe.warmup * steps) < 1
+    assert abs(int(np.argmax(rates)) + 1 - recipe.warmup * steps) <= 1
+    assert rates[0] == pytest.approx(recipe.start * recipe.peak_lr)
     assert 0.95 * recipe.peak_lr < max(rates) <= recipe.peak_lr * (1 + 1e-9)
     assert rates[-1] < 1e-4
+
+
+def test_a_cosine_without_warm_up_begins_at_its_peak_and_is_half_way_at_the_middle() -> None:
+    rates, _ = schedule(recipe_for("resnet20"), 1000)
+    assert rates[0] == rates[1] == 0.1
+    assert rates[500] == pytest.approx(0.05, abs=1e-3)
+    np.testing.assert_allclose(rates, 0.05 * (1 + np.cos(np.linspace(0, np.pi, 1000))), rtol=0, atol=1e-3)
 
 
 def test_a_run_of_five_steps_has_a_schedule() -> None:

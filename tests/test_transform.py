@@ -38,8 +38,9 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def by_hand(image_HWC: NDArray[np.generic], name: str, seed: int) -> NDArray[np.uint8]:
+    made = eval(f"v2.{name}" + "()" * ("(" not in name), {"v2": v2})  # noqa: S307 - a name is the code that makes it
     torch.manual_seed(seed)
-    changed: NDArray[np.uint8] = getattr(v2, name)()(torch.tensor(image_HWC).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    changed: NDArray[np.uint8] = made(torch.tensor(image_HWC).permute(2, 0, 1)).permute(1, 2, 0).numpy()
     return changed
 
 
@@ -51,7 +52,7 @@ def test_each_image_is_what_its_own_seed_makes_of_it(name: str, channels: int, r
     found = transform(name, images, seeds)
     for image, seed, changed in zip(images, seeds.tolist(), found, strict=True):
         assert np.array_equal(changed, by_hand(image, name, seed))
-    assert sum(not np.array_equal(a, b) for a, b in zip(images, found, strict=True)) > 20
+    assert sum(not np.array_equal(a, b) for a, b in zip(images, found, strict=True)) > 15
     assert np.array_equal(transform(name, images[7:9], seeds[7:9]), found[7:9])
 
 
@@ -114,7 +115,7 @@ def test_the_manifest_names_the_libraries_and_others_are_refused(
 
 
 def test_an_unknown_transform_is_refused_with_a_list() -> None:
-    with pytest.raises(UsageError, match="none, TrivialAugmentWide, RandAugment, found 'AugMix'"):
+    with pytest.raises(UsageError, match=r"none, TrivialAugmentWide, RandAugment, .*, found 'AugMix'"):
         Augmentation("any", 0, "zero", "none", 0, transform="AugMix")
 
 

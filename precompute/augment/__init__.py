@@ -2,13 +2,15 @@
 
 from precompute.augment.apply import Cutout, Encoder, VariantStore
 from precompute.augment.draw import Draw, draw, held_out_order, order, transform_seeds
-from precompute.augment.presets import AUGMENTATIONS, FLIPS, PAD_MODES, Augmentation, augmentation_for
+from precompute.augment.presets import AUGMENTATIONS, BY_RECIPE, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for
 from precompute.augment.transform import transform
 
 __all__ = [
     "AUGMENTATIONS",
+    "BY_RECIPE",
     "FLIPS",
     "PAD_MODES",
+    "PLANS",
     "Augmentation",
     "Cutout",
     "Draw",

@@ -8,11 +8,32 @@ from typing import Any
 from shards.document import Fields
 from shards.errors import DataError, UsageError
 
-__all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "TRANSFORMS", "Augmentation", "augmentation_for"]
+__all__ = [
+    "AUGMENTATIONS",
+    "BY_RECIPE",
+    "FLIPS",
+    "PAD_MODES",
+    "PLANS",
+    "TRANSFORMS",
+    "Augmentation",
+    "augmentation_for",
+]
 
 PAD_MODES = ("reflect", "zero", "black")
 FLIPS = ("random", "alternate", "none")
-TRANSFORMS = ("none", "TrivialAugmentWide", "RandAugment")  # of torchvision.transforms.v2
+PLANS = ("independent", "stratified")
+# Of torchvision.transforms.v2, with the parameters that are not the class's own defaults.
+TRANSFORMS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "TrivialAugmentWide": {},
+    "RandAugment": {},
+    "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)": {
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+    },
+    "RandomRotation(degrees=15)": {"degrees": 15},
+}
 LIBRARIES = ("torch", "torchvision")  # what the result of such a transform depends on
 
 
@@ -29,9 +50,11 @@ class Augmentation:
             epoch; Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024) or `none`.
         cutout: side in pixels of a square set to normalized zero; 0 cuts nothing. DeVries and Taylor,
             2017; fully inside the image as in davidcpage/cifar10-fast.
-        transform: a class of torchvision.transforms.v2 with its default parameters: `TrivialAugmentWide`
-            (Mueller and Hutter, 2021), `RandAugment` (Cubuk et al., 2020), or `none`. It computes, so it
-            takes its time, and its result depends on the build of torch and torchvision.
+        transform: a class of torchvision.transforms.v2 out of `TRANSFORMS`: `TrivialAugmentWide` (Mueller and
+            Hutter, 2021), `RandAugment` (Cubuk et al., 2020), `ColorJitter(...)`, `RandomRotation(...)`, or `none`.
+            It computes, so it takes its time, and its result depends on the build of torch and torchvision.
+        plan: `independent`: each epoch draws anew; `stratified`: an image's crops, flips and cutouts are dealt
+            evenly over its epochs, see `precompute.augment.draw`.
 
     Raises:
         UsageError: a value outside these.
@@ -43,12 +66,14 @@ class Augmentation:
     flip: str
     cutout: int
     transform: str = "none"
+    plan: str = "independent"
 
     def __post_init__(self) -> None:
         choices = (
             (self.pad_mode, PAD_MODES, "--pad-mode"),
             (self.flip, FLIPS, "--flip"),
             (self.transform, TRANSFORMS, "transform"),
+            (self.plan, PLANS, "--plan"),
         )
         for choice, allowed, option in choices:
             if choice not in allowed:
@@ -74,9 +99,10 @@ class Augmentation:
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters as a manifest holds them, and the versions that a transform depends on."""
-        content = asdict(self)
+        # What is as it was before there was a choice is left out: sets that were baked then keep their identity.
+        left_out = {"transform": "none", "plan": "independent"}
+        content = {key: value for key, value in asdict(self).items() if left_out.get(key) != value}
         if self.transform == "none":
-            del content["transform"]
             return content
         return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
 
@@ -112,14 +138,30 @@ STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cu
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
 # A mirrored digit is another sign, or none at all.
 BY_DATASET: dict[str, dict[str, Any]] = {"mnist": {"flip": "none"}, "digits": {"flip": "none", "pad": 1, "cutout": 2}}
-AUGMENTATIONS = {
+# Those of recipes bear their recipe's name, which the manifest then suggests.
+WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0)
+BY_RECIPE = {
     augmentation.name: augmentation
     for augmentation in (
-        STANDARD,
-        PLAIN,
-        replace(STANDARD, name="trivial-augment-wide", transform="TrivialAugmentWide"),
-        replace(STANDARD, name="rand-augment", transform="RandAugment"),
+        replace(STANDARD, name="page2018"),
+        replace(STANDARD, name="cnn94"),
+        replace(WRN22, name="resnet20", transform="ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)"),
+        WRN22,
+        replace(WRN22, name="resnet18-concat"),
+        replace(WRN22, name="resnet50"),
+        replace(WRN22, name="resnet34-wide"),
     )
+}
+AUGMENTATIONS = {
+    STANDARD.name: STANDARD,
+    PLAIN.name: PLAIN,
+    "trivial-augment-wide": replace(STANDARD, name="trivial-augment-wide", transform="TrivialAugmentWide"),
+    "rand-augment": replace(STANDARD, name="rand-augment", transform="RandAugment"),
+    "color-jitter": replace(
+        STANDARD, name="color-jitter", transform="ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)"
+    ),
+    "rotation": replace(STANDARD, name="rotation", transform="RandomRotation(degrees=15)"),
+    **BY_RECIPE,
 }
 
 

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precompute.augment.presets import TRANSFORMS
+
 __all__ = ["transform"]
 
 
 def transform(name: str, images_NHWC: NDArray[np.uint8], seeds_N: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Return the images under torchvision.transforms.v2's class `name` with its default parameters.
+    """Return the images under a transform of torchvision.transforms.v2.
 
     torch's own generator is left as it was.
 
     Args:
-        name: of the class.
+        name: one of `presets.TRANSFORMS`.
         images_NHWC: uint8.
         seeds_N: one for each image.
     """
@@ -54,5 +56,5 @@ def _one_thread() -> Iterator[None]:
 def _transform(name: str) -> Callable[[Any], Any]:
     from torchvision.transforms import v2
 
-    made: Callable[[Any], Any] = getattr(v2, name)()
+    made: Callable[[Any], Any] = getattr(v2, name.partition("(")[0])(**TRANSFORMS[name])
     return made

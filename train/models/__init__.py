@@ -5,12 +5,16 @@ from collections.abc import Callable
 from torch import nn
 
 from shards.errors import UsageError
+from train.models.cnn94 import CNN94
 from train.models.davidnet import DavidNet
+from train.models.resnet18_concat import ResNet18Concat
+from train.models.resnet20 import ResNet20
+from train.models.wrn22 import WRN22
 from train.recipes import Recipe
 
 __all__ = ["MODELS", "SMALLEST_SIDE", "DavidNet", "build"]
 
-SMALLEST_SIDE = 8  # three pools halve it
+SMALLEST_SIDE = 8  # three pools, or strides, halve it
 
 
 def _davidnet(recipe: Recipe, channels: int, classes: int) -> nn.Module:
@@ -19,7 +23,31 @@ def _davidnet(recipe: Recipe, channels: int, classes: int) -> nn.Module:
     )
 
 
-MODELS: dict[str, Callable[[Recipe, int, int], nn.Module]] = {"davidnet": _davidnet}
+def _cnn94(recipe: Recipe, channels: int, classes: int) -> nn.Module:
+    return CNN94(channels, classes, celu_alpha=recipe.celu_alpha, head_scale=recipe.head_scale)
+
+
+def _resnet34_wide(_: Recipe, channels: int, classes: int) -> nn.Module:
+    from train.models.resnet34_wide import ResNet34Wide  # torchvision, which takes a second to import
+
+    return ResNet34Wide(channels, classes)
+
+
+def _resnet50(_: Recipe, channels: int, classes: int) -> nn.Module:
+    from train.models.resnet50 import ResNet50  # as above
+
+    return ResNet50(channels, classes)
+
+
+MODELS: dict[str, Callable[[Recipe, int, int], nn.Module]] = {
+    "davidnet": _davidnet,
+    "cnn94": _cnn94,
+    "resnet20": lambda _, channels, classes: ResNet20(channels, classes),
+    "wrn22": lambda _, channels, classes: WRN22(channels, classes),
+    "resnet18-concat": lambda _, channels, classes: ResNet18Concat(channels, classes),
+    "resnet34-wide": _resnet34_wide,
+    "resnet50": _resnet50,
+}
 
 
 def build(recipe: Recipe, channels: int, classes: int) -> nn.Module:

@@ -1,0 +1,21 @@
+"""ResNet-50 for small images: torchvision's, with a 3x3 stem that does not pool."""
+
+from torch import nn
+from torchvision.models import resnet50
+
+__all__ = ["ResNet50"]
+
+
+def ResNet50(channels: int, classes: int) -> nn.Module:  # noqa: N802 - as its siblings, which are classes
+    """Build the net: (N, channels, H, W) -> logits (N, classes).
+
+    Source: He et al. (arXiv 1512.03385), table 1; torchvision's resnet50.
+
+    Args:
+        channels: of the images.
+        classes: how many.
+    """
+    net: nn.Module = resnet50(num_classes=classes)
+    net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    return net
