@@ -68,7 +68,8 @@ def run_command(main: Callable[[], None], after_interruption: str = "") -> NoRet
 
 
 def say(line: str) -> None:
-    """Print one line of progress to stderr; stdout carries results."""
+    """Print progress to stderr; stdout carries results. What a stranger's file is named does not steer the terminal."""
+    line = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in line)
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one place for it
 
 

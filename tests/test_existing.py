@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,22 +15,24 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from precompute.augment import Augmentation
+from precompute.augment import PLANS, Augmentation
 from shards import DataError, MachineError, ShardSet, UsageError
 from shards.drop import drop_epochs
 from shards.verify import damage
-from tests.small import IMAGES, LABELS, TEST, bake, files, flip_byte, stamps
+from tests.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files, flip_byte, stamps
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_two_epochs_and_then_five_are_five_at_once(tmp_path: Path) -> None:
-    two = bake(tmp_path / "set", epochs=2)
+@pytest.mark.parametrize("plan", PLANS)
+def test_two_epochs_and_then_five_are_five_at_once(plan: str, tmp_path: Path) -> None:
+    augment = replace(AUGMENTATION, plan=plan)
+    two = bake(tmp_path / "set", epochs=2, augment=augment)
     before = stamps(two.path)
-    five = bake(tmp_path / "set", epochs=5)
+    five = bake(tmp_path / "set", epochs=5, augment=augment)
     assert five.epochs == 5
     assert {name: stamp for name, stamp in stamps(five.path).items() if name in before} == before
-    assert files(five.path) == files(bake(tmp_path / "at once", epochs=5).path)
+    assert files(five.path) == files(bake(tmp_path / "at once", epochs=5, augment=augment).path)
 
 
 def test_fewer_epochs_than_are_there_leave_all_as_it_is(there: Path) -> None:

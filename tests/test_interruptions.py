@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shards.command import run_command, undisturbed
+from shards.command import run_command, say, undisturbed
 from tests.trials import trial
 
 KINDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
@@ -89,3 +89,8 @@ def test_a_command_that_was_started_to_ignore_interruptions_ignores_them() -> No
         run_command(lambda: os.kill(os.getpid(), signal.SIGINT))
 
     assert trial(act).status == 0
+
+
+def test_what_is_said_does_not_steer_the_terminal() -> None:
+    ended = trial(lambda: say("directory \x1b[2J\x07\u202e of\ttwo\nlines, \u00e9t\u00e9"))
+    assert ended.said == "directory \\x1b[2J\\x07\\u202e of\ttwo\nlines, \u00e9t\u00e9\n"

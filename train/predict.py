@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.errors import DataError, UsageError
+from shards.errors import DataError, UsageError, shown
 from train.weights import Trained, load_weights
 
 __all__ = ["classify", "main", "read_image"]
@@ -62,4 +62,4 @@ def main(arguments: Sequence[str]) -> None:
         if chosen.json:
             print(json.dumps({"image": str(path), "classes": named}))  # noqa: T201 - the command's result
         else:
-            print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in named.items()))  # noqa: T201 - likewise
+            print(f"{path}: " + ", ".join(f"{shown(name)[1:-1]} {100 * p:.1f} %" for name, p in named.items()))  # noqa: T201 - likewise
