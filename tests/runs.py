@@ -60,7 +60,7 @@ class Runs:
         def act() -> None:
             checkpoint_every(every)
             keep_the_end()
-            patched("train.session.draw_curves", lambda *_: None)  # to import what draws takes a second
+            patched("train.session.write_report", lambda *_: None)  # to import what draws takes a second
             if first is not None:
                 first()
             sys.argv = ["train", *map(str, arguments), *(ON_CPU if "auto" in arguments else ())]
