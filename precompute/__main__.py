@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--flip", help=f"of {', '.join(FLIPS)}")
     add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
     add("--plan", help=f"of {', '.join(PLANS)}; default independent: every epoch draws anew")
+    add("--resize", metavar="SIDE:EPOCHS,...", help="sides of the images in turn, such as 16:5,24:10,32:10")
     add("--dtype", default="float16", help=f"of {', '.join(ENCODINGS)}; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
@@ -87,11 +88,22 @@ class Job:
 
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
     changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout", "plan")}
+    changes["resize"] = _resize(arguments.resize, arguments.epochs)
     augmentation = augmentation_for(name, arguments.augment, **changes)
     source = hold_out(load(name, arguments.data_dir), arguments.val_fraction)
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
     directory = arguments.out / name
     return Job(source, augmentation, settle(plan, directory, overwrite=arguments.overwrite), directory)
+
+
+def _resize(text: str | None, epochs: int) -> str | None:
+    """Hold what was asked for against the number of epochs; return it as a manifest has it, whose last side is open."""
+    if text is None or ":" not in text.rpartition(",")[2]:
+        return text
+    counts = [part.partition(":")[2] for part in text.split(",")]
+    if all(count.isdecimal() for count in counts) and sum(map(int, counts)) != epochs:
+        raise UsageError(f"--resize: {text} names {sum(map(int, counts))} epochs, --epochs {epochs}")
+    return text.rpartition(":")[0]
 
 
 def _bake(job: Job, arguments: argparse.Namespace) -> None:

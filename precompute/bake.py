@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.augment import Augmentation, augmentation_for
+from precompute.augment import Augmentation, at_side, augmentation_for, resized
 from precompute.baker import Baker, TransformBaker
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
 from precompute.plan import check_space, estimate, make_plan, out_of_space
@@ -161,15 +162,23 @@ def _write(
     held_out = [shard for shard in todo if shard.split != "train"]
     with Progress(plan.source.name, "bake", todo) as progress:
         for split in dict.fromkeys(shard.split for shard in held_out):
-            baker = Baker(source.splits[split], plain, plan, workers)
-            _write_in_threads(baker, plan, directory, [s for s in held_out if s.split == split], workers, progress)
+            shards = [shard for shard in held_out if shard.split == split]
+            baker = Baker(_at(source.splits[split], shards[0].image_shape), plain, plan, workers)
+            _write_in_threads(baker, plan, directory, shards, workers, progress)
         if not train:
             return
         if augmentation.transform == "none":
-            baker = Baker(source.splits["train"], augmentation, plan, workers)
-            _write_in_threads(baker, plan, directory, train, workers, progress)
+            images = source.splits["train"]
+            for shape, group in itertools.groupby(train, lambda shard: shard.image_shape):
+                scaled, _ = at_side(augmentation, images.images_NHWC.shape[1:], min(shape[:2]))
+                baker = Baker(_at(images, shape), scaled, plan, workers)
+                _write_in_threads(baker, plan, directory, list(group), workers, progress)
         else:
             _write_in_processes(source.splits["train"], augmentation, plan, directory, train, workers, progress)
+
+
+def _at(images: Images, shape: tuple[int, int, int]) -> Images:
+    return Images(resized(images.images_NHWC, shape), images.labels_N)
 
 
 def _write_in_threads(

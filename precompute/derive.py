@@ -7,7 +7,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.augment import AUGMENTATIONS, Cutout, Encoder, VariantStore, draw, order, transform, transform_seeds
+from precompute.augment import (
+    AUGMENTATIONS,
+    Cutout,
+    Encoder,
+    VariantStore,
+    at_side,
+    draw,
+    order,
+    resized,
+    transform,
+    transform_seeds,
+)
 from precompute.origin import Origin
 from shards import ShardSet
 from shards.plan import Plan, Shard
@@ -68,7 +79,9 @@ def _deriver(shard: Shard, origin: Origin, plan: Plan) -> Callable[[int, Frame],
     """
     images = origin.source.splits[shard.split]
     train = shard.split == "train"
-    augmentation = origin.augmentation if train else AUGMENTATIONS["plain"]
+    augmentation = AUGMENTATIONS["plain"]
+    if train:
+        augmentation, _ = at_side(origin.augmentation, images.images_NHWC.shape[1:], min(shard.image_shape[:2]))
     source, count = plan.source, len(images.labels_N)
     ordered = order(plan.seed, shard.epoch, count) if train else np.arange(count)
     drawn = draw(augmentation, plan.seed, shard.epoch, 0, count, shard.image_shape)
@@ -80,7 +93,8 @@ def _deriver(shard: Shard, origin: Origin, plan: Plan) -> Callable[[int, Frame],
     def derive(first: int, frame: Frame) -> None:
         index_N = ordered[first : first + frame.layout.samples]
         choices = drawn[index_N]
-        store = VariantStore(images.images_NHWC[index_N], looked_up, replace(augmentation, cutout=0))
+        images_NHWC = resized(images.images_NHWC[index_N], shard.image_shape)
+        store = VariantStore(images_NHWC, looked_up, replace(augmentation, cutout=0))
         moved_NHWC = np.empty(frame.images_NHWC.shape, looked_up.tables.dtype)
         store.make(np.arange(len(index_N)), choices, moved_NHWC)
         frame.images_NHWC[...] = (

@@ -43,7 +43,7 @@ def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
         raise DataError(
             f"{directory}: holds other shards ({'; '.join(found)}). --overwrite replaces them, or name another --out"
         )
-    return plan.with_epochs(max(plan.epochs, there.epochs))
+    return there if there.epochs > plan.epochs else plan
 
 
 def is_begun(plan: Plan, directory: Path) -> bool:

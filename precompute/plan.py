@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from precompute.augment import BY_RECIPE, Augmentation
+from precompute.augment import BY_RECIPE, Augmentation, at_side, sides
 from precompute.existing import files_of, is_begun
 from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
@@ -51,7 +51,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
     if not all(isinstance(name, str) for name in source.classes):
         raise UsageError(f"classes: expected strings, found {source.classes!r}")
     train = source.splits["train"].images_NHWC
-    augmentation.check(train.shape[1], train.shape[2])
+    held_out, *shapes = _shapes(train.shape[1:], augmentation, epochs)
     if augmentation.transform != "none" and train.shape[3] not in (1, 3):
         raise UsageError(
             f"transform: {augmentation.transform} is for images of 1 or 3 channels, found {train.shape[3]}; "
@@ -71,10 +71,20 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
         encoding=encoding,
         seed=seed,
         splits={
-            name: (Epoch(len(split.labels_N), split.images_NHWC.shape[1:]),) * (epochs if name == "train" else 1)
+            name: tuple(Epoch(len(split.labels_N), shape) for shape in (shapes if name == "train" else [held_out]))
             for name, split in source.splits.items()
         },
     )
+
+
+def _shapes(shape: tuple[int, ...], augmentation: Augmentation, epochs: int) -> list[tuple[int, int, int]]:
+    """Return the shape of held-out images, which is what the augmentation names last, and then that of each epoch."""
+    *planned, last = sides(augmentation.resize, epochs, min(shape[:2]))
+    found = {}
+    for side in dict.fromkeys([last, *planned]):
+        scaled, found[side] = at_side(augmentation, shape, side)
+        scaled.check(*found[side][:2])
+    return [found[side] for side in (last, *planned)]
 
 
 def estimate(plan: Plan, directory: Path, *, overwrite: bool = False) -> Estimate:

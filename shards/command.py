@@ -139,9 +139,17 @@ def _signals_as_exceptions() -> Iterator[None]:
     before = _handled_by(interrupt)
     try:
         yield
+        swallowed = heard
+    except Exception:
+        if not heard:
+            raise
+        swallowed = heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    # Libraries catch everything here and there, as they are imported: whoever asked for the end gets it, if late.
+    if swallowed:
+        raise KeyboardInterrupt if swallowed == [signal.SIGINT] else TerminatedError
 
 
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:  # any handler that there can be

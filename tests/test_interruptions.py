@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: one line and an exit code; a second one ends at once; a step is not torn."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ import time
 import pytest
 
 from shards.command import run_command, say, undisturbed
+from shards.errors import DataError
 from tests.trials import trial
 
 KINDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
@@ -94,3 +96,18 @@ def test_a_command_that_was_started_to_ignore_interruptions_ignores_them() -> No
 def test_what_is_said_does_not_steer_the_terminal() -> None:
     ended = trial(lambda: say("directory \x1b[2J\x07\u202e of\ttwo\nlines, \u00e9t\u00e9"))
     assert ended.said == "directory \\x1b[2J\\x07\\u202e of\ttwo\nlines, \u00e9t\u00e9\n"
+
+
+@pytest.mark.parametrize(("number", "code", "word"), KINDS)
+@pytest.mark.parametrize("error", [None, DataError("what")])
+def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same(
+    error: DataError | None, number: signal.Signals, code: int, word: str
+) -> None:
+    def main() -> None:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        if error is not None:
+            raise error
+
+    ended = trial(lambda: run_command(main))
+    assert (ended.status, ended.said) == (code, f"{word}\n")

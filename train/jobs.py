@@ -216,9 +216,14 @@ def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> in
     return asked
 
 
+def _smallest(data: ShardSet) -> tuple[int, int, int]:
+    """Return the smallest shape that images have in any epoch."""
+    return min({data.image_shape("train", epoch) for epoch in range(data.epochs)}, key=lambda shape: min(shape[:2]))
+
+
 def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
     """Raise what stands in the way of training these shards so."""
-    recipe, samples, shape = settings.recipe, data.samples("train"), data.image_shape("train")
+    recipe, samples, shape = settings.recipe, data.samples("train"), _smallest(data)
     missing = [name for epoch in range(min(recipe.epochs, data.epochs)) for name in data.missing("train", epoch)]
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
     if missing and not follow:

@@ -89,15 +89,21 @@ class Trainer:
             MachineError: torch.compile failed.
         """
         epochs, state = self.settings.recipe.epochs, self.state
-        if state.epoch == epochs:
-            return
-        variants = [self._variant(epoch) for epoch in range(state.epoch, epochs)]
-        convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
-        batch_size = self.settings.recipe.batch_size
         if self._follow:
             for split in self.data.splits:
                 if split != "train":
                     wait_for_epoch(self.data, split, 0, threading.Event())
+        # Epochs of one image size have a stream of their own: their batches lie in memory of that size.
+        shapes = [self.data.image_shape("train", epoch % self.data.epochs) for epoch in range(epochs)]
+        while state.epoch < epochs:
+            last = next((e for e in range(state.epoch, epochs) if shapes[e] != shapes[state.epoch]), epochs)
+            yield from self._epochs(last, at_border)
+
+    def _epochs(self, last: int, at_border: Callable[[], None] | None) -> Iterator[EpochReport]:
+        """Train the epochs up to before `last`, whose images have one size."""
+        state, batch_size = self.state, self.settings.recipe.batch_size
+        convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
+        variants = [epoch % self.data.epochs for epoch in range(state.epoch, last)]
         with Stream(
             self.data,
             "train",
@@ -108,12 +114,12 @@ class Trainer:
             pin=self.device.type == "cuda",
             follow=self._follow,
             order_seed=self.settings.order_seed,
-            first_epoch=self.state.epoch,
+            first_epoch=state.epoch,
         ) as stream:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()
             batches = feed(stream, convert, self.device, self._waits)
-            while state.epoch < epochs:
+            while state.epoch < last:
                 self._steps(batches, at_border)
                 report = self._report()
                 with undisturbed():
@@ -122,9 +128,6 @@ class Trainer:
                     self._losses.zero_()
                     self._right.zero_()
                 yield report
-
-    def _variant(self, epoch: int) -> int:
-        return epoch % self.data.epochs
 
     def warm_up(self) -> None:
         """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.
@@ -136,7 +139,7 @@ class Trainer:
             MachineError: torch.compile failed.
         """
         started = time.perf_counter()
-        shape = (self.settings.recipe.batch_size, *self.data.image_shape("train"))
+        shape = (self.settings.recipe.batch_size, *self.data.image_shape("train", self.state.epoch % self.data.epochs))
         images_NHWC = torch.zeros(shape, dtype=PRECISIONS[self.settings.precision], device=self.device)
         labels = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
         with compile_errors() if self.settings.compiled else contextlib.nullcontext():
@@ -194,7 +197,7 @@ class Trainer:
         epoch = self.state.epoch
         for step, loss in enumerate(self._losses.tolist()):
             if not math.isfinite(loss):
-                raise of_step(self.data, self.settings, epoch, step, loss, self._variant(epoch))
+                raise of_step(self.data, self.settings, epoch, step, loss, epoch % self.data.epochs)
 
     @contextlib.contextmanager
     def off_the_clock(self) -> Iterator[None]:

@@ -150,7 +150,11 @@ class _Session:
         score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)
         say(utilization_line(summary))
-        source, shape, recipe = data.plan.source, data.image_shape("train"), settings.recipe
+        source, shape, recipe = (
+            data.plan.source,
+            data.image_shape(split or "train", 0 if split else data.epochs - 1),
+            settings.recipe,
+        )
         save_weights(run.weights, Trained(trainer.model, recipe, source.classes, shape, source.mean, source.deviation))
         write_report(Record.read(run.path, summary), data, trainer.model, predictions)
         run.finish(summary)

@@ -3,6 +3,7 @@
 from precompute.augment.apply import Cutout, Encoder, VariantStore
 from precompute.augment.draw import Draw, draw, held_out_order, order, transform_seeds
 from precompute.augment.presets import AUGMENTATIONS, BY_RECIPE, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for
+from precompute.augment.resize import at_side, resized, sides
 from precompute.augment.transform import transform
 
 __all__ = [
@@ -16,10 +17,13 @@ __all__ = [
     "Draw",
     "Encoder",
     "VariantStore",
+    "at_side",
     "augmentation_for",
     "draw",
     "held_out_order",
     "order",
+    "resized",
+    "sides",
     "transform",
     "transform_seeds",
 ]

@@ -53,6 +53,7 @@ class Augmentation:
         transform: a class of torchvision.transforms.v2 out of `TRANSFORMS`: `TrivialAugmentWide` (Mueller and
             Hutter, 2021), `RandAugment` (Cubuk et al., 2020), `ColorJitter(...)`, `RandomRotation(...)`, or `none`.
             It computes, so it takes its time, and its result depends on the build of torch and torchvision.
+        resize: `SIDE:EPOCHS,...,SIDE`, the images' shorter side in turn, see `precompute.augment.resize`; or `none`.
         plan: `independent`: each epoch draws anew; `stratified`: an image's crops, flips and cutouts are dealt
             evenly over its epochs, see `precompute.augment.draw`.
 
@@ -67,6 +68,7 @@ class Augmentation:
     cutout: int
     transform: str = "none"
     plan: str = "independent"
+    resize: str = "none"
 
     def __post_init__(self) -> None:
         choices = (
@@ -78,6 +80,8 @@ class Augmentation:
         for choice, allowed, option in choices:
             if choice not in allowed:
                 raise UsageError(f"{option}: expected one of {', '.join(allowed)}, found {choice!r}")
+        if self.transform != "none" and self.resize != "none":
+            raise UsageError(f"--resize: goes with no transform that computes yet, found {self.transform}")
         for value, option in ((self.pad, "pad"), (self.cutout, "cutout")):
             # The manifest can't hold NumPy's numbers, nor does a float come back from it as a number of pixels.
             if type(value) is not int or value < 0:
@@ -100,9 +104,9 @@ class Augmentation:
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters as a manifest holds them, and the versions that a transform depends on."""
         # What is as it was before there was a choice is left out: sets that were baked then keep their identity.
-        left_out = {"transform": "none", "plan": "independent"}
+        left_out = {"transform": "none", "plan": "independent", "resize": "none"}
         content = {key: value for key, value in asdict(self).items() if left_out.get(key) != value}
-        if self.transform == "none":
+        if self.transform == "none" and self.resize == "none":
             return content
         return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
 
@@ -129,7 +133,7 @@ class Augmentation:
         if content.get("library") != known.get("library"):
             raise DataError(
                 f"{where}: baked with {content.get('library')}, and here is {known['library']}: "
-                f"{augmentation.transform} may compute other pixels; install the versions that baked it"
+                "what computes may compute other pixels; install the versions that baked it"
             )
         return augmentation
 
