@@ -86,6 +86,11 @@ class Shard:
         """Name of the index; it exists exactly when the archive is whole."""
         return f"{self.stem}.json"
 
+    @property
+    def record_count(self) -> int:
+        """Number of records."""
+        return -(-self.samples // self.record_samples)
+
     @functools.cached_property
     def layouts(self) -> list[Layout]:
         """Layout of each record, in file order; only the last one of an epoch may differ."""

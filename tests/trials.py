@@ -48,15 +48,13 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    before, started = mmap.mmap(-1, 8), time.perf_counter()
+    shared, started = mmap.mmap(-1, 16), time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads; see above
         child = os.fork()
     if child == 0:
         os.close(ours)
-        # Less than its parent's: a fork maps files anew, page by page.
-        before[:] = _resident_bytes().to_bytes(8, "little")
-        _act(act, theirs)
+        _act(act, theirs, shared)
     os.close(theirs)
     said, late = _read(ours, started + seconds)
     os.close(ours)
@@ -67,12 +65,15 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
         raise TimeoutError(f"a trial lasted longer than {seconds} s; it said: {said}")
     unit = 1 if sys.platform == "darwin" else 1024
     spent = time.perf_counter() - started
-    grown = usage.ru_maxrss * unit - int.from_bytes(before[:], "little")
+    before, mapped = (int.from_bytes(shared[at : at + 8], "little") for at in (0, 8))
+    grown = usage.ru_maxrss * unit - before - mapped
     return Trial(os.waitstatus_to_exitcode(ended), said, spent, max(0, grown))
 
 
-def _act(act: Callable[[], object], output: int) -> NoReturn:
+def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
     status = CRASHED
+    resident, mapped = _resident_bytes()
+    shared[:8] = resident.to_bytes(8, "little")
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -87,6 +88,8 @@ def _act(act: Callable[[], object], output: int) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        # A fork maps its parent's files anew, page by page: that is no memory that it took.
+        shared[8:] = max(0, _resident_bytes()[1] - mapped).to_bytes(8, "little")
         os._exit(status)  # without pytest's clean-up, which is the parent's to do
 
 
@@ -101,7 +104,9 @@ def _read(pipe: int, deadline: float) -> tuple[str, bool]:
     return said.decode(errors="replace"), True
 
 
-def _resident_bytes() -> int:
+def _resident_bytes() -> tuple[int, int]:
+    """Return all of this process's memory, and how much of it are pages of files."""
     if STATM.exists():
-        return int(STATM.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, which counts bytes and the most there ever was
+        _, resident, mapped, *_ = (int(pages) * resource.getpagesize() for pages in STATM.read_text().split())
+        return resident, mapped
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0  # macOS, which counts bytes and the most ever

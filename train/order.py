@@ -29,7 +29,7 @@ def reading_order(
         order_seed: of an order of one's own; None for the baked one.
         epoch: of the training.
     """
-    counts = [len(shard.layouts) for shard in data.plan.shards(split, variant)]
+    counts = [shard.record_count for shard in data.plan.shards(split, variant)]
     if order_seed is None:
         return [(shard, range(count)) for shard, count in enumerate(counts)]
     return [(shard, records.tolist()) for shard, records in record_order(order_seed, epoch, counts)]
