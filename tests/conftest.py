@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from train.state import Settings
 
 # The nets here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)
+# A shell that starts the tests in the background lets them ignore SIGINT, and with them every command that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
