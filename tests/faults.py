@@ -47,12 +47,15 @@ class Operations:
         self._fault, self._directory = fault, str(directory)
         self._numbers = itertools.count()
         self._counted = threading.local()
+        self._opened: set[int] = set()
         for owner, name, named in OPERATIONS:
             setattr(owner, name, self._watched(getattr(owner, name), name, named))
         sys.addaudithook(self._audit)
 
     def _watched(self, function: Callable[..., Any], name: str, named: bool) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
+            if self._only_reads(name, arguments):
+                return function(*arguments, **options)
             error = self._fault(next(self._numbers), name)
             self.seen.append(name)
             if error is not None:
@@ -63,11 +66,20 @@ class Operations:
                 raise error
             self._counted.now = True
             try:
-                return function(*arguments, **options)
+                result = function(*arguments, **options)
             finally:
                 self._counted.now = False
+            if name == "open":
+                self._opened.add(result)
+            return result
 
         return watched
+
+    def _only_reads(self, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Say whether a call opens or closes a file for reading alone; a directory is opened to sync it."""
+        if name == "close":
+            return arguments[0] not in self._opened
+        return name == "open" and not arguments[1] & (WRITING | os.O_DIRECTORY)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         changes = event in AUDITED or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING)
