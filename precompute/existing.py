@@ -34,10 +34,7 @@ def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
                 "--overwrite replaces them, or name another --out"
             )
         return plan
-    try:
-        there = Plan.read(directory)
-    except DataError as error:
-        raise DataError(f"{error}. --overwrite replaces all of the set") from None
+    there = Plan.read(directory)
     found = differences(there, plan)
     if found:
         raise DataError(

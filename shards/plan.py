@@ -211,7 +211,12 @@ class Plan:
                 f"{directory}: no {MANIFEST} here, so this is no shard set. "
                 "Bake one: python -m precompute --epochs 25, or name another directory"
             )
-        fields = read_document(path)
+        try:
+            fields = read_document(path)
+        except DataError as error:
+            raise DataError(
+                f"{error}. Put a copy of it back, or bake the set again: the same command with --overwrite"
+            ) from None
         if fields.text("format") != FORMAT or fields.integer("version") != VERSION:
             raise DataError(
                 f"{path}: expected format {FORMAT} version {VERSION}, found {shown(fields.text('format'))[1:-1]} "

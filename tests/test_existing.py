@@ -104,7 +104,7 @@ def test_shards_without_a_manifest_are_refused(there: Path, done: Path) -> None:
 
 def test_a_damaged_manifest_is_refused_and_replaced_when_asked(there: Path, done: Path) -> None:
     flip_byte(there / "manifest.json", 50)
-    with pytest.raises(DataError, match=r"manifest\.json"):
+    with pytest.raises(DataError, match=r"manifest\.json: .*bake the set again: the same command with --overwrite"):
         bake(there)
     bake(there, overwrite=True)
     assert files(there) == files(done)
