@@ -85,6 +85,7 @@ def test_a_compiled_run_resumed_in_the_middle_equals_an_uninterrupted_one(tiny: 
 
 
 @pytest.mark.usefixtures("quick_compiler")
+@pytest.mark.slow
 def test_one_command_compiles_for_as_many_sets_as_there_are(
     shards: Path, tmp_path: Path, command: Command, rng: np.random.Generator
 ) -> None:
@@ -99,6 +100,7 @@ def test_one_command_compiles_for_as_many_sets_as_there_are(
 
 
 @pytest.mark.usefixtures("quick_compiler")
+@pytest.mark.slow
 def test_compiling_is_an_option_a_setting_and_a_part_of_the_summary(
     shards: Path, tmp_path: Path, command: Command
 ) -> None:

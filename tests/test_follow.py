@@ -78,6 +78,7 @@ def test_a_bake_that_dies_ends_the_waiting(unfinished: ShardSet) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_the_two_commands_run_side_by_side(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     shards, runs = str(tmp_path / "shards"), str(tmp_path / "runs")

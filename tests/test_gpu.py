@@ -43,6 +43,7 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
+@pytest.mark.slow
 def test_every_stage_answers_its_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_test_split_is_not_transformed(transformed: ShardSet) -> None:
     assert images.tobytes() == ((TEST[0] / 255 - source.mean) / source.deviation).astype(np.float16).tobytes()
 
 
+@pytest.mark.slow
 def test_one_process_and_an_interrupted_bake_write_the_same_bytes(transformed: ShardSet, tmp_path: Path) -> None:
     out = Path(shutil.copytree(transformed.path, tmp_path / "set"))
     for index in out.glob("t*.json"):
@@ -140,6 +141,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     assert 'must call bake() under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bake(tmp_path / "set", augment=AUGMENTATION, epochs=1, val_fraction=0, test=None, workers=1)
     assert "train epoch 0 done, 300 of 300 images" in capsys.readouterr().err.splitlines()[-1]

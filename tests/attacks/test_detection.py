@@ -20,7 +20,7 @@ from tests.attacks.hostile import INDEX, TAR
 
 MANIFEST = "manifest.json"
 FILES = [TAR, INDEX, MANIFEST]
-SCOPE = pytest.mark.parametrize("every", [pytest.param(17, id="a sample"), pytest.param(1, marks=pytest.mark.slow)])
+SCOPE = pytest.mark.parametrize("every", [pytest.param(31, id="a sample"), pytest.param(1, marks=pytest.mark.slow)])
 Record = Callable[[str, object], None]
 
 
