@@ -308,9 +308,9 @@ PROMISES: tuple[Promise, ...] = (
         ),
         (
             Mutant(
-                "train/learnt.py",
-                '        if f"momentum.{name}" in tensors:',
-                "        if False:",
+                "train/learner.py",
+                '            if f"momentum.{name}" in tensors:',
+                "            if False:",
                 "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end",
             ),
             Mutant(
@@ -326,7 +326,7 @@ PROMISES: tuple[Promise, ...] = (
                 "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end",
             ),
             Mutant(
-                "train/loop.py",
+                "train/learner.py",
                 '        self.scheduler.load_state_dict(values["scheduler"])',
                 "        pass",
                 "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end",

@@ -101,9 +101,9 @@ def test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look(
 def test_a_state_that_is_not_finite_is_never_saved(tiny: ShardSet, kind: str) -> None:
     trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32"))
     next(iter(trainer.run()))
-    weight = trainer.model.head.weight
+    weight = trainer.learner.model.head.weight
     assert isinstance(weight, torch.nn.Parameter)
-    tensor = weight.detach() if kind == "weight" else trainer.optimizer.state[weight]["momentum_buffer"]
+    tensor = weight.detach() if kind == "weight" else trainer.learner.optimizer.state[weight]["momentum_buffer"]
     tensor[3, 5] = math.inf
     name = "model" if kind == "weight" else "momentum"
     with pytest.raises(DivergenceError, match=rf"not finite after step 3: {name}.head.weight; a lower --lr"):

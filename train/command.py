@@ -14,7 +14,7 @@ from train.books import Run
 from train.device import PRECISIONS
 from train.jobs import job_of, jobs
 from train.models import MODELS
-from train.recipes import RECIPES
+from train.recipes import RECIPES, SETTABLE
 from train.repeats import aggregate, check_cost, check_target, describe
 from train.results import read_result
 from train.session import train
@@ -54,6 +54,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--batch-size", type=int, help="default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"other hyperparameters, default the recipe's: {', '.join(SETTABLE)}",
+    )
     add("--seed", type=int, help="of the initial weights; default 0")
     add("--order-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
     add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")

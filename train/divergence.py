@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from shards import ShardSet
 from shards.errors import DivergedError, listed
 from train.order import reading_order
 from train.recipes import schedule
 from train.state import Settings
 
-__all__ = ["DivergenceError", "of_held_out", "of_step", "of_weights"]
+__all__ = ["DivergenceError", "not_finite", "of_held_out", "of_step", "of_weights"]
 
 
 class DivergenceError(DivergedError):
@@ -18,6 +21,11 @@ class DivergenceError(DivergedError):
     def __init__(self, settings: Settings, message: str, facts: Mapping[str, Any]) -> None:
         super().__init__(f"{message}; a lower --lr than {settings.recipe.peak_lr} may help")
         self.facts = facts
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold something else than finite numbers; waits for the device."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: float, variant: int) -> DivergenceError:

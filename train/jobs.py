@@ -14,8 +14,8 @@ from shards.plan import MANIFEST, MOST_SEED
 from train.books import Run
 from train.compile import check_compiler
 from train.device import choose_device, choose_precision
-from train.models import MODELS, SMALLEST_SIDE
-from train.recipes import Recipe, recipe_for, recipe_from
+from train.models import HEEDED, MODELS, SMALLEST_SIDE
+from train.recipes import Recipe, changes_from, recipe_for, recipe_from
 from train.repeats import repeated
 from train.state import Settings
 
@@ -140,6 +140,9 @@ def _refuse_other_options(run: Run, settings: Settings, arguments: argparse.Name
         "--compile": (arguments.compile or None, settings.compiled),
         "--out": (arguments.out and arguments.out.resolve(), run.path.resolve().parent),
     }
+    asked_and_noted |= {
+        f"--set {name}": (value, getattr(recipe, name)) for name, value in changes_from(arguments.set).items()
+    }
     for option, (asked, noted) in asked_and_noted.items():
         if asked is not None and asked != noted:
             raise UsageError(
@@ -195,6 +198,14 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     )
     if recipe.model not in MODELS:
         raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
+    changes = changes_from(arguments.set)
+    heeded = HEEDED.get(recipe.model, ())
+    for name in changes:
+        if name in {name for names in HEEDED.values() for name in names} and name not in heeded:
+            raise UsageError(
+                f"--set: {recipe.model} knows no {name}, only {', '.join(heeded) or 'what all models have'}"
+            )
+    recipe = replace(recipe, **changes)
     recipe = replace(recipe, epochs=_epochs(data, recipe, arguments))
     precision = choose_precision(arguments.precision, device)
     settings = Settings(recipe, seed, str(device), precision, arguments.compile, arguments.order_seed)

@@ -17,17 +17,17 @@ from shards.follow import wait_for_epoch
 from train.bar import with_bar
 from train.compile import compile_errors, compiled, rehearse
 from train.device import PRECISIONS, autocast, random_state, restore_random_state, synchronize
-from train.divergence import of_held_out, of_step, of_weights
+from train.divergence import not_finite, of_held_out, of_step, of_weights
 from train.evaluate import Score, evaluate
 from train.feed import Converter, feed
-from train.learnt import learnt, not_finite, restore_learnt
-from train.models import build
-from train.recipes import one_cycle
+from train.learner import Learner
 from train.state import EpochReport, Saved, Settings, State
 from train.stream import Stream
 from train.waits import Waits
 
 __all__ = ["Trainer"]
+
+WHITENING_IMAGES = 1000  # whose patches, a million of CIFAR-10, a stem is made from
 
 
 class Trainer:
@@ -39,8 +39,8 @@ class Trainer:
         follow: wait for shards that another process is still baking.
 
     Attributes:
-        model: on its device, in channels_last memory.
-        state: where the run stands; it changes between steps only, as weights and optimizer do.
+        learner: model and optimizer.
+        state: where the run stands; it changes between steps only, as the learner does.
         steps: of the whole run.
     """
 
@@ -51,20 +51,16 @@ class Trainer:
         # Shapes don't change, so it pays to let cuDNN try which of its kernels are the fastest.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         torch.manual_seed(settings.seed)
-        model = build(recipe, len(data.plan.source.mean), len(data.classes))
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=recipe.peak_lr,
-            momentum=recipe.momentum,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
         self.steps_per_epoch = data.samples("train") // recipe.batch_size
         self.steps = self.steps_per_epoch * settings.recipe.epochs
-        self.scheduler = one_cycle(recipe, self.optimizer, self.steps)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.learner = Learner(
+            recipe,
+            len(data.plan.source.mean),
+            len(data.classes),
+            steps=self.steps,
+            device=self.device,
+            scaled=settings.precision == "fp16",
+        )
         self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
         self.state = State()
         # Of the steps of this epoch. They stay on the device: to fetch one would be to wait for its step.
@@ -93,11 +89,21 @@ class Trainer:
             for split in self.data.splits:
                 if split != "train":
                     wait_for_epoch(self.data, split, 0, threading.Event())
+        if self.learner.whitens and not self.steps_done:
+            self._whiten()
         # Epochs of one image size have a stream of their own: their batches lie in memory of that size.
         shapes = [self.data.image_shape("train", epoch % self.data.epochs) for epoch in range(epochs)]
         while state.epoch < epochs:
             last = next((e for e in range(state.epoch, epochs) if shapes[e] != shapes[state.epoch]), epochs)
             yield from self._epochs(last, at_border)
+
+    def _whiten(self) -> None:
+        """Make the model's stem from the first images that are trained on."""
+        if self._follow:
+            wait_for_epoch(self.data, "train", 0, threading.Event())
+        count = min(WHITENING_IMAGES, self.data.samples("train"))
+        images_NHWC, _ = next(self.data.batches("train", 0, batch_size=count))
+        self.learner.whiten(torch.from_numpy(self.data.normalize(images_NHWC)).permute(0, 3, 1, 2))
 
     def _epochs(self, last: int, at_border: Callable[[], None] | None) -> Iterator[EpochReport]:
         """Train the epochs up to before `last`, whose images have one size."""
@@ -143,7 +149,7 @@ class Trainer:
         images_NHWC = torch.zeros(shape, dtype=PRECISIONS[self.settings.precision], device=self.device)
         labels = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
         with compile_errors() if self.settings.compiled else contextlib.nullcontext():
-            rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0], self.model, self.device)
+            rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0], self.learner.model, self.device)
         synchronize(self.device)
         self.state.compile_seconds += time.perf_counter() - started
 
@@ -185,7 +191,7 @@ class Trainer:
             held_out=self.held_out,
             held_out_loss=score.loss if score else None,
             held_out_accuracy=score.accuracy if score else None,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=self.learner.rate,
             images_per_second=images / state.train_seconds,
             train_seconds=state.train_seconds,
             wait_seconds=sum(state.waits[state.epoch * steps :]),
@@ -228,23 +234,18 @@ class Trainer:
             labels: (N,), on the device.
         """
         loss, right = self._forward(images, labels)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scheduler.last_epoch + 1 < self.steps:
-            self.scheduler.step()
+        self.learner.learn(loss)
         return loss.detach(), right
 
     def _eager_forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.settings.precision):
-            logits = self.model(images)
+            logits = self.learner.model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.recipe.label_smoothing)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
     def evaluate(self, split: str, *, tta: bool = False) -> Score:
-        """Score the model as it is."""
-        return evaluate(self.model, self.data, split, self.device, self.settings.precision, tta=tta)
+        """Score the model as it stands."""
+        return evaluate(self.learner.kept, self.data, split, self.device, self.settings.precision, tta=tta)
 
     def save(self) -> Saved:
         """Return everything needed to go on at the next step as if nothing had been; waits for the device.
@@ -259,20 +260,13 @@ class Trainer:
         state = self.state
         if state.epoch == 0 and state.step:
             state.first_loss = self._losses[0].item()
-        tensors = learnt(self.model, self.optimizer)
+        tensors = self.learner.tensors()
         if bad := not_finite(tensors):
             raise of_weights(self.data, self.settings, self.steps_done, bad)
         tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
         tensors |= {"losses": self._losses, "right": self._right}
         tensors["waits"] = torch.tensor(state.waits, dtype=torch.float64)
-        group = self.optimizer.param_groups[0]
-        values = {
-            "state": state.to_json(),
-            "scheduler": self.scheduler.state_dict(),
-            "rates": {"lr": group["lr"], "momentum": group["momentum"]},
-            "scaler": self.scaler.state_dict(),
-        }
-        return Saved(tensors, values)
+        return Saved(tensors, {"state": state.to_json(), **self.learner.values()})
 
     def restore(self, saved: Saved) -> None:
         """Go on from what `save` returned.
@@ -289,10 +283,7 @@ class Trainer:
 
     def _restore(self, saved: Saved) -> None:
         tensors, values = saved.tensors, saved.values
-        restore_learnt(self.model, self.optimizer, tensors)
-        self.optimizer.param_groups[0].update(values["rates"])
-        self.scheduler.load_state_dict(values["scheduler"])
-        self.scaler.load_state_dict(values["scaler"])
+        self.learner.restore(tensors, values)
         self.state = State.from_json(values["state"], tensors["waits"].tolist())
         self._losses.copy_(tensors["losses"])
         self._right.copy_(tensors["right"])

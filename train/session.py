@@ -145,7 +145,9 @@ class _Session:
         mirrors = data.plan.augmentation.get("flip", "none") != "none"
         split, settings = final_split(data), self.settings
         predictions = (
-            predict(trainer.model, data, split, trainer.device, settings.precision, tta=mirrors) if split else None
+            predict(trainer.learner.kept, data, split, trainer.device, settings.precision, tta=mirrors)
+            if split
+            else None
         )
         score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)
@@ -155,7 +157,9 @@ class _Session:
             data.image_shape(split or "train", 0 if split else data.epochs - 1),
             settings.recipe,
         )
-        save_weights(run.weights, Trained(trainer.model, recipe, source.classes, shape, source.mean, source.deviation))
-        write_report(Record.read(run.path, summary), data, trainer.model, predictions)
+        save_weights(
+            run.weights, Trained(trainer.learner.kept, recipe, source.classes, shape, source.mean, source.deviation)
+        )
+        write_report(Record.read(run.path, summary), data, trainer.learner.kept, predictions)
         run.finish(summary)
         return summary

@@ -1,6 +1,7 @@
 """What a run says of itself: a line an epoch, a summary, a table of several."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,14 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "dataset": data.name,
         "recipe": settings.recipe.name,
         "model": settings.recipe.model,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.learner.model.parameters()),
         "epochs": settings.recipe.epochs,
         "seed": settings.seed,
         "device": settings.device,
         "precision": settings.precision,
         "compiled": settings.compiled,
+        "order_seed": settings.order_seed,
+        "hyperparameters": asdict(settings.recipe),
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,
         "test_samples": data.samples("test") if "test" in data.splits else None,

@@ -154,6 +154,7 @@ BY_RECIPE = {
         replace(WRN22, name="resnet18-concat"),
         replace(WRN22, name="resnet50"),
         replace(WRN22, name="resnet34-wide"),
+        replace(STANDARD, name="fast", pad=2, flip="alternate", cutout=0),
     )
 }
 AUGMENTATIONS = {

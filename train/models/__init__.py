@@ -7,12 +7,13 @@ from torch import nn
 from shards.errors import UsageError
 from train.models.cnn94 import CNN94
 from train.models.davidnet import DavidNet
+from train.models.fastnet import FastNet
 from train.models.resnet18_concat import ResNet18Concat
 from train.models.resnet20 import ResNet20
 from train.models.wrn22 import WRN22
 from train.recipes import Recipe
 
-__all__ = ["MODELS", "SMALLEST_SIDE", "DavidNet", "build"]
+__all__ = ["HEEDED", "MODELS", "SMALLEST_SIDE", "DavidNet", "FastNet", "build"]
 
 SMALLEST_SIDE = 8  # three pools, or strides, halve it
 
@@ -47,15 +48,28 @@ MODELS: dict[str, Callable[[Recipe, int, int], nn.Module]] = {
     "resnet18-concat": lambda _, channels, classes: ResNet18Concat(channels, classes),
     "resnet34-wide": _resnet34_wide,
     "resnet50": _resnet50,
+    "fastnet": lambda recipe, channels, classes: FastNet(
+        channels, classes, head_scale=recipe.head_scale, whiten=recipe.whiten
+    ),
+}
+# What of a recipe is the model's own; models that are not named here have none of it.
+HEEDED = {
+    "davidnet": ("celu_alpha", "pool_first", "head_scale"),
+    "cnn94": ("celu_alpha", "head_scale"),
+    "fastnet": ("head_scale", "whiten"),
 }
 
 
 def build(recipe: Recipe, channels: int, classes: int) -> nn.Module:
-    """Build the recipe's model with fresh weights.
+    """Build the recipe's model with fresh weights, batch norm's scales fixed where the recipe does not train them.
 
     Raises:
         UsageError: no model of that name.
     """
     if recipe.model not in MODELS:
         raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
-    return MODELS[recipe.model](recipe, channels, classes)
+    model = MODELS[recipe.model](recipe, channels, classes)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.requires_grad = recipe.train_scales
+    return model

@@ -1,0 +1,155 @@
+"""Experiments: the same data baked or trained in several ways, seed after seed, and how their accuracies differ.
+
+Each way is baked and trained with the seeds 0 to N - 1. What a seed gives one way is a pair with what it gives
+another way, and the difference is that of the pairs, with its 95 % interval (Student's t).
+What is there already, from an earlier call of the same experiment, is kept.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import precompute
+from benchmarks.measure import Fact, machine, report_facts
+from precompute.augment import augmentation_for
+from precompute.sources import DATASETS, SourceData, load
+from shards import MachineError
+from shards.command import say
+from train.statistics import Spread, spread
+
+__all__ = ["Way", "experiment", "options"]
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to get to a trained model.
+
+    Attributes:
+        bake: what differs from the experiment's augmentation, by field of `precompute.augment.Augmentation`.
+        train: options of the training command.
+    """
+
+    name: str
+    bake: Mapping[str, Any] = field(default_factory=dict)
+    train: Sequence[str] = ()
+
+
+def options(prog: str, description: str | None, *, dataset: str, epochs: int, seeds: int) -> argparse.ArgumentParser:
+    """Return the options that experiments share, with defaults of this one."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    add = parser.add_argument
+    add("--dataset", default=dataset, choices=DATASETS, help=f"default {dataset}")
+    add("--data-dir", type=Path, default=Path("data"), help="torchvision root; default data")
+    add("--images", type=int, help="train on the first so many only; default all")
+    add("--augment", default="standard", metavar="NAME", help="what the ways differ from; default standard")
+    add("--recipe", default="default", metavar="NAME", help="default default")
+    add("--epochs", type=int, default=epochs, help=f"default {epochs}")
+    add("--seeds", type=int, default=seeds, help=f"of each way; default {seeds}")
+    add("--work-dir", type=Path, required=True, help="for shards and runs, which are kept")
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def experiment(
+    question: str,
+    ways: Sequence[Way],
+    arguments: argparse.Namespace,
+    goal: str,
+    *,
+    score: str = "test_accuracy",
+    val_fraction: float = 0.0,
+) -> None:
+    """Bake and train all ways, seed after seed, the first one being what the others are held against; print.
+
+    Args:
+        question: its results are `results/QUESTION-DATASET.json`.
+        ways: at least two.
+        arguments: of `options`.
+        goal: in words.
+        score: key of a run's summary.
+        val_fraction: cut from the training images.
+    """
+    about = machine("torch", "numpy", "torchvision")
+    source = _source(arguments.dataset, arguments.data_dir, arguments.images)
+    found: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
+    for seed in range(arguments.seeds):
+        for way in ways:
+            shards = _baked(source, way, arguments, seed, val_fraction)
+            given = ("--recipe", arguments.recipe, "--epochs", str(arguments.epochs), "--seed", str(seed), *way.train)
+            found[way.name].append(_trained(shards, given, arguments.work_dir / "runs"))
+            say(f"seed {seed}: {way.name}: {found[way.name][-1][score]:.4f}")
+    facts = _facts(found, score, goal)
+    images = len(source.splits["train"].labels_N)
+    about |= {
+        "experiment": f"{arguments.dataset}, {images} images, {arguments.epochs} epochs, {arguments.augment}, "
+        f"recipe {arguments.recipe}, {score}"
+    }
+    report_facts(f"{question}-{arguments.dataset}", facts, about, as_json=arguments.json)
+
+
+def _source(dataset: str, data_dir: Path, images: int | None) -> SourceData:
+    source = load(dataset, data_dir)
+    train = source.splits["train"]
+    count = len(train.labels_N) if images is None else images
+    splits = {**source.splits, "train": type(train)(train.images_NHWC[:count], train.labels_N[:count])}
+    return SourceData(**{**source.__dict__, "splits": splits})
+
+
+def _baked(source: SourceData, way: Way, arguments: argparse.Namespace, seed: int, val_fraction: float) -> Path:
+    asked = [arguments.dataset, arguments.images, arguments.augment, arguments.epochs, seed, val_fraction]
+    name = hashlib.sha256(json.dumps([asked, dict(way.bake)]).encode()).hexdigest()[:12]
+    path: Path = arguments.work_dir / "shards" / name
+    train, test = source.splits["train"], source.splits["test"]
+    precompute.bake(
+        train.images_NHWC,
+        train.labels_N,
+        test=(test.images_NHWC, test.labels_N),
+        classes=source.classes,
+        name=arguments.dataset,
+        augment=augmentation_for(arguments.dataset, arguments.augment, **way.bake),
+        epochs=arguments.epochs,
+        seed=seed,
+        val_fraction=val_fraction,
+        encoding="uint8",
+        out=path,
+    )
+    return path
+
+
+def _trained(shards: Path, given: Sequence[str], out: Path) -> dict[str, Any]:
+    command = ["-m", "train", "--shards", str(shards), "--out", str(out), "--resume", "auto", "--json", *given]
+    ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise MachineError(f"python {' '.join(command)} ended with code {ended.returncode}: {ended.stderr.strip()}")
+    summary: dict[str, Any] = json.loads(ended.stdout)
+    return summary
+
+
+def _facts(found: Mapping[str, list[dict[str, Any]]], score: str, goal: str) -> dict[str, Fact]:
+    scores = {name: [100 * summary[score] for summary in summaries] for name, summaries in found.items()}
+    seconds = {name: [summary["seconds"]["train"] for summary in summaries] for name, summaries in found.items()}
+    first = next(iter(found))
+    facts = {}
+    for name, values in scores.items():
+        whole, taken = spread(values), spread(seconds[name])
+        text = f"{_words(whole)} %; {taken.mean:,.1f} s of training"
+        kept: dict[str, Any] = {score: values, "train seconds": seconds[name], "spread": asdict(whole)}
+        if name != first:
+            apart = spread([b - a for a, b in zip(scores[first], values, strict=True)])
+            text += f"; {_words(apart, signed=True)} points against {first}"
+            kept["difference"] = asdict(apart)
+        facts[name] = Fact(goal if name != first else "", text, len(values), kept)
+    return facts
+
+
+def _words(found: Spread, *, signed: bool = False) -> str:
+    mean = f"{found.mean:+.2f}" if signed else f"{found.mean:.2f}"
+    return mean if found.low is None or found.high is None else f"{mean} [{found.low:.2f}, {found.high:.2f}]"

@@ -1,0 +1,23 @@
+"""python -m benchmarks.resizing: seconds and accuracy of progressive resizing against one size.
+
+Of CIFAR-10's 32 pixels a fifth of the epochs has 16, then two fifths 24, two fifths 32; other data in proportion.
+"""
+
+from benchmarks.experiment import Way, experiment, options
+from precompute.sources import load
+from shards.command import run_command
+
+
+def main() -> None:
+    """Train with one size and with three, seed after seed; print."""
+    parser = options("python -m benchmarks.resizing", __doc__, dataset="cifar10", epochs=10, seeds=3)
+    arguments = parser.parse_args()
+    side = load(arguments.dataset, arguments.data_dir).splits["test"].images_NHWC.shape[1]
+    fifth = arguments.epochs // 5
+    sizes = f"{side // 2}:{fifth},{side * 3 // 4}:{2 * fifth},{side}:{arguments.epochs - 3 * fifth}"
+    ways = (Way(f"{side}:{arguments.epochs}"), Way(sizes, bake={"resize": sizes}))
+    experiment("resizing", ways, arguments, "fewer seconds, no less accuracy")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,125 @@
+"""Learner: what a step changes: model, optimizer, schedule, loss scale, and an average of the weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from train.models import FastNet, build
+from train.recipes import Recipe, one_cycle
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """A fresh model of a recipe, and all that is needed to take steps with it.
+
+    Args:
+        recipe: which model, and its hyperparameters.
+        channels: of the images.
+        classes: how many.
+        steps: of the whole run, which the schedule is laid out over.
+        device: where.
+        scaled: whether losses are scaled, as float16 needs it.
+
+    Attributes:
+        model: that steps change, on the device, in channels_last memory.
+    """
+
+    def __init__(
+        self, recipe: Recipe, channels: int, classes: int, *, steps: int, device: torch.device, scaled: bool
+    ) -> None:
+        self._recipe, self._steps, self._device = recipe, steps, device
+        model = build(recipe, channels, classes)
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
+        self._average = (
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            if recipe.ema
+            else None
+        )
+        self.optimizer = torch.optim.SGD(
+            _groups(self.model, recipe),
+            momentum=recipe.momentum,
+            nesterov=True,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.scheduler = one_cycle(recipe, self.optimizer, steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is evaluated and kept: the average where the recipe asks for one."""
+        kept: nn.Module = self.model if self._average is None else self._average.module
+        return kept
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def whitens(self) -> bool:
+        """Whether `whiten` is to be called before the first step."""
+        return isinstance(self.model, FastNet) and self._recipe.whiten
+
+    def whiten(self, images: Tensor) -> None:
+        """Make the model's stem from some images, (N, C, H, W) float32, normalized."""
+        if isinstance(self.model, FastNet):
+            self.model.whiten(images.to(self._device))
+
+    def learn(self, loss: Tensor) -> None:
+        """Take a step down the loss."""
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        if self.scheduler.last_epoch + 1 < self._steps:
+            self.scheduler.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what was learnt as `model.NAME`, `momentum.NAME` and `average.NAME`; no copies."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            if parameter in self.optimizer.state:  # it is not before the first step
+                tensors[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
+        if self._average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
+        return tensors
+
+    def values(self) -> dict[str, Any]:
+        """Return where schedule and scale stand, as plain JSON values."""
+        return {
+            "scheduler": self.scheduler.state_dict(),
+            "rates": [{"lr": group["lr"], "momentum": group["momentum"]} for group in self.optimizer.param_groups],
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Put back what `tensors` and `values` returned; raises KeyError, ValueError and RuntimeError over others."""
+        self.model.load_state_dict({name: tensors[f"model.{name}"] for name in self.model.state_dict()})
+        for name, parameter in self.model.named_parameters():
+            if f"momentum.{name}" in tensors:
+                # In the parameter's own memory format, as the fused step wants it.
+                buffer = torch.empty_like(parameter, requires_grad=False)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+        if self._average is not None:
+            self._average.load_state_dict({name: tensors[f"average.{name}"] for name in self._average.state_dict()})
+        for group, rates in zip(self.optimizer.param_groups, values["rates"], strict=True):
+            group.update(rates)
+        self.scheduler.load_state_dict(values["scheduler"])
+        self.scaler.load_state_dict(values["scaler"])
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the parameters that are trained, with rate and weight decay; batch norm's biases apart."""
+    biases = [module.bias for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    apart = {id(bias) for bias in biases}
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in apart]
+    rate, decay, factor = recipe.peak_lr, recipe.weight_decay, recipe.bias_lr
+    return [
+        {"params": others, "lr": rate, "weight_decay": decay},
+        {"params": biases, "lr": rate * factor, "weight_decay": decay / factor},
+    ]
