@@ -18,7 +18,7 @@ WAYS = (
 
 def main() -> None:
     """Train with everything, and without each part in turn; print."""
-    parser = options("python -m benchmarks.fast", __doc__, dataset="cifar10", epochs=4, seeds=3)
+    parser = options("python -m benchmarks.fast", __doc__, dataset="cifar10", epochs=3, seeds=3)
     parser.set_defaults(augment="fast", recipe="fast")
     goal = "not above `fast`"
     experiment("fast", WAYS, parser.parse_args(), goal, score="val_accuracy", val_fraction=0.1)
