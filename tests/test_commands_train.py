@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import precompute
 from precompute.sources import SourceData
 from tests.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
+from train.recipes import RECIPES
 from train.weights import load_weights
 
 
@@ -103,12 +105,15 @@ def test_dataset_picks_one_set_of_a_root(shards: Path, tmp_path: Path, command: 
 
 
 def test_a_seed_and_a_rate_of_ones_own_make_another_run(shards: Path, tmp_path: Path, command: Command) -> None:
-    options = ("--epochs", 1, "--batch-size", 100, "--lr", 0.05, "--seed", 9)
+    options = ("--epochs", 1, "--batch-size", 100, "--lr", 0.05, "--seed", 9, "--set", "ema=0.5", "train_scales=false")
     ended = command("--shards", shards / "digits", "--out", tmp_path, *options, *ON_CPU)
     assert ended.code == 0, ended.err
     settings = log_of(the_run(tmp_path, "digits-digits-s9-"))[0]["settings"]
     assert (settings["seed"], settings["recipe"]["epochs"]) == (9, 1)
     assert (settings["recipe"]["batch_size"], settings["recipe"]["peak_lr"]) == (100, 0.05)
+    chosen = {"name": "digits", "epochs": 1, "batch_size": 100, "peak_lr": 0.05, "ema": 0.5, "train_scales": False}
+    summary = summary_of(the_run(tmp_path, "digits-digits-s9-"))
+    assert summary["hyperparameters"] == {**asdict(RECIPES["digits"]), **chosen} == settings["recipe"]
 
 
 def test_a_finished_run_among_several_is_refused_before_any_of_them_is_trained(

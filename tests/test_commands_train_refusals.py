@@ -105,7 +105,7 @@ def test_a_data_set_that_is_not_there_is_refused_with_a_list(shards: Path, comma
 @pytest.mark.parametrize(
     ("option", "value", "listed"),
     [
-        ("--recipe", "fast", list(RECIPES)),
+        ("--recipe", "faster", list(RECIPES)),
         ("--model", "resnet9", list(MODELS)),
         ("--device", "tpu", ["cuda", "mps", "cpu"]),
         ("--precision", "fp8", ["fp32", "bf16", "fp16"]),
@@ -127,6 +127,15 @@ def test_a_value_outside_its_range_is_a_usage_error(option: str, shards: Path, c
     ended = command("--shards", shards / "digits", option)
     assert ended.code == 2
     assert option.split("=")[0] in ended.err
+
+
+def test_a_hyperparameter_that_the_model_does_not_know_is_refused(shards: Path, command: Command) -> None:
+    ended = command("--shards", shards / "digits", "--model", "resnet20", "--set", "celu_alpha=0.1")
+    assert ended.code == 2
+    assert "--set: resnet20 knows no celu_alpha" in ended.err
+    ended = command("--shards", shards / "digits", "--set", "whiten=true")
+    assert ended.code == 2
+    assert "--set: davidnet knows no whiten, only celu_alpha, pool_first, head_scale" in ended.err
 
 
 def test_a_device_that_the_machine_lacks_ends_with_4(

@@ -54,17 +54,17 @@ def test_warming_up_changes_nothing_but_the_clock(tiny: ShardSet) -> None:
     ours, theirs = warm.save(), cold.save()
     assert_same(ours.tensors, theirs.tensors)
     assert ours.values == theirs.values
-    assert all(parameter.grad is None for parameter in warm.model.parameters())
+    assert all(parameter.grad is None for parameter in warm.learner.model.parameters())
     run(warm)
     run(cold)
-    assert_same(warm.model.state_dict(), cold.model.state_dict())
+    assert_same(warm.learner.model.state_dict(), cold.learner.model.state_dict())
 
 
 @pytest.mark.usefixtures("quick_compiler")
 def test_compiled_training_is_the_same_training(tiny: ShardSet, trained: Trainer) -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = run(trainer(tiny, compiled=True))
-    ours, theirs = found.model.state_dict(), trained.model.state_dict()
+    ours, theirs = found.learner.model.state_dict(), trained.learner.model.state_dict()
     assert list(ours) == list(theirs)
     assert_same(ours, theirs)
     assert found.state.first_loss == trained.state.first_loss
@@ -79,7 +79,7 @@ def test_a_compiled_run_resumed_in_the_middle_equals_an_uninterrupted_one(tiny: 
     resumed = trainer(tiny, compiled=True)
     resumed.restore(stopped.save())
     run(resumed)
-    assert_same(resumed.model.state_dict(), trained.model.state_dict())
+    assert_same(resumed.learner.model.state_dict(), trained.learner.model.state_dict())
     # Each of the two compiled.
     assert resumed.state.compile_seconds > stopped.state.compile_seconds
 
@@ -198,7 +198,7 @@ def assert_close_training(data: ShardSet, device: str, precision: str) -> None:
     for ours, theirs in zip(compiled.state.reports, eager.state.reports, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.05)
     assert eager.state.reports[1].train_loss < eager.state.reports[0].train_loss
-    assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
+    assert list(compiled.learner.model.state_dict()) == list(eager.learner.model.state_dict())
 
 
 # bfloat16 for itself: there, the compiler rounds where eager torch does not, and the other way round.

@@ -35,7 +35,7 @@ def run(trainer: Trainer) -> Trainer:
 
 def assert_same_weights(a: Trainer, b: Trainer) -> None:
     """Hold parameters and running statistics against each other, bit by bit."""
-    ours, theirs = a.model.state_dict(), b.model.state_dict()
+    ours, theirs = a.learner.model.state_dict(), b.learner.model.state_dict()
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
@@ -53,7 +53,9 @@ def test_two_trainings_of_one_seed_are_equal_bit_by_bit_and_another_seed_differs
     assert without_clocks(first.state.reports) == without_clocks(second.state.reports)
     assert first.state.first_loss == second.state.first_loss
     assert first.state.first_loss != other.state.first_loss
-    assert not torch.equal(first.model.state_dict()["head.weight"], other.model.state_dict()["head.weight"])
+    assert not torch.equal(
+        first.learner.model.state_dict()["head.weight"], other.learner.model.state_dict()["head.weight"]
+    )
 
 
 def test_the_first_batchs_loss_is_that_of_guessing(tiny: ShardSet) -> None:
@@ -88,6 +90,26 @@ def test_a_run_resumed_in_the_middle_equals_an_uninterrupted_one_exactly(tiny: S
     assert without_clocks(resumed.state.reports) == without_clocks(trained.state.reports)
     assert resumed.state.first_loss == trained.state.first_loss
     assert len(resumed.state.waits) == len(trained.state.waits)
+
+
+def test_a_run_with_an_average_of_its_weights_goes_on_with_both_exactly(tiny: ShardSet) -> None:
+    chosen = settings(epochs=2, ema=0.9, bias_lr=4.0, low_momentum=0.8)
+    whole, stopped, resumed = (Trainer(tiny, chosen) for _ in range(3))
+    run(whole)
+    next(iter(stopped.run()))
+    resumed.restore(stopped.save())
+    run(resumed)
+    ours, theirs = resumed.save().tensors, whole.save().tensors
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("average.") for name in ours)
+    for name in ours.keys() - {"waits"}:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert without_clocks(resumed.state.reports) == without_clocks(whole.state.reports)
+    assert (
+        resumed.evaluate("test")
+        == whole.evaluate("test")
+        != evaluate(whole.learner.model, tiny, "test", torch.device("cpu"), "fp32")
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_exit_code_5(tiny: ShardSet) -> None:
@@ -146,14 +168,14 @@ def test_a_score_is_the_plain_mean_over_the_split(tiny: ShardSet) -> None:
 
 
 def test_evaluation_takes_the_model_in_evaluation_mode_and_leaves_it_as_it_was(trained: Trainer) -> None:
-    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trained.learner.model.state_dict().items()}
     modes: list[bool] = []
-    hook = trained.model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    hook = trained.learner.model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     trained.evaluate("test")
     hook.remove()
     assert modes == [False]
-    assert trained.model.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+    assert trained.learner.model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.learner.model.state_dict().items())
 
 
 def test_epoch_e_plays_variant_e_mod_the_number_of_variants(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shards import UsageError
-from train.models import MODELS, DavidNet, build
+from train.models import MODELS, DavidNet, FastNet, build
 from train.recipes import RECIPES, recipe_for
 
 
@@ -40,7 +40,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_davidnet_has_exactly_the_published_number_of_parameters(recipe: str, channels: int, parameters: int) -> None:
     model = build(recipe_for(recipe, model="davidnet"), channels, 10)
-    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == parameters
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ def test_davidnet_has_exactly_the_published_number_of_parameters(recipe: str, ch
         ("resnet18-concat", 11_177_290),
         ("resnet50", 23_520_842),
         ("resnet34-wide", 85_080_714),
+        ("fastnet", 1_972_792),
     ],
 )
 def test_the_other_nets_have_the_number_of_parameters_that_they_are_known_by(model: str, parameters: int) -> None:
@@ -130,3 +131,43 @@ def test_an_unknown_model_is_refused_with_a_list_of_those_there() -> None:
     with pytest.raises(UsageError, match="no model named 'resnet9'") as caught:
         build(recipe_for("default", model="resnet9"), 3, 10)
     assert all(name in str(caught.value) for name in MODELS)
+
+
+def test_a_whitened_stem_makes_patches_of_variance_1_that_do_not_vary_together() -> None:
+    generator = torch.Generator().manual_seed(2)
+    grey = torch.randn(200, 1, 9, 9, generator=generator)
+    images = grey + 0.5 * torch.randn(
+        200, 3, 9, 9, generator=generator
+    )  # channels go together, as those of photographs
+    images[:, :, 1:] += images[:, :, :-1]  # and so do neighbours
+    net = FastNet(3, 10)
+    net.whiten(images)
+    with torch.no_grad():
+        found = F.conv2d(images, net.stem.weight).transpose(0, 1).flatten(1)
+    directions, mirrored = found.chunk(2)
+    assert torch.equal(mirrored, -directions)
+    assert torch.allclose(torch.cov(directions), torch.eye(12), atol=0.02)
+    raw = torch.cov(F.unfold(images, 2).transpose(0, 1).flatten(1))
+    assert (raw - torch.eye(12)).abs().max() > 1
+
+
+def test_a_whitening_stem_is_not_trained_and_another_is() -> None:
+    assert [FastNet(1, 10, whiten=whiten).stem.weight.requires_grad for whiten in (True, False)] == [False, True]
+    assert {name for name, parameter in FastNet(1, 10).stem.named_parameters() if parameter.requires_grad} == {"bias"}
+
+
+def test_fastnets_blocks_begin_by_handing_on_what_they_get() -> None:
+    weights = FastNet(3, 10).state_dict()
+    x = torch.randn(2, 24, 6, 6)
+    handed_on = F.conv2d(x, weights["blocks.0.first.weight"], padding=1)[:, :24]
+    assert torch.allclose(handed_on, x, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_batch_norms_scales_are_trained_or_fixed_as_the_recipe_says(model: str) -> None:
+    for trained in (True, False):
+        net = build(recipe_for("default", model=model, train_scales=trained), 1, 10)
+        norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert len(norms) > 5
+        assert {norm.weight.requires_grad for norm in norms} == {trained}
+        assert all(norm.bias.requires_grad for norm in norms)

@@ -1,12 +1,12 @@
 """Recipes: the schedule they lay out, and what they refuse."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from shards import UsageError
-from train.recipes import RECIPES, Recipe, recipe_for, schedule
+from train.recipes import RECIPES, SETTABLE, Recipe, changes_from, recipe_for, recipe_from, schedule
 
 STEPS = 24 * 97
 PEAK = STEPS * 5 // 24 - 1  # the last step of the fifth epoch
@@ -87,6 +87,18 @@ def test_changes_override_the_recipe_and_none_leaves_it() -> None:
         ("peak_lr", -0.1, "--lr"),
         ("peak_lr", float("nan"), "--lr"),
         ("peak_lr", float("inf"), "--lr"),
+        ("start", 0.0, "start"),
+        ("warmup", 1.0, "warmup"),
+        ("anneal", "steps", "anneal"),
+        ("momentum", 0.0, "momentum"),
+        ("momentum", 1.0, "momentum"),
+        ("low_momentum", 0.95, "low_momentum"),
+        ("weight_decay", -0.1, "weight_decay"),
+        ("label_smoothing", 1.0, "label_smoothing"),
+        ("bias_lr", 0.0, "bias_lr"),
+        ("ema", 1.0, "ema"),
+        ("celu_alpha", -1.0, "celu_alpha"),
+        ("head_scale", 0.0, "head_scale"),
     ],
 )
 def test_a_value_outside_its_range_is_refused_by_option_and_value(field: str, value: float, option: str) -> None:
@@ -97,3 +109,48 @@ def test_a_value_outside_its_range_is_refused_by_option_and_value(field: str, va
 def test_the_smallest_values_in_range_are_taken() -> None:
     recipe = Recipe("mine", epochs=1, batch_size=2, peak_lr=1e-9)
     assert (recipe.epochs, recipe.batch_size, recipe.peak_lr) == (1, 2, 1e-9)
+
+
+def test_any_hyperparameter_is_read_in_its_own_type() -> None:
+    texts = ["weight_decay=1e-4", "train_scales=false", "whiten=true", "anneal=cos", "low_momentum=none", "ema=0"]
+    wanted = {
+        "weight_decay": 1e-4,
+        "train_scales": False,
+        "whiten": True,
+        "anneal": "cos",
+        "low_momentum": None,
+        "ema": 0.0,
+    }
+    assert changes_from(texts) == wanted
+    assert changes_from(["low_momentum=0.8"]) == {"low_momentum": 0.8}
+    assert len(SETTABLE) == 14
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["epochs=3"], "expected NAME=VALUE, NAME one of start, .*found 'epochs=3'"),
+        (["weight-decay=3"], ".*found 'weight-decay=3'"),
+        (["weight_decay"], "weight_decay: expected a number, found ''"),
+        (["weight_decay=much"], "weight_decay: expected a number, found 'much'"),
+        (["train_scales=1"], "train_scales: expected true or false, found '1'"),
+        (["low_momentum="], "low_momentum: expected a number or none, found ''"),
+        (["ema=0.9", "ema=0.9"], "ema is given twice"),
+    ],
+)
+def test_what_is_no_hyperparameter_is_refused_with_what_was_expected(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=f"--set: {message}"):
+        changes_from(texts)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_what_was_written_of_it_and_an_older_one_has_what_there_was(name: str) -> None:
+    content = asdict(recipe_for(name))
+    assert recipe_from(content) == recipe_for(name)
+    older = asdict(recipe_for("default"))
+    for field in ("bias_lr", "train_scales", "ema", "whiten"):
+        del older[field]
+    assert recipe_from(older) == recipe_for("default")
+    del older["warmup"]
+    with pytest.raises(ValueError, match="expected a recipe of name, model"):
+        recipe_from(older)

@@ -151,5 +151,11 @@ def test_an_option_that_contradicts_the_run_is_refused(
     assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
 
 
+def test_a_hyperparameter_that_contradicts_the_run_is_refused(begun: Path, command: Command) -> None:
+    ended = command("--resume", begun, "--set", "ema=0.9")
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: --set ema: {begun} was begun with 0.0, found 0.9")
+
+
 def test_resume_and_overwrite_exclude_each_other(begun: Path, command: Command) -> None:
     assert command("--resume", begun, "--overwrite").code == 2

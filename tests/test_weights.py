@@ -22,23 +22,23 @@ def saved(trained: Trainer, tiny: ShardSet, tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
     source = tiny.plan.source
     about = (source.classes, (8, 8, 1), source.mean, source.deviation)
-    save_weights(path, Trained(trained.model, trained.settings.recipe, *about))
+    save_weights(path, Trained(trained.learner.model, trained.settings.recipe, *about))
     return path
 
 
 def test_loaded_weights_give_identical_logits(saved: Path, trained: Trainer) -> None:
     images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    trained.model.eval()
+    trained.learner.model.eval()
     loaded = load_weights(saved)
     with torch.no_grad():
         # The trainer's model lies in channels_last memory, where sums may round otherwise.
         ours = loaded.model.to(memory_format=torch.channels_last)(images)
-        assert torch.equal(ours, trained.model(images))
-    trained.model.train()
+        assert torch.equal(ours, trained.learner.model(images))
+    trained.learner.model.train()
 
 
 def test_loaded_weights_are_the_trained_ones_bit_by_bit(saved: Path, trained: Trainer) -> None:
-    loaded, there = load_weights(saved).model.state_dict(), trained.model.state_dict()
+    loaded, there = load_weights(saved).model.state_dict(), trained.learner.model.state_dict()
     assert loaded.keys() == there.keys()
     assert all(torch.equal(tensor, there[name]) for name, tensor in loaded.items())
 
@@ -104,7 +104,7 @@ def test_tensors_of_another_shape_or_name_are_refused(saved: Path, tmp_path: Pat
 def test_a_model_for_other_images_is_saved_with_its_own_shape(trained: Trainer, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     recipe = replace(trained.settings.recipe, head_scale=0.5)
-    save_weights(path, Trained(trained.model, recipe, tuple("abcdefghij"), (28, 20, 1), (0.1,), (0.3,)))
+    save_weights(path, Trained(trained.learner.model, recipe, tuple("abcdefghij"), (28, 20, 1), (0.1,), (0.3,)))
     loaded = load_weights(path)
     assert (loaded.recipe, loaded.classes, loaded.image_shape) == (recipe, tuple("abcdefghij"), (28, 20, 1))
     assert loaded.model.head_scale == 0.5

@@ -1,0 +1,90 @@
+"""The learner: what a step changes, at which rate, and what is kept of it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shards import ShardSet
+from tests.runs import small_net
+from train.learner import Learner
+from train.loop import Trainer
+from train.models import FastNet
+from train.recipes import recipe_for
+from train.state import Settings
+
+STEPS = 10
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `davidnet` be a net of one convolution."""
+    monkeypatch.setitem(__import__("train.models").models.MODELS, "davidnet", small_net)
+
+
+def learner(**changes: float) -> Learner:
+    torch.manual_seed(1)
+    recipe = recipe_for("digits", weight_decay=0.0, **changes)
+    return Learner(recipe, 1, 10, steps=STEPS, device=torch.device("cpu"), scaled=False)
+
+
+def losses(learner: Learner, count: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    torch.manual_seed(3)  # the net drops out
+    for _ in range(count):
+        images = torch.randn(8, 1, 8, 8, generator=generator)
+        labels = torch.randint(10, (8,), generator=generator)
+        yield F.cross_entropy(learner.model(images), labels)
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_what_is_kept_is_the_moving_average_of_weights_and_running_statistics() -> None:
+    mine = learner(ema=0.75)
+    expected: dict[str, Tensor] = {}
+    for loss in losses(mine, STEPS):
+        mine.learn(loss)
+        now = copied(mine.model)
+        expected = {name: 0.75 * expected[name] + 0.25 * now[name] for name in now} if expected else now
+    kept = mine.kept.state_dict()
+    assert kept.keys() == expected.keys()
+    for name, tensor in kept.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, expected[name], atol=1e-6), name
+    assert not torch.allclose(kept["0.weight"], mine.model.state_dict()["0.weight"], atol=1e-4)
+
+
+def test_without_an_average_the_last_weights_are_kept() -> None:
+    mine = learner()
+    assert mine.kept is mine.model
+
+
+def test_biases_of_batch_norm_learn_at_their_own_rate_and_scales_only_where_they_are_trained() -> None:
+    common, faster = learner(start=1.0), learner(start=1.0, bias_lr=8.0, train_scales=False)
+    before = copied(common.model)
+    for mine in (common, faster):
+        mine.learn(next(losses(mine, 1)))
+    moved = {name: [mine.model.state_dict()[name] - before[name] for mine in (common, faster)] for name in before}
+    assert torch.allclose(moved["1.bias"][1], 8 * moved["1.bias"][0], atol=1e-7)
+    assert torch.equal(moved["0.weight"][0], moved["0.weight"][1])
+    assert moved["1.weight"][0].abs().max() > 0
+    assert moved["1.weight"][1].abs().max() == 0
+
+
+def test_a_fresh_run_whitens_its_stem_with_its_own_images(tiny: ShardSet) -> None:
+    settings = Settings(recipe_for("fast", epochs=1, batch_size=64, peak_lr=0.1), 0, "cpu", "fp32")
+    trainer = Trainer(tiny, settings)
+    assert isinstance(trainer.learner.model, FastNet)
+    before = trainer.learner.model.stem.weight.clone()
+    assert len(list(trainer.run())) == 1
+    after = trainer.learner.model.stem.weight
+    assert not torch.equal(after, before)
+    images_NHWC, _ = next(tiny.batches("train", 0, batch_size=tiny.samples("train")))
+    images = torch.from_numpy(tiny.normalize(images_NHWC)).permute(0, 3, 1, 2)
+    other = FastNet(1, 10)
+    other.whiten(images)
+    assert torch.equal(after, other.stem.weight)
