@@ -52,6 +52,7 @@ def top(record: Record, hints: Sequence[str]) -> str:
     figures = [
         ("test accuracy", words.percent(summary.get("test_accuracy"))),
         ("with flip TTA", words.percent(summary.get("test_accuracy_tta"))),
+        ("with shift TTA", words.percent(summary.get("test_accuracy_shift_tta"))),
         ("validation accuracy", words.percent(summary.get("val_accuracy"))),
         ("training accuracy", words.percent(last["train_accuracy"])),
         ("epochs", str(len(record.epochs))),
