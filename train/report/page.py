@@ -43,10 +43,10 @@ td.share { white-space: nowrap; }
 .bar { display: inline-block; width: 4em; height: .6em; margin-right: 6px; background: var(--line); }
 .bar i { display: block; height: 100%; background: var(--accent); }
 @media (max-width: 560px) {
-  table { font-size: .85rem; }
+  table { font-size: .8rem; }
   th { white-space: normal; }
-  th, td { padding-right: 8px; }
-  td:first-child { min-width: 4em; }
+  th, td { padding-right: 6px; }
+  td:first-child { min-width: 4.5em; }
   .bar { display: none; }
 }
 .groups { display: flex; flex-wrap: wrap; gap: 14px 20px; }
