@@ -27,8 +27,8 @@ class Score:
 
     loss: float
     accuracy: float
-    accuracy_tta: float | None
-    accuracy_shift_tta: float | None
+    accuracy_tta: float | None = None
+    accuracy_shift_tta: float | None = None
 
 
 @dataclass(frozen=True)
