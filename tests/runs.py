@@ -30,7 +30,8 @@ from train.tensors import read_tensors
 STEPS = 40
 EPOCHS = 2
 CLOCKS = {"images_per_second", "train_seconds", "wait_seconds", "evaluate_seconds"}
-METRICS = ("test_accuracy", "test_accuracy_tta", "val_accuracy", "first_loss", "epochs", "parameters")
+SCORES = ("test_accuracy", "test_accuracy_tta", "test_accuracy_shift_tta", "val_accuracy")
+METRICS = (*SCORES, "first_loss", "epochs", "parameters")
 Act = Callable[[], object]
 
 

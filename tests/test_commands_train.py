@@ -19,7 +19,15 @@ def test_training_ends_with_0_and_a_table_on_stdout(finished: tuple[Ended, Path]
     ended, _ = finished
     assert ended.code == 0, ended.err
     header, row = ended.out.splitlines()
-    for title in ("data set", "epochs", "test accuracy", "with flip TTA", "training", "waiting for data"):
+    for title in (
+        "data set",
+        "epochs",
+        "test accuracy",
+        "with flip TTA",
+        "with shift TTA",
+        "training",
+        "waiting for data",
+    ):
         assert title in header
     assert row.split()[:2] == ["digits", "2"]
     assert "%" in row
@@ -94,6 +102,7 @@ def test_a_root_of_two_sets_trains_both_and_json_prints_their_summaries(
         assert 0 <= summary["utilization"] <= 1
     assert digits["test_accuracy_tta"] is None
     assert 0 <= mirrored["test_accuracy_tta"] <= 1
+    assert all(0 <= summary["test_accuracy_shift_tta"] <= 1 for summary in (digits, mirrored))
     assert len(list(tmp_path.iterdir())) == 2
 
 

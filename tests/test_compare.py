@@ -42,14 +42,34 @@ def test_each_run_has_its_row_and_runs_that_differ_in_their_seed_are_of_one_sett
     ended = compare(*two_settings)
     assert ended.code == 0, ended.err
     header, *rows = ended.out.split("\n\n")[0].splitlines()
-    for title in ("recipe", "seed", "epochs", "test accuracy", "with flip TTA", "training", "utilization"):
+    for title in (
+        "recipe",
+        "seed",
+        "epochs",
+        "test accuracy",
+        "with flip TTA",
+        "with shift TTA",
+        "training",
+        "utilization",
+    ):
         assert title in header
     cells = [[cell.strip() for cell in row.split("  ") if cell] for row in rows]
     assert [row[0] for row in cells] == ["#1", "#1", "#1", "#2", "#2"]
     assert [row[3] for row in cells] == ["0", "1", "2", "0", "1"]
     assert [row[5] for row in cells] == ["90.00 %", "92.00 %", "91.00 %", "93.00 %", "95.00 %"]
-    assert [row[6:9] for row in cells] == [["-", "40.0 s", "97.50 %"]] * 5
+    assert [row[6:10] for row in cells] == [["-", "-", "40.0 s", "97.50 %"]] * 5
     assert [row[-1] for row in cells] == list(map(str, two_settings))
+
+
+def test_a_run_from_before_there_was_shift_tta_stands_beside_one_that_has_it(compare: Command, tmp_path: Path) -> None:
+    summary = {"test_accuracy_tta": 0.92, "test_accuracy_shift_tta": 0.93}
+    runs = [write_run(tmp_path / "old", 0.9), write_run(tmp_path / "new", 0.91, settings=HIGHER, summary=summary)]
+    ended = compare(*runs)
+    assert ended.code == 0, ended.err
+    old, new = ([cell for cell in row.split("  ") if cell] for row in ended.out.splitlines()[1:3])
+    assert [cell.strip() for cell in old[5:8]] == ["90.00 %", "-", "-"]
+    assert [cell.strip() for cell in new[5:8]] == ["91.00 %", "92.00 %", "93.00 %"]
+    assert ended.out.count("with shift TTA: 93.00 %, n = 1") == 1
 
 
 def test_what_differs_is_named_and_what_does_not_is_left_out(compare: Command, two_settings: list[Path]) -> None:
@@ -204,7 +224,7 @@ def test_files_that_no_run_wrote_are_refused_by_name(file: str, content: str, co
     assert f"error: {run}: summary.json or log.jsonl is not what a run writes" in ended.err
 
 
-@pytest.mark.parametrize("key", ["dataset", "recipe", "epochs", "seed", "seconds", "utilization", "test_accuracy"])
+@pytest.mark.parametrize("key", ["dataset", "recipe", "epochs", "seed", "seconds", "utilization", "test_accuracy_tta"])
 def test_a_summary_that_lacks_what_is_compared_is_refused(key: str, compare: Command, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.9)
     summary = json.loads((run / "summary.json").read_text())

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -149,22 +148,6 @@ def test_without_held_out_data_a_run_says_that_there_is_none(digits: SourceData,
     (report,) = run(Trainer(ShardSet(tmp_path / "set"), settings())).state.reports
     assert (report.held_out, report.held_out_loss, report.held_out_accuracy) == (None, None, None)
     assert math.isfinite(report.train_loss)
-
-
-def test_a_score_is_the_plain_mean_over_the_split(tiny: ShardSet) -> None:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    score = evaluate(model, tiny, "test", torch.device("cpu"), "fp32", tta=True)
-    ((images_NHWC, labels),) = tiny.batches("test", batch_size=100)
-    images = torch.from_numpy(tiny.normalize(images_NHWC)).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        logits, mirrored = model(images).numpy(), model(images.flip(3)).numpy()
-    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(100), labels]
-    assert score.loss == pytest.approx(losses.mean(), abs=1e-5)
-    assert score.accuracy == (logits.argmax(1) == labels).mean()
-    assert score.accuracy_tta == ((logits + mirrored).argmax(1) == labels).mean()
-    assert score.accuracy_tta != score.accuracy
-    assert evaluate(model, tiny, "test", torch.device("cpu"), "fp32").accuracy_tta is None
 
 
 def test_evaluation_takes_the_model_in_evaluation_mode_and_leaves_it_as_it_was(trained: Trainer) -> None:

@@ -62,8 +62,19 @@ def test_a_sum_holds_mean_deviation_interval_best_and_worst(tmp_path: Path) -> N
     assert (score["low"], score["high"]) == pytest.approx((0.91 - half, 0.91 + half), abs=1e-6)
     assert summed["seeds"] == [5, 6, 7]
     assert summed["test_accuracy_tta"] is None
+    assert summed["test_accuracy_shift_tta"] is None  # as in runs from before there was one
     assert not {"target", "cost"} & set(summed)
     assert json.loads(json.dumps(summed, allow_nan=False)) == summed
+
+
+def test_shift_tta_is_summed_up_over_the_runs_that_have_it(tmp_path: Path) -> None:
+    scores: list[dict[str, float]] = [{}, {"test_accuracy_shift_tta": 0.92}, {"test_accuracy_shift_tta": 0.94}]
+    paths = [write_run(tmp_path / str(seed), 0.9, summary=score) for seed, score in enumerate(scores)]
+    summed = aggregate([read_result(path) for path in paths])
+    assert summed["test_accuracy"]["n"] == 3
+    assert summed["test_accuracy_shift_tta"]["n"] == 2
+    assert summed["test_accuracy_shift_tta"]["mean"] == pytest.approx(0.93)
+    assert "with shift TTA: mean 93.00 %" in describe(summed)
 
 
 def test_the_time_to_a_target_ends_with_the_first_epoch_that_reached_it(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def test_the_page_needs_nothing_but_itself(finished: tuple[Ended, Path]) -> None
 def test_the_page_has_the_run_s_own_figures(finished: tuple[Ended, Path]) -> None:
     run = the_run(finished[1])
     summary, text = summary_of(run), page_of(run).cells()
-    assert f"{100 * summary['test_accuracy']:.2f} %" in text
+    for score in ("test_accuracy", "test_accuracy_shift_tta"):
+        assert f"{100 * summary[score]:.2f} %" in text
     assert f"{100 * log_of(run)[2]['train_accuracy']:.2f} %" in text
     assert f"{summary['parameters']:,}" in text
     settings = log_of(run)[0]["settings"]
@@ -112,12 +113,12 @@ def test_the_page_has_the_run_s_own_figures(finished: tuple[Ended, Path]) -> Non
     assert {torch.__version__, "baking", "evaluating", "bytes read for training"} <= text
 
 
-def test_the_report_can_be_written_again_and_is_the_same(run: Path, shards: Path, command: Command) -> None:
+def test_the_report_can_be_written_again_and_is_the_same(run: Path, command: Command) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     page = run / "report.html"
     shutil.rmtree(run / "pictures")
     page.unlink()
-    ended = command("report", run, "--shards", shards, "--device", "cpu")
+    ended = command("report", run, "--device", "cpu")
     assert (ended.code, ended.out) == (0, f"{page}\n"), ended.err
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     name = run.name
@@ -125,6 +126,22 @@ def test_the_report_can_be_written_again_and_is_the_same(run: Path, shards: Path
     assert page_of(run).text.replace(name, "NAME").count("NAME") == 2
     differing = [path.name for path in after if after[path] != before[path]]
     assert differing == ["report.html"]  # the copy has another name
+
+
+@pytest.mark.parametrize("name", ["report", "heatmap"])
+def test_where_the_shards_are_no_longer_a_run_s_commands_ask_for_the_place(
+    name: str, run: Path, tmp_path: Path, command: Command
+) -> None:
+    begun, *others = log_of(run)
+    for place, words in (
+        (str(tmp_path / "gone"), f"its shards are no longer at {tmp_path / 'gone'}; --shards DIR says where they are"),
+        (None, "log.jsonl does not say where its shards are; name them with --shards DIR"),  # as in older logs
+    ):
+        lines = [{**begun, "shards": place}, *others]
+        (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        ended = command(name, run)
+        assert (ended.code, ended.out) == (3, "")
+        assert f"error: {run}: {words}" in ended.err
 
 
 def test_names_from_strangers_are_words_and_nothing_else(run: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shards.command import say
 from shards.writer import write_whole
-from train.repeats import aggregate, describe_score
+from train.repeats import SCORES, aggregate, describe_score
 from train.results import SEEDS, Result, read_result
 from train.statistics import Difference, welch
 from train.summary import lay_out, percent
@@ -113,14 +113,13 @@ def _words(groups: Sequence[Group]) -> str:
 
 
 def _rows(groups: Sequence[Group]) -> list[list[str]]:
-    rows = [
-        ["", "data set", "recipe", "seed", "epochs", "test accuracy", "with flip TTA", "training", "utilization", "run"]
-    ]
+    titles = ["", "data set", "recipe", "seed", "epochs", *SCORES.values(), "training", "utilization", "run"]
+    rows = [titles]
     for group in groups:
         for result in group.results:
             summary = result.summary
             seeds = [str(result.settings[name]) for name in SEEDS if result.settings.get(name) is not None]
-            scores = [percent(summary["test_accuracy"]), percent(summary["test_accuracy_tta"])]
+            scores = [percent(summary.get(name)) for name in SCORES]
             seconds = f"{summary['seconds']['train']:.1f} s"
             what = [group.name, summary["dataset"], summary["recipe"], "/".join(seeds), str(summary["epochs"])]
             rows.append([*what, *scores, seconds, percent(summary["utilization"]), str(result.path)])

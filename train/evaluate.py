@@ -11,18 +11,24 @@ from train.device import PRECISIONS, autocast
 from train.feed import Converter, feed
 from train.stream import Stream
 
-__all__ = ["Predictions", "Score", "evaluate", "final_split", "predict"]
+__all__ = ["Predictions", "Score", "evaluate", "final_split", "predict", "shifted"]
 
 BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy (nats) and accuracy (0 to 1); `accuracy_tta` is None where flips make no sense."""
+    """Mean cross-entropy (nats) and accuracy (0 to 1), of the images as they are and with test-time augmentation.
+
+    Attributes:
+        accuracy_tta: with mirror images; None where flips make no sense, or it was not asked for.
+        accuracy_shift_tta: with shifted copies too; None where it was not asked for.
+    """
 
     loss: float
     accuracy: float
-    accuracy_tta: float | None
+    accuracy_tta: float | None = None
+    accuracy_shift_tta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,21 +37,28 @@ class Predictions:
 
     Attributes:
         split: which one.
-        labels_N: int64, on the CPU, as the two below.
+        labels_N: int64, on the CPU, as those below.
         logits_NK: float32, a column a class.
         mirrored_NK: likewise, of the mirror images; None where flips make no sense.
+        shifted_NK: likewise, the mean of both shifted copies, where flips make sense each with its mirror image added.
     """
 
     split: str
     labels_N: Tensor
     logits_NK: Tensor
-    mirrored_NK: Tensor | None
+    mirrored_NK: Tensor | None = None
+    shifted_NK: Tensor | None = None
 
     def score(self) -> Score:
-        """Sum it up; for `accuracy_tta` the logits of image and mirror image are added."""
+        """Sum it up; the image and its mirror image count as much as both shifted copies and theirs together."""
         losses_N = F.cross_entropy(self.logits_NK, self.labels_N, reduction="none")
-        accuracy_tta = None if self.mirrored_NK is None else self._accuracy(self.logits_NK + self.mirrored_NK)
-        return Score(losses_N.double().mean().item(), self._accuracy(self.logits_NK), accuracy_tta)
+        both_NK = self.logits_NK if self.mirrored_NK is None else self.logits_NK + self.mirrored_NK
+        return Score(
+            loss=losses_N.double().mean().item(),
+            accuracy=self._accuracy(self.logits_NK),
+            accuracy_tta=None if self.mirrored_NK is None else self._accuracy(both_NK),
+            accuracy_shift_tta=None if self.shifted_NK is None else self._accuracy(both_NK + self.shifted_NK),
+        )
 
     def _accuracy(self, logits_NK: Tensor) -> float:
         return (logits_NK.argmax(1) == self.labels_N).double().mean().item()
@@ -56,33 +69,71 @@ def final_split(data: ShardSet) -> str | None:
     return next((split for split in ("test", "val") if split in data.splits), None)
 
 
+def shifted(images: Tensor, pixels: int) -> Tensor:
+    """Move images diagonally, and fill the border with their reflection, which does not repeat the outermost pixels.
+
+    Args:
+        images: (..., H, W), of any dtype, on any device.
+        pixels: how far, less than H and W: down and to the right, or where negative up and to the left.
+
+    Returns:
+        A copy of the same shape.
+    """
+    rows, columns = (_sources(side, pixels, images.device) for side in images.shape[-2:])
+    return images[..., rows, :][..., columns]
+
+
+def _sources(side: int, pixels: int, device: torch.device) -> Tensor:
+    """Return for each place along a side where its pixel comes from."""
+    last = side - 1
+    wanted = torch.arange(side, device=device) - pixels
+    return last - (last - wanted.abs()).abs()
+
+
 @torch.no_grad()
 def predict(
     model: nn.Module, data: ShardSet, split: str, device: torch.device, precision: str, *, tta: bool = False
 ) -> Predictions:
-    """Ask the model for a whole split; with `tta` for its mirror images too.
+    """Ask the model for a whole split.
+
+    With `tta` also for copies that are shifted by a pixel, and where the training images were flipped for the mirror
+    images of all three, as Jordan does in airbench (arXiv 2404.00498).
 
     Raises:
         DataError: shards missing or damaged.
     """
     model.eval()
     convert = Converter(data.plan, device, PRECISIONS[precision])
-    labels, logits, mirrored = [], [], []
+    mirrors = tta and data.plan.augmentation.get("flip", "none") != "none"
+
+    def ask(images: Tensor) -> Tensor:
+        with autocast(device, precision):
+            logits: Tensor = model(images)
+        return logits.float()
+
+    labels, logits, mirrored, moved = [], [], [], []
     with Stream(data, split, [0], BATCH_SIZE, pin=device.type == "cuda") as stream:
         for images, labels_here in feed(stream, convert, device):
-            with autocast(device, precision):
-                logits.append(model(images).float())
-                if tta:
-                    mirrored.append(model(images.flip(-1)).float())
+            logits.append(ask(images))
+            if mirrors:
+                mirrored.append(ask(images.flip(-1)))
+            if tta:
+                copies = [shifted(images, pixels) for pixels in (-1, 1)]
+                copies += [copy.flip(-1) for copy in copies] if mirrors else []
+                moved.append(torch.stack([ask(copy) for copy in copies]).sum(0) / 2)
             labels.append(labels_here.clone())  # the stream's own memory, which the next batch takes
     model.train()
     return Predictions(
-        split, torch.cat(labels).cpu(), torch.cat(logits).cpu(), torch.cat(mirrored).cpu() if tta else None
+        split,
+        torch.cat(labels).cpu(),
+        torch.cat(logits).cpu(),
+        torch.cat(mirrored).cpu() if mirrors else None,
+        torch.cat(moved).cpu() if tta else None,
     )
 
 
 def evaluate(
     model: nn.Module, data: ShardSet, split: str, device: torch.device, precision: str, *, tta: bool = False
 ) -> Score:
-    """Score the model on a split; with `tta` also with the logits of image and mirror image added."""
+    """Score the model on a split; with `tta` also with test-time augmentation."""
     return predict(model, data, split, device, precision, tta=tta).score()

@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
     options.add_argument("--against", type=Path, metavar="RUN", help="another run, such as one without augmentation")
-    options.add_argument("--shards", type=Path, required=True, help="shard set whose test images to take, or its root")
+    options.add_argument(
+        "--shards", type=Path, help="set whose test images to take, or its root; default the run's own"
+    )
     options.add_argument("--images", type=int, default=2, help="of each class, of the first 100; default 2")
     options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")

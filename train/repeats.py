@@ -12,7 +12,12 @@ from train.statistics import Spread, binomial_error, spread
 
 __all__ = ["SCORES", "aggregate", "check_cost", "check_target", "describe", "describe_score", "repeated"]
 
-SCORES = {"test_accuracy": "test accuracy", "test_accuracy_tta": "with flip TTA"}
+# What `read_result` lets pass may lack the last one: older runs do.
+SCORES = {
+    "test_accuracy": "test accuracy",
+    "test_accuracy_tta": "with flip TTA",
+    "test_accuracy_shift_tta": "with shift TTA",
+}
 SHARED_SHARDS = (
     "The runs read the same shards, and so share the noise of augmentation: "
     "the spread over seeds understates the spread over bakes."
@@ -70,7 +75,7 @@ def aggregate(
     }
     summed["test_samples"] = first.get("test_samples")
     for score in SCORES:
-        values = [result.summary[score] for result in results if result.summary[score] is not None]
+        values = [value for result in results if (value := result.summary.get(score)) is not None]
         summed[score] = asdict(spread(values)) if values else None
     if target is not None:
         summed["target"] = _time_to(results, target)

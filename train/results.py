@@ -87,7 +87,8 @@ def _check(result: Result) -> None:
     for key in ("dataset", "recipe", "run"):
         if not isinstance(summary[key], str):
             raise TypeError(f"{key} is no text")
-    for number in (*summary["seconds"].values(), summary["test_accuracy"], summary["test_accuracy_tta"]):
+    scores = (summary["test_accuracy"], summary["test_accuracy_tta"], summary.get("test_accuracy_shift_tta"))
+    for number in (*summary["seconds"].values(), *scores):
         if not isinstance(number, int | float | None):
             raise TypeError(f"{number!r} is no number")
     for number in (summary["seed"], summary["epochs"], summary["utilization"], summary["seconds"]["train"]):

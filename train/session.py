@@ -142,12 +142,9 @@ class _Session:
     def _finish(self) -> dict[str, Any]:
         trainer, data, run = self.trainer, self.data, self.run
         started = time.perf_counter()
-        mirrors = data.plan.augmentation.get("flip", "none") != "none"
         split, settings = final_split(data), self.settings
         predictions = (
-            predict(trainer.learner.kept, data, split, trainer.device, settings.precision, tta=mirrors)
-            if split
-            else None
+            predict(trainer.learner.kept, data, split, trainer.device, settings.precision, tta=True) if split else None
         )
         score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)

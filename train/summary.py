@@ -67,6 +67,7 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "hyperparameters": asdict(settings.recipe),
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,
+        "test_accuracy_shift_tta": score.accuracy_shift_tta if score else None,
         "test_samples": data.samples("test") if "test" in data.splits else None,
         "val_accuracy": state.reports[-1].held_out_accuracy if trainer.held_out == "val" else None,
         "first_loss": state.first_loss,
@@ -87,7 +88,7 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Lay summaries out for people."""
-    rows = [["data set", "epochs", "test accuracy", "with flip TTA", "training", "waiting for data"]]
+    rows = [["data set", "epochs", "test accuracy", "with flip TTA", "with shift TTA", "training", "waiting for data"]]
     for summary in summaries:
         seconds = summary["seconds"]
         rows.append(
@@ -96,6 +97,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
                 str(summary["epochs"]),
                 percent(summary["test_accuracy"]),
                 percent(summary["test_accuracy_tta"]),
+                percent(summary.get("test_accuracy_shift_tta")),  # older runs have none
                 f"{seconds['train']:.1f} s",
                 percent(seconds["wait"] / seconds["train"]),
             ]

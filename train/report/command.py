@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(prog="python -m train report", description="Write a run's report again.")
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
-    options.add_argument("--shards", type=Path, required=True, help="what it was trained on, or the root of that")
+    options.add_argument("--shards", type=Path, help="what it was trained on, or the root of that, if it was moved")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     return options
 
@@ -48,10 +48,16 @@ def main(arguments: Sequence[str]) -> None:
     print(chosen.run / "report.html")  # noqa: T201 - the command's result
 
 
-def open_shards(path: Path, record: Record) -> ShardSet:
-    """Open the set at `path`, or that of the run's data set in it.
+def open_shards(path: Path | None, record: Record) -> ShardSet:
+    """Open the set at `path`, or that of the run's data set in it; where that is None, the set that the run read.
 
     Raises:
         DataError: neither is there.
     """
+    if path is None:
+        path = record.shards
+        if path is None:
+            raise DataError(f"{record.path}: log.jsonl does not say where its shards are; name them with --shards DIR")
+        if not (path / MANIFEST).is_file():
+            raise DataError(f"{record.path}: its shards are no longer at {path}; --shards DIR says where they are now")
     return ShardSet(path if (path / MANIFEST).is_file() else path / record.settings["dataset"])

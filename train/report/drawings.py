@@ -108,6 +108,8 @@ def _grey(axes: "Axes") -> None:
 
 def _plot(axes: "Axes", epochs: Sequence[Mapping[str, Any]], key: str, colour: str, label: str) -> None:
     known = [epoch for epoch in epochs if epoch.get(key) is not None]
+    if len(known) == 1:
+        axes.set_xticks([known[0]["epoch"] + 1])  # else there are fractions of an epoch around it
     if known:
         marker = "o" if len(known) == 1 else None
         axes.plot([e["epoch"] + 1 for e in known], [e[key] for e in known], color=colour, label=label, marker=marker)

@@ -42,6 +42,13 @@ h3 { font-size: 1rem; margin: 14px 0 4px; }
 td.share { white-space: nowrap; }
 .bar { display: inline-block; width: 4em; height: .6em; margin-right: 6px; background: var(--line); }
 .bar i { display: block; height: 100%; background: var(--accent); }
+@media (max-width: 560px) {
+  table { font-size: .8rem; }
+  th { white-space: normal; }
+  th, td { padding-right: 6px; }
+  td:first-child { min-width: 4.5em; }
+  .bar { display: none; }
+}
 .groups { display: flex; flex-wrap: wrap; gap: 14px 20px; }
 figure { margin: 0; max-width: 100%; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--faint); }

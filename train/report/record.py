@@ -20,6 +20,7 @@ class Record:
         path: its directory.
         settings: all that its outcome depends on, plain JSON values.
         versions: of what it ran with.
+        shards: the set that it was trained on, where that was then; None in the books of older runs.
         epochs: what the log has of each, in order, plain JSON values; never empty.
         summary: the content of `summary.json`.
     """
@@ -27,6 +28,7 @@ class Record:
     path: Path
     settings: Mapping[str, Any]
     versions: Mapping[str, Any]
+    shards: Path | None
     epochs: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
 
@@ -52,7 +54,15 @@ class Record:
         if not begun or sorted(epochs) != list(range(len(epochs))) or not epochs:
             raise DataError(f"{log}: expected the settings of a run and a line for each of its epochs; train it again")
         begin = begun[-1]
-        return cls(path, begin["settings"], begin.get("versions", {}), [epochs[e] for e in sorted(epochs)], summary)
+        place = begin.get("shards")
+        return cls(
+            path,
+            begin["settings"],
+            begin.get("versions", {}),
+            Path(place) if isinstance(place, str) else None,
+            [epochs[epoch] for epoch in sorted(epochs)],
+            summary,
+        )
 
 
 def _summary(path: Path) -> dict[str, Any]:

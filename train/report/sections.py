@@ -52,6 +52,7 @@ def top(record: Record, hints: Sequence[str]) -> str:
     figures = [
         ("test accuracy", words.percent(summary.get("test_accuracy"))),
         ("with flip TTA", words.percent(summary.get("test_accuracy_tta"))),
+        ("with shift TTA", words.percent(summary.get("test_accuracy_shift_tta"))),
         ("validation accuracy", words.percent(summary.get("val_accuracy"))),
         ("training accuracy", words.percent(last["train_accuracy"])),
         ("epochs", str(len(record.epochs))),
@@ -103,8 +104,10 @@ def augmentation(record: Record, data: ShardSet, predictions: Predictions | None
         page.group(tiles[row * columns : (row + 1) * columns], columns, 64, data.classes[label])
         for row, label in enumerate(found.labels)
     )
-    about = ", ".join(f"{key} {value}" for key, value in data.plan.augmentation.items() if key != "name")
-    note = f"Training images, a row each, as epochs {found.epochs[0] + 1} to {found.epochs[-1] + 1} saw them ({about})."
+    about = ", ".join(f"{key} {value}" for key, value in words.flat(data.plan.augmentation).items() if key != "name")
+    first, last = found.epochs[0] + 1, found.epochs[-1] + 1
+    seen = f"epochs {first} to {last}" if columns > 1 else f"epoch {first}"
+    note = f"Training images, a row each, as {seen} saw them ({about})."
     return page.section("Images", raw, page.paragraph(note), page.groups(list(rows)))
 
 
@@ -112,7 +115,7 @@ def _raw(data: ShardSet, predictions: Predictions | None, files: Files) -> str:
     if predictions is None:
         return ""
     labels = predictions.labels_N.numpy()
-    positions = np.sort(np.unique(labels, return_index=True)[1])[:RAW].tolist()
+    positions = np.unique(labels, return_index=True)[1][:RAW].tolist()
     images = at_positions(data, predictions.split, positions)
     tiles = [tile(to_pixels(data, images[position]), data.classes[labels[position]]) for position in positions]
     files["raw.png"] = sheet(tiles, min(len(tiles), 8))
@@ -131,7 +134,7 @@ def classes(
 ) -> str:
     """Show the score of each class, and which are taken for which."""
     known = sorted((score for score in scores if score.recall is not None), key=lambda score: score.recall or 0.0)
-    note = f"Of the {split} split, without flips."
+    note = f"Of the {split} split, without test-time augmentation."
     if len(known) > ALL_CLASSES:
         note += f" The worst {WORST} and the best {BEST} of {len(known)} classes."
         known = known[:WORST] + known[-BEST:]
