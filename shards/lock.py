@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.errors import DataError
+from shards.errors import DataError, MachineError
 from shards.writer import naming
 
 __all__ = ["LOCK", "HeldError", "add_bake_seconds", "bake_seconds", "is_held", "locked"]
@@ -51,7 +51,8 @@ def locked(
     Raises:
         HeldError: another process holds it.
         DataError: something else stands in its place.
-        OSError: no permission, no space, no locks.
+        MachineError: a file system without locks.
+        OSError: no permission, no space.
     """
     import fcntl  # Windows has none, and is to be told so in words
 
@@ -70,8 +71,13 @@ def locked(
                         ) from None
                     time.sleep(ATTEMPT_SECONDS)
                 except OSError as error:
-                    if needed or error.errno not in NO_LOCKS:
+                    if error.errno not in NO_LOCKS:
                         raise
+                    if needed:
+                        raise MachineError(
+                            f"{path}: the file system there has no locks ({error.strerror}); work on another one, or, "
+                            "where nobody else bakes the set, with --task 0/1, which needs none"
+                        ) from None
                     break
             _note(descriptor, pid=os.getpid(), host=platform.node(), shared=shared)
         yield
