@@ -137,7 +137,11 @@ def has_manifest(plan: Plan, directory: Path) -> bool:
 def write_manifest(plan: Plan, oven: Oven) -> None:
     """Write the manifest, where it does not stand there already; raises OSError."""
     if not has_manifest(plan, oven.directory):
-        write_whole(oven.directory / MANIFEST, plan.to_bytes(), oven.token)
+        try:
+            write_whole(oven.directory / MANIFEST, plan.to_bytes(), oven.token)
+        except FileNotFoundError:
+            if not has_manifest(plan, oven.directory):  # else another one wrote the same, and tidied up meanwhile
+                raise
 
 
 def write_and_tidy(pool: Pool, plan: Plan, directory: Path, todo: Sequence[Shard], tidy: Callable[[], None]) -> None:
