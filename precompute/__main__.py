@@ -73,7 +73,7 @@ def main() -> None:
     # Everything is checked before the first byte is written.
     jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
     estimates = [
-        estimate(job.plan, job.directory, overwrite=arguments.overwrite, share=task and task.share(job.plan))
+        estimate(job.plan, job.directory, overwrite=arguments.overwrite, share=task.share(job.plan) if task else None)
         for job in jobs
     ]
     if arguments.dry_run:

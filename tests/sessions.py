@@ -37,9 +37,9 @@ class Session:
             )
         )
 
-    def wait_for(self, true: Callable[[], bool]) -> None:
+    def wait_for(self, true: Callable[[], bool], patience: float = PATIENCE) -> None:
         """Wait until something is true while the command runs."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not true():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline

@@ -42,7 +42,7 @@ def bake_share(out: Path, task: str, **changes: Any) -> list[str]:
 
 def source_and_plan(**changes: Any) -> tuple[SourceData, Plan]:
     """Return what `bake` plans."""
-    chosen = {"seed": 0, "encoding": "float16", **OPTIONS, **changes}
+    chosen: dict[str, Any] = {"seed": 0, "encoding": "float16", **OPTIONS, **changes}
     splits = {
         "train": checked_images(chosen["images"], chosen["labels"], "images"),
         "test": checked_images(*chosen["test"], "test images"),

@@ -26,7 +26,7 @@ DASK = [
         importlib.util.find_spec("distributed") is None, reason="dask is not installed: pip install -e '.[cluster]'"
     ),
 ]
-EPOCHS = 300
+EPOCHS = 150
 PATIENCE = 180.0
 Record = Callable[[str, object], None]
 
@@ -131,11 +131,11 @@ def test_workers_killed_at_random_points_leave_the_bytes_of_a_local_bake(
 def test_a_bake_without_workers_waits_for_them_and_joins_whoever_comes(whole: Path, tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster", 0) as found:
         baking = start(found.address, tmp_path / "out")
-        baking.wait_for((tmp_path / "out" / "digits" / "manifest.json").exists)
+        baking.wait_for((tmp_path / "out" / "digits" / "manifest.json").exists, PATIENCE)
         time.sleep(1)
         assert is_held(tmp_path / "out" / "digits")
         found.add_worker()
-        baking.wait_for(lambda: shards_of(tmp_path / "out") > 20)
+        baking.wait_for(lambda: shards_of(tmp_path / "out") > 20, PATIENCE)
         found.add_worker()
         code, _, err = baking.ended(PATIENCE)
         assert code == 0, err
@@ -157,7 +157,7 @@ def test_a_shard_that_fails_ends_the_bake_with_our_error(tmp_path: Path) -> None
 def test_workers_that_die_again_and_again_end_the_bake(tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster", 1, failures=0) as found:
         baking = start(found.address, tmp_path, epochs=900)
-        baking.wait_for(lambda: shards_of(tmp_path) > 3)
+        baking.wait_for(lambda: shards_of(tmp_path) > 3, PATIENCE)
         found.kill_worker(0)
         code, _, err = baking.ended(PATIENCE)
     assert code == 4
@@ -178,7 +178,7 @@ def test_a_worker_without_our_package_ends_the_bake(tmp_path: Path) -> None:
 def test_a_scheduler_that_goes_away_ends_the_bake_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster", 2) as found:
         baking = start(found.address, tmp_path / "out")
-        baking.wait_for(lambda: shards_of(tmp_path / "out") > 5)
+        baking.wait_for(lambda: shards_of(tmp_path / "out") > 5, PATIENCE)
         found.scheduler.kill()
         code, _, err = baking.ended(PATIENCE)
     assert code == 4
@@ -198,7 +198,7 @@ def test_a_signal_cancels_what_is_left_and_the_cluster_serves_the_next_bake(
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster", 2) as found:
         baking = start(found.address, out)
-        baking.wait_for(lambda: shards_of(out) > 20)
+        baking.wait_for(lambda: shards_of(out) > 20, PATIENCE)
         baking.send(number)
         ended, said, err = baking.ended(PATIENCE)
         assert (ended, said) == (code, "")

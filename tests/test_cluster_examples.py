@@ -1,4 +1,4 @@
-"""The examples for clusters: their commands are ones that our parsers take, their files ones that their programs take."""
+"""The examples for clusters: our parsers take their commands, and those who run them take their files."""
 
 import os
 import re
@@ -107,7 +107,7 @@ def test_the_commands_that_readme_names_for_clusters_are_ones_that_we_take() -> 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not SKY,
-    reason="PREBAKE_SKY names no Python with SkyPilot: pip install skypilot kubernetes-validate in an environment",
+    reason="PREBAKE_SKY names no Python that has skypilot and kubernetes-validate",
 )
 @pytest.mark.parametrize(
     ("code", "name", "expected"),
