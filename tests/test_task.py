@@ -5,24 +5,29 @@ import fcntl
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from precompute.augment import Augmentation
+from precompute.baker import baker_for
 from precompute.existing import discard_parts
+from precompute.oven import Oven
 from precompute.task import Task
 from shards import DataError, MachineError, ShardSet, UsageError
 from shards.drop import drop_epochs
 from shards.lock import bake_seconds, is_held, locked
-from shards.plan import MANIFEST, Plan
+from shards.plan import MANIFEST, Plan, Shard
+from shards.record import Frame
 from shards.writer import write_shard, write_whole
 from tests.faults import Operations
 from tests.sessions import Session
-from tests.small import bake, bake_share, files, flip_byte, source_and_plan, stamps
+from tests.small import AUGMENTATION, bake, bake_share, files, flip_byte, source_and_plan, stamps
 from tests.trials import trial
 
 PATIENCE = 300.0
@@ -263,3 +268,41 @@ def test_tasks_in_processes_of_their_own_are_killed_at_random_until_all_is_done(
         assert any("the set is whole" in out for _, out, _ in said)
         assert files(out / "digits") == files(tmp_path / "whole" / "digits")
     record_property("cases", kills)
+
+
+class Waiting:
+    """A baker that waits, after its first record, until it may go on."""
+
+    def __init__(self, baker: Any) -> None:
+        self._baker = baker
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def filler(self, shard: Shard) -> Callable[[int, Frame], None]:
+        fill = self._baker.filler(shard)
+
+        def waiting(first: int, frame: Frame) -> None:
+            if first > shard.first_sample:
+                self.begun.set()
+                assert self.go_on.wait(60)
+            fill(first, frame)
+
+        return waiting
+
+
+def test_of_two_who_write_a_shard_at_once_neither_names_the_half_of_the_other(tmp_path: Path, done: Path) -> None:
+    source, plan = source_and_plan()
+    (tmp_path / MANIFEST).write_bytes(plan.to_bytes())
+    (shard,) = plan.shards("train", 0)
+    both = [Waiting(baker_for(source, AUGMENTATION, plan, shard)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        ended = []
+        for waiting in both:
+            oven = Oven(tmp_path, plan.identity)
+            ended.append(pool.submit(oven.bake, waiting, shard, lambda _: None))  # type: ignore[arg-type]
+            assert waiting.begun.wait(60)
+        for waiting, future in zip(both, ended, strict=True):
+            waiting.go_on.set()
+            future.result(60)
+            for name in (shard.tar, shard.index):
+                assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
+    assert parts(tmp_path) == []
