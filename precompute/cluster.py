@@ -68,7 +68,9 @@ def bake_on_cluster(address: str, shared: SharedSet, todo: Sequence[Shard], prog
             _gather(futures, shards, progress, address)
         except BaseException:
             if client.status == "running":
-                client.cancel(futures)  # what a worker has begun, it finishes: a whole shard, or nothing
+                client.cancel(
+                    [future for future in futures if not future.done()]
+                )  # what a worker has begun, it finishes: a whole shard, or nothing
             raise
 
 
@@ -96,9 +98,12 @@ def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress
     go_on = "The same command goes on where this one ended"
     try:
         for future in as_completed(futures):
-            future.result()
+            if future.status in ("error", "cancelled"):
+                future.result()
+            # The result of the others is not asked for: it is nothing, and who held it may be dead.
             progress.add(shards[future.key].samples)
             progress.finish(shards[future.key])
+            future.release()  # else it is computed again where its worker dies
     except CancelledError:
         raise MachineError(f"{address}: the scheduler went away, or threw this bake out. {go_on}") from None
     except KilledWorker as error:

@@ -145,7 +145,9 @@ def test_a_bake_without_workers_waits_for_them_and_joins_whoever_comes(whole: Pa
 
 @dask
 def test_a_shard_that_fails_ends_the_bake_with_our_error(tmp_path: Path) -> None:
-    (tmp_path / "digits" / "train-e003-000.tar").mkdir(parents=True)
+    first = Session.start("precompute", "--dataset", "digits", "--epochs", 1, "--out", tmp_path)
+    assert first.ended(PATIENCE)[0] == 0
+    (tmp_path / "digits" / "train-e003-000.tar").mkdir()
     with cluster(tmp_path / "cluster", 2) as found:
         code, said, err = start(found.address, tmp_path, epochs=20).ended(PATIENCE)
     assert (code, said) == (4, "")
