@@ -54,7 +54,7 @@ def bake_on_cluster(address: str, shared: SharedSet, todo: Sequence[Shard], prog
 
     Raises:
         UsageError: no address.
-        MachineError: no scheduler, it went away, workers died again and again, or they lack our package.
+        MachineError: no scheduler, it went away, or workers died again and again, as those without our package do.
         PrebakeError, OSError: what a worker found.
     """
     with _client(address) as client:
@@ -109,11 +109,7 @@ def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress
     except KilledWorker as error:
         raise MachineError(
             f"{address}: {error.allowed_failures + 1} workers died over {error.task}, the last at "
-            f"{error.last_worker.address}; their logs tell why. Where memory ran out, take fewer threads each. {go_on}"
-        ) from None
-    except (ImportError, AttributeError) as error:
-        raise MachineError(
-            f"{address}: a worker lacks what this bake needs ({error}); install the same release there. {go_on}"
+            f"{error.last_worker.address}; their logs tell why (no memory: fewer threads each; no module: install this release there). {go_on}"
         ) from None
 
 
