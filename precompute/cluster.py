@@ -109,7 +109,8 @@ def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress
     except KilledWorker as error:
         raise MachineError(
             f"{address}: {error.allowed_failures + 1} workers died over {error.task}, the last at "
-            f"{error.last_worker.address}; their logs tell why (no memory: fewer threads each; no module: install this release there). {go_on}"
+            f"{error.last_worker.address}; their logs tell why (no memory: fewer threads each; no module: install this "
+            f"release there). {go_on}"
         ) from None
 
 
