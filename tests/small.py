@@ -45,7 +45,7 @@ def source_and_plan(**changes: Any) -> tuple[SourceData, Plan]:
     chosen: dict[str, Any] = {"seed": 0, "encoding": "float16", **OPTIONS, **changes}
     splits = {
         "train": checked_images(chosen["images"], chosen["labels"], "images"),
-        "test": checked_images(*chosen["test"], "test images"),
+        "test": checked_images(chosen["test"][0], chosen["test"][1], "test images"),
     }
     source = hold_out(SourceData("images", tuple(chosen["classes"]), splits), chosen["val_fraction"])
     return source, make_plan(source, chosen["augment"], chosen["epochs"], chosen["encoding"], chosen["seed"])
