@@ -1,6 +1,7 @@
 """python -m precompute: bake data sets into shards."""
 
 import argparse
+import functools
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -9,11 +10,13 @@ from pathlib import Path
 from precompute.audit import main as audit_main
 from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for
 from precompute.bake import bake_source
+from precompute.cluster import SharedSet, bake_on_cluster
 from precompute.existing import settle
 from precompute.plan import Estimate, check_space, estimate, make_plan
 from precompute.progress import gigabytes
 from precompute.repair import main as repair_main
 from precompute.sources import DATASETS, SourceData, hold_out, load
+from precompute.task import Task, bake_task
 from shards.command import run_command
 from shards.errors import UsageError
 from shards.plan import Plan
@@ -47,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
     add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
+    add("--task", metavar="I/N", help="bake the share of task I of N, from 0, beside the others")
+    add("--dask", metavar="ADDRESS", help="bake on the workers of a Dask scheduler, such as tcp://HOST:8786")
     add("--overwrite", action="store_true", help="replace what stands there")
     add("--dry-run", action="store_true", help="say what would be written, and bake nothing")
     add("--json", action="store_true", help="print JSON")
@@ -61,25 +66,33 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
+    task = _task(arguments)
     unknown = [name for name in arguments.dataset if name not in DATASETS]
     if unknown:
         raise UsageError(f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}")
     # Everything is checked before the first byte is written.
     jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
-    estimates = [estimate(job.plan, job.directory, overwrite=arguments.overwrite) for job in jobs]
+    estimates = [
+        estimate(job.plan, job.directory, overwrite=arguments.overwrite, share=task.share(job.plan) if task else None)
+        for job in jobs
+    ]
     if arguments.dry_run:
         for job, left in zip(jobs, estimates, strict=True):
             _report(job, left, arguments.json)
     check_space(estimates, arguments.out)
     if not arguments.dry_run:
         for job in jobs:
-            _bake(job, arguments)
+            if task:
+                _bake_task(job, task, arguments)
+            else:
+                _bake(job, arguments)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One data set to bake."""
+    """One data set to bake, by the name that was given."""
 
+    name: str
     source: SourceData
     augmentation: Augmentation
     plan: Plan
@@ -93,7 +106,16 @@ def _plan(name: str, arguments: argparse.Namespace) -> Job:
     source = hold_out(load(name, arguments.data_dir), arguments.val_fraction)
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
     directory = arguments.out / name
-    return Job(source, augmentation, settle(plan, directory, overwrite=arguments.overwrite), directory)
+    return Job(name, source, augmentation, settle(plan, directory, overwrite=arguments.overwrite), directory)
+
+
+def _task(arguments: argparse.Namespace) -> Task | None:
+    if arguments.task is None:
+        return None
+    for option in ("overwrite", "dask"):
+        if getattr(arguments, option):
+            raise UsageError(f"--{option}: not with --task, which bakes beside others; bake once without --task")
+    return Task.parse(arguments.task)
 
 
 def _resize(text: str | None, epochs: int) -> str | None:
@@ -107,6 +129,10 @@ def _resize(text: str | None, epochs: int) -> str | None:
 
 
 def _bake(job: Job, arguments: argparse.Namespace) -> None:
+    pool = None
+    if arguments.dask:
+        paths = arguments.data_dir.absolute(), job.directory.absolute()
+        pool = functools.partial(bake_on_cluster, arguments.dask, SharedSet(job.name, *paths, job.plan.identity))
     bake_source(
         job.source,
         job.plan,
@@ -114,12 +140,23 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
         job.directory,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
+        pool=pool,
     )
     epochs, images = job.plan.epochs, job.plan.splits["train"][0].samples
     if arguments.json:
         print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
     else:
         print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
+
+
+def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:
+    missing = bake_task(job.source, job.plan, job.augmentation, job.directory, task, workers=arguments.workers)
+    if arguments.json:
+        found = {"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": job.plan.epochs}
+        print(json.dumps({**found, "task": str(task), "missing": missing}))
+    else:
+        others = f"{len(missing)} shards of other tasks are still missing" if missing else "the set is whole"
+        print(f"{job.plan.source.name}: task {task} has its share in {job.directory}; {others}")
 
 
 def _report(job: Job, left: Estimate, as_json: bool) -> None:

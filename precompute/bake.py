@@ -1,6 +1,7 @@
 """Baking: check what is there, check the space, write what is missing."""
 
 import contextlib
+import functools
 import io
 import itertools
 import threading
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.augment import Augmentation, at_side, augmentation_for, resized
-from precompute.baker import Baker, TransformBaker
+from precompute.augment import Augmentation, augmentation_for
+from precompute.baker import Baker, TransformBaker, baker_for
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
+from precompute.oven import Oven
 from precompute.plan import check_space, estimate, make_plan, out_of_space
 from precompute.progress import Progress
 from precompute.sources import Images, SourceData, checked_images, hold_out
@@ -23,13 +25,11 @@ from shards.command import say
 from shards.errors import UsageError
 from shards.lock import add_bake_seconds, locked
 from shards.plan import MANIFEST, Plan, Shard
-from shards.record import Frame
-from shards.writer import make_directory, remove, remove_shards, write_plainly, write_shard, write_whole
+from shards.writer import make_directory, part_name, remove, remove_shards, write_plainly, write_whole
 
-__all__ = ["bake", "bake_source"]
+__all__ = ["Pool", "bake", "bake_source", "has_manifest", "write_and_tidy", "write_here", "write_manifest"]
 
-PIXELS = "pixels.part"
-LABELS = "labels.part"
+Pool = Callable[[Sequence[Shard], Progress], None]  # writes these shards, and tells how far it is
 
 
 def bake(
@@ -97,10 +97,11 @@ def bake_source(
     *,
     workers: int | None = None,
     overwrite: bool = False,
+    pool: Pool | None = None,
 ) -> None:
     """Write what is missing of a plan, after checking every byte of what is there.
 
-    Raises: as `bake`.
+    `pool` is who writes the shards: by default threads or processes of this machine. Raises: as `bake`.
     """
     workers = workers or cores()
     try:
@@ -112,87 +113,82 @@ def bake_source(
                 # Their manifest stays meanwhile: at no time are there shards of which nobody knows what they are.
                 remove_shards(files_of(directory))
             discard_parts(directory)
-            discard_damaged(plan, directory, workers)
+            discard_damaged(plan, directory, workers, plan.shards())
             check_space([estimate(plan, directory)], directory)  # what was damaged counts now
-            manifest = directory / MANIFEST
-            if not manifest.is_file() or manifest.read_bytes() != plan.to_bytes():
-                write_whole(manifest, plan.to_bytes())
-            todo = [shard for shard in plan.shards() if not (directory / shard.index).is_file()]
+            oven = Oven(directory, plan.identity)
+            write_manifest(plan, oven)
+            todo = [shard for shard in plan.shards() if not oven.has(shard)]
             if todo:
-                _write_and_tidy(source, plan, augmentation, directory, todo, workers)
+                pool = pool or functools.partial(write_here, source, plan, augmentation, oven, workers)
+                # Workers elsewhere have tokens of their own.
+                write_and_tidy(pool, plan, directory, todo, functools.partial(discard_parts, directory))
             else:
                 say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
     except OSError as error:
         raise out_of_space(error, plan, directory) from None
 
 
-def _write_and_tidy(
-    source: SourceData,
-    plan: Plan,
-    augmentation: Augmentation,
-    directory: Path,
-    todo: Sequence[Shard],
-    workers: int,
-) -> None:
-    """Write shards; note the seconds that it took, and leave nothing half behind, however it ends."""
+def has_manifest(plan: Plan, directory: Path) -> bool:
+    """Say whether this very plan's manifest stands there."""
+    manifest = directory / MANIFEST
+    return manifest.is_file() and manifest.read_bytes() == plan.to_bytes()
+
+
+def write_manifest(plan: Plan, oven: Oven) -> None:
+    """Write the manifest, where it does not stand there already; raises OSError."""
+    if not has_manifest(plan, oven.directory):
+        try:
+            write_whole(oven.directory / MANIFEST, plan.to_bytes(), oven.token)
+        except FileNotFoundError:
+            if not has_manifest(plan, oven.directory):  # else another one wrote the same, and tidied up meanwhile
+                raise
+
+
+def write_and_tidy(pool: Pool, plan: Plan, directory: Path, todo: Sequence[Shard], tidy: Callable[[], None]) -> None:
+    """Let a pool write shards; note the seconds that it took, and leave nothing half behind, however it ends."""
     started = time.monotonic()
     try:
-        _write(source, plan, augmentation, directory, todo, workers)
+        with Progress(plan.source.name, "bake", todo) as progress:
+            pool(todo, progress)
     except BaseException:
         # What failed first is the thing to tell. A process that was killed leaves what it was writing.
         with contextlib.suppress(OSError):
-            discard_parts(directory)
+            tidy()
         with contextlib.suppress(OSError):
             add_bake_seconds(directory, time.monotonic() - started)
         raise
+    tidy()  # where a worker was killed, and another one has done its work
     add_bake_seconds(directory, time.monotonic() - started)
 
 
-def _write(
+def write_here(
     source: SourceData,
     plan: Plan,
     augmentation: Augmentation,
-    directory: Path,
-    todo: Sequence[Shard],
+    oven: Oven,
     workers: int,
+    todo: Sequence[Shard],
+    progress: Progress,
 ) -> None:
-    """Write shards, epoch after epoch, so that the first ones are of use early."""
-    plain = augmentation_for(plan.source.name, "plain")
-    train = [shard for shard in todo if shard.split == "train"]
-    held_out = [shard for shard in todo if shard.split != "train"]
-    with Progress(plan.source.name, "bake", todo) as progress:
-        for split in dict.fromkeys(shard.split for shard in held_out):
-            shards = [shard for shard in held_out if shard.split == split]
-            baker = Baker(_at(source.splits[split], shards[0].image_shape), plain, plan, workers)
-            _write_in_threads(baker, plan, directory, shards, workers, progress)
-        if not train:
-            return
-        if augmentation.transform == "none":
-            images = source.splits["train"]
-            for shape, group in itertools.groupby(train, lambda shard: shard.image_shape):
-                scaled, _ = at_side(augmentation, images.images_NHWC.shape[1:], min(shape[:2]))
-                baker = Baker(_at(images, shape), scaled, plan, workers)
-                _write_in_threads(baker, plan, directory, list(group), workers, progress)
+    """Write shards by threads or processes of this machine, epoch after epoch, so that the first are of use early."""
+    for (split, _), group in itertools.groupby(todo, lambda shard: (shard.split, shard.image_shape)):
+        shards = list(group)
+        if split == "train" and augmentation.transform != "none":
+            _write_in_processes(source.splits[split], augmentation, plan, oven, shards, workers, progress)
         else:
-            _write_in_processes(source.splits["train"], augmentation, plan, directory, train, workers, progress)
-
-
-def _at(images: Images, shape: tuple[int, int, int]) -> Images:
-    return Images(resized(images.images_NHWC, shape), images.labels_N)
+            baker = baker_for(source, augmentation, plan, shards[0], workers)
+            _write_in_threads(baker, oven, shards, workers, progress)
 
 
 def _write_in_threads(
-    baker: Baker, plan: Plan, directory: Path, shards: Sequence[Shard], workers: int, progress: Progress
+    baker: Baker | TransformBaker, oven: Oven, shards: Sequence[Shard], workers: int, progress: Progress
 ) -> None:
     def write(shard: Shard, stopped: threading.Event) -> None:
-        fill = baker.filler(shard)
-
-        def step(first: int, frame: Frame) -> None:
+        def count(samples: int) -> None:
             stop_if(stopped)
-            fill(first, frame)
-            progress.add(frame.layout.samples)
+            progress.add(samples)
 
-        write_shard(directory, shard, plan.identity, step)
+        oven.bake(baker, shard, count)
         progress.finish(shard)
 
     each_in_threads(write, shards, workers)
@@ -202,16 +198,16 @@ def _write_in_processes(
     images: Images,
     augmentation: Augmentation,
     plan: Plan,
-    directory: Path,
+    oven: Oven,
     shards: Sequence[Shard],
     workers: int,
     progress: Progress,
 ) -> None:
-    pixels, labels = directory / PIXELS, directory / LABELS
+    pixels, labels, counts = (oven.directory / part_name(name, oven.token) for name in ("pixels", "labels", "counts"))
     _share(images.images_NHWC, pixels)
     _share(images.labels_N, labels)
-    write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, labels, augmentation, plan))
-    each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
+    write = _ProcessWriter(oven, plan, augmentation, pixels, labels)
+    each_in_processes(write, shards, workers, counts, progress.add, progress.finish)
     remove(pixels)
     remove(labels)
 
@@ -225,17 +221,14 @@ def _share(array: NDArray[np.generic], path: Path) -> None:
 
 @dataclass(frozen=True)
 class _ProcessWriter:
-    """Writes one shard in whichever process it is called."""
+    """Writes one shard in whichever process it is called; the source's files are shared by all who map them."""
 
-    directory: Path
-    identity: str
-    baker: TransformBaker
+    oven: Oven
+    plan: Plan
+    augmentation: Augmentation
+    pixels: Path
+    labels: Path
 
     def __call__(self, shard: Shard, count: Callable[[int], None]) -> None:
-        fill = self.baker.filler(shard)
-
-        def step(first: int, frame: Frame) -> None:
-            fill(first, frame)
-            count(frame.layout.samples)
-
-        write_shard(self.directory, shard, self.identity, step)
+        images = Images(np.load(self.pixels, mmap_mode="r"), np.load(self.labels, mmap_mode="r"))
+        self.oven.bake(TransformBaker(images, self.augmentation, self.plan), shard, count)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,19 @@ from precompute.augment import (
     Draw,
     Encoder,
     VariantStore,
+    at_side,
+    augmentation_for,
     draw,
     order,
+    resized,
     transform,
     transform_seeds,
 )
-from precompute.sources import Images
+from precompute.sources import Images, SourceData
 from shards.plan import Plan, Shard
 from shards.record import Frame
 
-__all__ = ["Baker", "Fill", "TransformBaker"]
+__all__ = ["Baker", "Fill", "TransformBaker", "baker_for"]
 
 Fill = Callable[[int, Frame], None]  # fills a record, given its first sample's position in the epoch
 
@@ -54,17 +56,15 @@ class TransformBaker:
     """Makes records with a transform that computes, image by image.
 
     Crop and flip come first, then the transform, on uint8 pixels; then the pixels are encoded and cut out.
-    It can be sent to another process: the images stay in a file, and are shared by all who map it.
 
     Args:
-        pixels: a `.npy` file of the split's images, uint8 (N, H, W, C).
-        labels: a `.npy` file of their labels, int64 (N,).
+        images: of the split, in memory or mapped from files.
         augmentation: one with a transform.
         plan: for its source, encoding and seed.
     """
 
-    def __init__(self, pixels: Path, labels: Path, augmentation: Augmentation, plan: Plan) -> None:
-        self._pixels, self._labels = pixels, labels
+    def __init__(self, images: Images, augmentation: Augmentation, plan: Plan) -> None:
+        self._images = images
         self._augmentation, self._seed = augmentation, plan.seed
         source = plan.source
         self._uint8 = Encoder(source.mean, source.deviation, "uint8")
@@ -73,8 +73,7 @@ class TransformBaker:
 
     def filler(self, shard: Shard) -> Fill:
         """Return what fills this shard's records."""
-        images_NHWC: NDArray[np.uint8] = np.load(self._pixels, mmap_mode="r")
-        labels_N: NDArray[np.int64] = np.load(self._labels, mmap_mode="r")
+        images_NHWC, labels_N = self._images.images_NHWC, self._images.labels_N
         count = len(images_NHWC)
         ordered, draws = _draws(shard, self._augmentation, self._seed, images_NHWC.shape[1:], count)
         seeds = transform_seeds(self._seed, shard.epoch, count)
@@ -96,6 +95,20 @@ class TransformBaker:
         store = VariantStore(images_NHWC, self._uint8, replace(self._augmentation, cutout=0))
         store.make(np.arange(len(images_NHWC)), drawn, moved_NHWC)
         return moved_NHWC
+
+
+def baker_for(
+    source: SourceData, augmentation: Augmentation, plan: Plan, shard: Shard, workers: int | None = None
+) -> Baker | TransformBaker:
+    """Return what bakes a shard, and all others of its split and image size; `workers` are threads that prepare it."""
+    images, shape = source.splits[shard.split], shard.image_shape
+    if shard.split == "train" and augmentation.transform != "none":
+        return TransformBaker(images, augmentation, plan)
+    if shard.split == "train":
+        augmentation, _ = at_side(augmentation, images.images_NHWC.shape[1:], min(shape[:2]))
+    else:
+        augmentation = augmentation_for(source.name, "plain")
+    return Baker(Images(resized(images.images_NHWC, shape), images.labels_N), augmentation, plan, workers)
 
 
 def _draws(

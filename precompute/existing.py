@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from precompute.progress import Progress
@@ -15,7 +16,7 @@ from shards.writer import remove
 __all__ = ["discard_damaged", "discard_parts", "files_of", "is_begun", "settle"]
 
 SHARD_FILE = re.compile(r"(train-e\d{3,}|test|val)-\d{3,}\.(tar|json)")
-PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|labels|counts)\.part")
+PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|labels|counts)(\.[0-9a-f]{{16}})?\.part")
 
 
 def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
@@ -60,16 +61,16 @@ def files_of(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
 
 
-def discard_parts(directory: Path) -> None:
-    """Remove what an interrupted bake was writing."""
+def discard_parts(directory: Path, token: str = "") -> None:
+    """Remove what an interrupted bake was writing: what bears this token, or all."""
     for path in list(directory.iterdir()):
-        if PART_FILE.fullmatch(path.name):
+        if PART_FILE.fullmatch(path.name) and token in path.name:
             remove(path)
 
 
-def discard_damaged(plan: Plan, directory: Path, workers: int) -> None:
-    """Read what is there already, and remove the index of what is not whole: it is baked again."""
-    present = [shard for shard in plan.shards() if (directory / shard.index).is_file()]
+def discard_damaged(plan: Plan, directory: Path, workers: int, shards: Sequence[Shard]) -> None:
+    """Read what is there already of these shards, and remove the index of what is not whole: it is baked again."""
+    present = [shard for shard in shards if (directory / shard.index).is_file()]
     if not present:
         return
     with Progress(plan.source.name, "check", present) as progress:

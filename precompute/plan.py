@@ -14,7 +14,7 @@ from precompute.existing import files_of, is_begun
 from precompute.progress import gigabytes
 from precompute.sources import Images, SourceData, channel_statistics
 from shards.errors import MachineError, UsageError
-from shards.plan import MOST_EPOCHS, MOST_SEED, NAME, Epoch, Plan, Source
+from shards.plan import MOST_EPOCHS, MOST_SEED, NAME, Epoch, Plan, Shard, Source
 from shards.record import ENCODINGS
 
 __all__ = ["Estimate", "check_space", "estimate", "make_plan", "out_of_space"]
@@ -87,11 +87,15 @@ def _shapes(shape: tuple[int, ...], augmentation: Augmentation, epochs: int) -> 
     return [found[side] for side in (last, *planned)]
 
 
-def estimate(plan: Plan, directory: Path, *, overwrite: bool = False) -> Estimate:
-    """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of another plan."""
+def estimate(plan: Plan, directory: Path, *, overwrite: bool = False, share: Sequence[Shard] | None = None) -> Estimate:
+    """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of another plan.
+
+    `share` is what this bake is to write of the plan; by default all.
+    """
     shards = plan.shards()
     overwrite = overwrite and not is_begun(plan, directory)
-    todo = [shard for shard in shards if overwrite or not (directory / shard.index).is_file()]
+    mine = shards if share is None else share
+    todo = [shard for shard in mine if overwrite or not (directory / shard.index).is_file()]
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
     # A transform's processes share the source through files, of one byte a pixel value and eight a label.
     first = plan.splits["train"][0]

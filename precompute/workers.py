@@ -25,9 +25,8 @@ from shards.errors import MachineError
 from shards.plan import Shard
 from shards.writer import remove, write_plainly
 
-__all__ = ["COUNTS", "cores", "each_in_processes", "each_in_threads", "stop_if"]
+__all__ = ["cores", "each_in_processes", "each_in_threads", "stop_if"]
 
-COUNTS = "counts.part"
 LOOK_SECONDS = 0.2
 
 
@@ -64,7 +63,7 @@ def each_in_processes(
     work: Callable[[Shard, Callable[[int], None]], None],
     shards: Sequence[Shard],
     workers: int,
-    directory: Path,
+    path: Path,
     add: Callable[[int], None],
     finish: Callable[[Shard], None],
 ) -> None:
@@ -77,7 +76,7 @@ def each_in_processes(
         work: sent to the processes; called with a shard and with what counts samples done.
         shards: what to do.
         workers: how many processes.
-        directory: where the file of counts may stand meanwhile.
+        path: of the file of counts, which stands there meanwhile.
         add: called in this process with samples done.
         finish: called in this process for each shard that is done.
 
@@ -85,7 +84,6 @@ def each_in_processes(
         MachineError: a process was killed, or none can be started.
         OSError: no space.
     """
-    path = directory / COUNTS
     write_plainly(path, bytes(8 * (len(shards) + 1)))  # not by memmap, whose pages a full disk has only when touched
     counts = np.memmap(path, np.int64, "r+")  # the last one is set where all is to end
     done: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()

@@ -1,4 +1,10 @@
-"""One writer a directory: an advisory lock, which the kernel frees when its holder dies."""
+"""One bake a directory: an advisory lock, which the kernel frees when its holder dies.
+
+A bake of one process holds it alone, the tasks of one bake hold it together (`shared`). It is `flock`, which on a
+network file system reaches other machines or does not (NFS passes it on unless mounted with `local_lock`; Lustre knows
+it where mounted with `flock`). So only what one machine does is sure to be kept apart, and the tasks of one bake rely
+on no lock for their bytes.
+"""
 
 import contextlib
 import errno
@@ -11,29 +17,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.errors import DataError
+from shards.errors import DataError, MachineError
 from shards.writer import naming
 
-__all__ = ["LOCK", "add_bake_seconds", "bake_seconds", "is_held", "locked"]
+__all__ = ["LOCK", "HeldError", "add_bake_seconds", "bake_seconds", "is_held", "locked"]
 
 LOCK = "bake.lock"
 # Whoever asks `is_held` holds it for an instant too.
 ATTEMPTS = 5
+ATTEMPT_SECONDS = 0.05
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # what file systems without them answer
 NOTE_BYTES = 1024  # always as many, so that one write over the old ones needs no space and leaves no half note
 MOST_SECONDS = 1e9
 
 
+class HeldError(DataError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
-def locked(directory: Path, name: str = LOCK, doing: str = "baking") -> Iterator[None]:
+def locked(
+    directory: Path, name: str = LOCK, doing: str = "baking", *, shared: bool = False, needed: bool = True
+) -> Iterator[None]:
     """Hold a lock file of a directory, in which stands who holds it: pid and host.
 
     Args:
         directory: which one process at a time may work in.
         name: of the lock file.
         doing: what the holder does there, for the message.
+        shared: hold it beside others who hold it so.
+        needed: whether a file system without locks is an error.
 
     Raises:
-        DataError: another process holds it, or something else stands in its place.
+        HeldError: another process holds it.
+        DataError: something else stands in its place.
+        MachineError: a file system without locks.
         OSError: no permission, no space.
     """
     import fcntl  # Windows has none, and is to be told so in words
@@ -44,15 +62,24 @@ def locked(directory: Path, name: str = LOCK, doing: str = "baking") -> Iterator
         with naming(path):
             for attempt in range(ATTEMPTS):
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if attempt == ATTEMPTS - 1:
-                        raise DataError(
+                        raise HeldError(
                             f"{directory}: {_holder(descriptor)} is {doing} here; wait until it has ended, or end it"
                         ) from None
-                    time.sleep(0.05)
-            _note(descriptor, pid=os.getpid(), host=platform.node())
+                    time.sleep(ATTEMPT_SECONDS)
+                except OSError as error:
+                    if error.errno not in NO_LOCKS:
+                        raise
+                    if needed:
+                        raise MachineError(
+                            f"{path}: the file system there has no locks ({error.strerror}); work on another one, or, "
+                            "where nobody else bakes the set, with --task 0/1, which needs none"
+                        ) from None
+                    break
+            _note(descriptor, pid=os.getpid(), host=platform.node(), shared=shared)
         yield
     finally:
         with naming(path):
@@ -60,26 +87,37 @@ def locked(directory: Path, name: str = LOCK, doing: str = "baking") -> Iterator
 
 
 def is_held(directory: Path) -> bool:
-    """Say whether a process holds the set's lock now.
+    """Say whether a process holds the set's lock now; whoever else asks holds it too, for an instant.
 
     Raises:
         DataError: something else stands in the lock's place.
         OSError: no permission.
     """
-    import fcntl  # as above
 
     try:
         descriptor = _open(directory / LOCK, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two who ask at once don't take each other for a bake.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _try_alone(descriptor)
     except BlockingIOError:
         return True
     finally:
         os.close(descriptor)
     return False
+
+
+def _try_alone(descriptor: int) -> None:
+    """Take the lock alone, and so find the tasks that share it too; raises BlockingIOError where it is held."""
+    import fcntl  # as above
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        # NFS locks a file against all others only for whoever may write it: there, a reader sees whole bakes alone.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def bake_seconds(directory: Path) -> float | None:
@@ -95,7 +133,10 @@ def bake_seconds(directory: Path) -> float | None:
 
 
 def add_bake_seconds(directory: Path, seconds: float) -> None:
-    """Add to the seconds spent; call it while holding the lock, whose file keeps them. Raises OSError."""
+    """Add to the seconds spent; call it while holding the lock, whose file keeps them. Raises OSError.
+
+    Of tasks that share the lock and end at the same instant, the seconds of one may be lost.
+    """
     path = directory / LOCK
     with naming(path):
         descriptor = _open(path, os.O_RDWR)
@@ -127,7 +168,7 @@ def _not_plain(path: Path) -> DataError:
 def _holder(descriptor: int) -> str:
     noted = _noted(descriptor)
     if type(noted.get("pid")) is int and isinstance(noted.get("host"), str):
-        return f"process {noted['pid']} on {noted['host']!r}"
+        return f"process {noted['pid']} on {noted['host']!r}{', or a task beside it,' if noted.get('shared') else ''}"
     return "another process"
 
 
@@ -141,7 +182,7 @@ def _noted(descriptor: int) -> dict[str, Any]:
 
 
 def _note(descriptor: int, **changes: object) -> None:
-    kept = {key: value for key, value in _noted(descriptor).items() if key in ("pid", "host", "seconds")}
+    kept = {key: value for key, value in _noted(descriptor).items() if key in ("pid", "host", "shared", "seconds")}
     line = json.dumps({**kept, **changes}).encode()
     os.pwrite(descriptor, line.ljust(NOTE_BYTES - 1) + b"\n", 0)
     os.ftruncate(descriptor, NOTE_BYTES)

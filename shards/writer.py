@@ -19,6 +19,7 @@ __all__ = [
     "PART",
     "make_directory",
     "naming",
+    "part_name",
     "remove",
     "remove_shards",
     "write_plainly",
@@ -29,7 +30,9 @@ __all__ = [
 PART = ".part"
 
 
-def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[int, Frame], None]) -> None:
+def write_shard(
+    directory: Path, shard: Shard, identity: str, fill: Callable[[int, Frame], None], token: str = ""
+) -> None:
     """Write one shard and then its index, which gets on the disk after the archive has its name there.
 
     Args:
@@ -38,6 +41,7 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
         identity: of the plan.
         fill: called for every record with the number of its first sample in the epoch and a frame
             whose arrays it must fill completely (the frame is reused: it holds the last record's).
+        token: a part of the temporary names, another one for each who may write this shard at once.
 
     Raises:
         OSError: no space, no permission; nothing that is not whole stands under a final name then.
@@ -46,7 +50,7 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
     extents: list[Extent] = []
     offset = 0
     digest = xxhash.xxh3_128()
-    with _whole_file(directory / shard.tar) as file:
+    with _whole_file(directory / shard.tar, token) as file:
         for key, layout in shard.records():
             if layout not in frames:
                 frames[layout] = Frame(layout)
@@ -62,16 +66,18 @@ def write_shard(directory: Path, shard: Shard, identity: str, fill: Callable[[in
         _write_all(file, end)
         digest.update(end)
     index = Index(shard.tar, identity, offset + len(end), digest.hexdigest(), tuple(extents))
-    write_whole(directory / shard.index, index.to_bytes())
+    write_whole(directory / shard.index, index.to_bytes(), token)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, token: str = "") -> None:
     """Write a small file whole or not at all; on return it is on the disk under its name.
+
+    `token` is as for `write_shard`.
 
     Raises:
         OSError: no space, no permission.
     """
-    with _whole_file(path) as file:
+    with _whole_file(path, token) as file:
         _write_all(file, data)
 
 
@@ -84,6 +90,11 @@ def write_plainly(path: Path, *parts: bytes | memoryview) -> None:
                 _write_all(file, part)
         finally:
             os.close(file)
+
+
+def part_name(name: str, token: str) -> str:
+    """Return the name that a file has until it is whole."""
+    return f"{name}.{token}{PART}" if token else name + PART
 
 
 def make_directory(path: Path) -> None:
@@ -126,9 +137,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[int]:
+def _whole_file(path: Path, token: str) -> Iterator[int]:
     """Open a file under another name; give it its own, for good, when the block is left without an error."""
-    part = path.with_name(path.name + PART)
+    part = path.with_name(part_name(path.name, token))
     with naming(path):
         try:
             file = _create(part)

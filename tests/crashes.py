@@ -10,7 +10,7 @@ from shards.drop import drop_epochs
 from shards.plan import Plan
 from shards.verify import damage
 from tests.faults import Operations
-from tests.small import bake, files, flip_byte, stamps
+from tests.small import bake, bake_share, files, flip_byte, stamps
 from tests.trials import trial
 
 __all__ = ["SCENES", "Stage"]
@@ -39,6 +39,11 @@ def _drop(directory: Path) -> None:
         drop_epochs(data, 1)
 
 
+def _tasks(directory: Path) -> None:
+    for number in range(2):
+        bake_share(directory, f"{number}/2", **SMALL)
+
+
 SCENES = {
     "bake": Scene(lambda _: None, lambda directory: bake(directory, **SMALL)),
     "add": Scene(
@@ -51,6 +56,7 @@ SCENES = {
     ),
     "repair": Scene(_damaged, lambda directory: bake(directory, **SMALL)),
     "drop": Scene(lambda directory: bake(directory, **SMALL), _drop),
+    "tasks": Scene(lambda _: None, _tasks),
 }
 
 

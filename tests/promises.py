@@ -43,7 +43,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutant(
                 "shards/writer.py",
-                "    part = path.with_name(path.name + PART)\n",
+                "    part = path.with_name(part_name(path.name, token))\n",
                 "    part = path\n",
                 "tests/test_kills.py::test_killed_before_any_file_operation_it_is_gone_on_with[bake-13]",
             ),
@@ -92,7 +92,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutant(
                 "precompute/bake.py",
-                "        with contextlib.suppress(OSError):\n            discard_parts(directory)\n",
+                "        with contextlib.suppress(OSError):\n            tidy()\n",
                 "",
                 "tests/test_transform.py::test_a_killed_process_ends_the_bake_and_the_next_one_goes_on_to_the_same_bytes",
             ),
@@ -137,8 +137,8 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutant(
                 "shards/lock.py",
-                "fcntl.LOCK_EX | fcntl.LOCK_NB",
-                "fcntl.LOCK_SH | fcntl.LOCK_NB",
+                "fcntl.LOCK_SH if shared else fcntl.LOCK_EX",
+                "fcntl.LOCK_SH",
                 "tests/test_lock.py::test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it[1]",
             ),
             Mutant(

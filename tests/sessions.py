@@ -37,9 +37,9 @@ class Session:
             )
         )
 
-    def wait_for(self, true: Callable[[], bool]) -> None:
+    def wait_for(self, true: Callable[[], bool], patience: float = PATIENCE) -> None:
         """Wait until something is true while the command runs."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not true():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
@@ -49,9 +49,9 @@ class Session:
         """Send a signal to all its processes, as a terminal does."""
         os.killpg(self.process.pid, number)
 
-    def ended(self) -> tuple[int, str, str]:
+    def ended(self, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Wait for its end and for that of all its processes; return exit code, stdout and stderr."""
-        out, err = self.process.communicate(timeout=PATIENCE)
+        out, err = self.process.communicate(timeout=patience)
         deadline = time.monotonic() + PATIENCE
         while left := alive(self.process.pid):
             if time.monotonic() > deadline:

@@ -7,7 +7,11 @@ import numpy as np
 
 import precompute
 from precompute.augment import Augmentation
+from precompute.plan import make_plan
+from precompute.sources import SourceData, checked_images, hold_out
+from precompute.task import Task, bake_task
 from shards import ShardSet
+from shards.plan import Plan
 
 AUGMENTATION = Augmentation("standard", pad=2, pad_mode="reflect", flip="random", cutout=2)
 RNG = np.random.default_rng(4)
@@ -27,6 +31,24 @@ OPTIONS: dict[str, Any] = {
 def bake(out: Path, **changes: Any) -> ShardSet:
     precompute.bake(**{**OPTIONS, "out": out, **changes})
     return ShardSet(out)
+
+
+def bake_share(out: Path, task: str, **changes: Any) -> list[str]:
+    """Bake one task's share of what `bake` bakes; return the archives that are missing yet."""
+    source, plan = source_and_plan(**changes)
+    augmentation = {**OPTIONS, **changes}["augment"]
+    return bake_task(source, plan, augmentation, out, Task.parse(task), workers=changes.get("workers"))
+
+
+def source_and_plan(**changes: Any) -> tuple[SourceData, Plan]:
+    """Return what `bake` plans."""
+    chosen: dict[str, Any] = {"seed": 0, "encoding": "float16", **OPTIONS, **changes}
+    splits = {
+        "train": checked_images(chosen["images"], chosen["labels"], "images"),
+        "test": checked_images(chosen["test"][0], chosen["test"][1], "test images"),
+    }
+    source = hold_out(SourceData("images", tuple(chosen["classes"]), splits), chosen["val_fraction"])
+    return source, make_plan(source, chosen["augment"], chosen["epochs"], chosen["encoding"], chosen["seed"])
 
 
 def files(directory: Path) -> dict[str, bytes]:

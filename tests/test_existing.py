@@ -121,7 +121,7 @@ def test_a_damaged_manifest_is_refused_and_replaced_when_asked(there: Path, done
         lambda directory: (directory / "train-e001-000.tar").unlink(),
         lambda directory: (directory / "train-e001-000.tar").write_bytes(b""),
         lambda directory: shutil.copy(directory / "train-e002-000.tar", directory / "train-e001-000.tar"),
-        lambda directory: (directory / "train-e001-000.tar.part").write_bytes(b"half"),
+        lambda directory: (directory / f"train-e001-000.tar.{'0a' * 8}.part").write_bytes(b"half"),
         lambda directory: (directory / "manifest.json.part").write_bytes(b"half"),
     ],
     ids=["flip", "last byte", "index", "no index", "index gone", "tar gone", "empty", "copy", "part", "manifest part"],

@@ -1,0 +1,154 @@
+"""A Dask cluster as the pool of a bake: one call for each shard. Workers that die or join are Dask's business.
+
+A worker gets the name and the paths of the source rather than its images. It must see the directory of shards anyway;
+and one that joins late, or takes a dead one's place, needs nobody who sends it what may be more than is fit to be sent.
+"""
+
+import contextlib
+import functools
+import logging
+import platform
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precompute.baker import Baker, TransformBaker, baker_for
+from precompute.origin import Origin, match_origin
+from precompute.oven import Oven
+from precompute.progress import Progress
+from precompute.sources import load
+from shards import ShardSet
+from shards.command import say
+from shards.errors import DataError, MachineError, UsageError
+from shards.plan import Shard
+
+__all__ = ["SharedSet", "bake_on_cluster", "bake_there"]
+
+CONNECT_SECONDS = 20
+RETRIES = 2  # of a shard that fails; what a dead worker had is given to others as often as Dask is set to
+
+
+@dataclass(frozen=True)
+class SharedSet:
+    """A shard set whose manifest stands there, and its source, by paths that mean the same on every machine.
+
+    Attributes:
+        dataset: the source's name.
+        data_dir: where its files are.
+        directory: the set.
+        identity: of its plan.
+    """
+
+    dataset: str
+    data_dir: Path
+    directory: Path
+    identity: str
+
+
+def bake_on_cluster(address: str, shared: SharedSet, todo: Sequence[Shard], progress: Progress) -> None:
+    """Let the workers of the scheduler at `address` write shards.
+
+    Raises:
+        UsageError: no address.
+        MachineError: no scheduler, it went away, or workers died again and again, as those without our package do.
+        PrebakeError, OSError: what a worker found.
+    """
+    with _client(address) as client:
+        if not client.scheduler_info()["workers"]:
+            say(f"{address}: no workers yet; waiting for them")
+        run = secrets.token_hex(4)  # to the scheduler, the same shard in another bake is another matter
+        shards = {f"{shared.dataset}-{shard.stem}-{run}": shard for shard in todo}
+        work = functools.partial(bake_there, shared)
+        futures = client.map(work, todo, key=list(shards), retries=RETRIES, pure=False)
+        try:
+            _gather(futures, shards, progress, address)
+        except BaseException:
+            if client.status == "running":
+                client.cancel(
+                    [future for future in futures if not future.done()]
+                )  # what a worker has begun, it finishes: a whole shard, or nothing
+            raise
+
+
+@contextlib.contextmanager
+def _client(address: str) -> Iterator[Any]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise MachineError("--dask needs dask.distributed: pip install -e '.[cluster]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks on a scheduler that went away
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except ValueError as error:
+        raise UsageError(f"--dask: expected an address such as tcp://HOST:8786, found {address!r} ({error})") from None
+    except OSError as error:
+        raise MachineError(f"--dask: no scheduler answers at {address} ({error}); start one: dask scheduler") from None
+    with client:
+        yield client
+
+
+def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress, address: str) -> None:
+    """Wait for all shards; raise our own error for one of Dask's."""
+    from distributed import KilledWorker, as_completed
+
+    go_on = "The same command goes on where this one ended"
+    try:
+        for future in as_completed(futures):
+            if future.status in ("error", "cancelled"):
+                future.result()
+            # The result of the others is not asked for: it is nothing, and who held it may be dead.
+            progress.add(shards[future.key].samples)
+            progress.finish(shards[future.key])
+            future.release()  # else it is computed again where its worker dies
+    except CancelledError:
+        raise MachineError(f"{address}: the scheduler went away, or threw this bake out. {go_on}") from None
+    except KilledWorker as error:
+        raise MachineError(
+            f"{address}: {error.allowed_failures + 1} workers died over {error.task}, the last at "
+            f"{error.last_worker.address}; their logs tell why (no memory: fewer threads each; no module: install this "
+            f"release there). {go_on}"
+        ) from None
+
+
+_preparing = threading.Lock()
+_transforming = threading.Lock()  # torch's generator, from which a transform draws, is one for all threads
+
+
+def bake_there(shared: SharedSet, shard: Shard) -> None:
+    """Write one shard, in whichever process this is called; one that is there is left alone.
+
+    Source and prepared images are kept for the next call.
+
+    Raises:
+        DataError: set or source are not seen here, or are not those that are meant.
+        OSError: no space, no permission.
+    """
+    with _preparing:
+        baker = _baker(shared, shard.split, shard.image_shape)
+    with _transforming if isinstance(baker, TransformBaker) else contextlib.nullcontext():
+        Oven(shared.directory, shared.identity).bake(baker, shard, lambda _: None)
+
+
+@functools.lru_cache(maxsize=1)
+def _baker(shared: SharedSet, split: str, image_shape: tuple[int, int, int]) -> Baker | TransformBaker:
+    data, origin = _origin(shared)
+    shards = (shard for shard in data.plan.shards(split) if shard.image_shape == image_shape)
+    return baker_for(origin.source, origin.augmentation, data.plan, next(shards))
+
+
+@functools.lru_cache(maxsize=1)
+def _origin(shared: SharedSet) -> tuple[ShardSet, Origin]:
+    """Open the set and load its source, once in a process; both must be those that are meant."""
+    try:
+        data = ShardSet(shared.directory)
+        if data.plan.identity != shared.identity:
+            raise DataError(f"{shared.directory}: of another plan ({shared.identity} expected)")
+        return data, match_origin(data, load(shared.dataset, shared.data_dir))
+    except DataError as error:
+        raise DataError(
+            f"worker on {platform.node()!r}: {error}. Workers must see --out and --data-dir under the same paths"
+        ) from None

@@ -1,0 +1,234 @@
+"""Baking on Dask's workers: the bytes of a local bake whatever dies, and our own errors."""
+
+import importlib.util
+import random
+import re
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from precompute.cluster import SharedSet, _baker, _origin, bake_there
+from precompute.sources import SourceData, load
+from shards import DataError, ShardSet
+from shards.lock import is_held
+from tests.clusters import cluster
+from tests.sessions import Session
+from tests.small import files
+
+DASK = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("distributed") is None, reason="dask is not installed: pip install -e '.[cluster]'"
+    ),
+]
+EPOCHS = 150
+PATIENCE = 180.0
+Record = Callable[[str, object], None]
+
+
+def dask(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that starts a cluster."""
+    for mark in DASK:
+        test = mark(test)
+    return test
+
+
+def start(address: str, out: Path, epochs: int = EPOCHS) -> Session:
+    """Start a bake of digits on a cluster."""
+    return Session.start("precompute", "--dataset", "digits", "--epochs", epochs, "--out", out, "--dask", address)
+
+
+def shards_of(out: Path) -> int:
+    return len(list(out.glob("digits/*.json")))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local bake; read only."""
+    out = tmp_path_factory.mktemp("whole")
+    baking = Session.start("precompute", "--dataset", "digits", "--epochs", EPOCHS, "--out", out)
+    assert baking.ended(PATIENCE)[0] == 0
+    return out / "digits"
+
+
+@pytest.fixture
+def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
+    """A set of digits of which the manifest alone stands there."""
+    (tmp_path / "manifest.json").write_bytes((baked.path / "manifest.json").read_bytes())
+    _origin.cache_clear()
+    _baker.cache_clear()
+    return SharedSet("digits", tmp_path / "none", tmp_path, baked.plan.identity)
+
+
+def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_bake(
+    shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def loading(name: str, data_dir: Path) -> SourceData:
+        loaded.append(name)
+        return load(name, data_dir)
+
+    monkeypatch.setattr("precompute.cluster.load", loading)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda shard: bake_there(shared, shard), baked.plan.shards() * 2))
+    assert loaded == ["digits"]
+    assert files(shared.directory) == files(baked.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"directory": Path("nowhere")}, r"nowhere: no manifest\.json here"),
+        ({"identity": "0" * 32}, f"of another plan \\({'0' * 32} expected\\)"),
+        ({"dataset": "others"}, "not what others as it is here asks for .*source.sha256.train"),
+    ],
+)
+def test_a_worker_that_does_not_see_what_is_meant_says_so(
+    change: dict[str, object], said: str, shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = load("digits", Path("unused"))
+    test = digits.splits["test"]
+    others = replace(digits, name="others", splits={"train": test, "test": test})
+    monkeypatch.setattr("precompute.cluster.load", lambda name, _: others if name == "others" else digits)
+    with pytest.raises(DataError, match=rf"worker on '.*{said}.*Workers must see --out and --data-dir") as caught:
+        bake_there(replace(shared, **change), baked.plan.shards()[0])  # type: ignore[arg-type]
+    assert caught.value.exit_code == 3
+    assert files(shared.directory).keys() == {"manifest.json"}
+
+
+@dask
+@pytest.mark.parametrize("kills", [12])
+def test_workers_killed_at_random_points_leave_the_bytes_of_a_local_bake(
+    kills: int, whole: Path, tmp_path: Path, record_property: Record
+) -> None:
+    rng, killed = random.Random(5), 0  # noqa: S311 - no secrets
+    with cluster(tmp_path / "cluster", 2) as found:
+        while killed < kills:
+            out = tmp_path / str(killed)
+            baking = start(found.address, out)
+            while baking.process.poll() is None:
+                at = shards_of(out) + rng.randrange(1, EPOCHS // 3)  # the new worker is at work by then
+                while baking.process.poll() is None and shards_of(out) < at:
+                    time.sleep(0.01)
+                if baking.process.poll() is None:
+                    found.kill_worker(rng.choice([-1, -2]))
+                    found.workers.sort(key=lambda worker: worker.poll() is None)
+                    found.add_worker()
+                    killed += 1
+            code, said, err = baking.ended(PATIENCE)
+            assert (code, said) == (0, f"digits: {EPOCHS} epochs of 1500 images in {out / 'digits'}\n"), err
+            assert files(out / "digits") == files(whole)
+    record_property("cases", killed)
+
+
+@dask
+def test_a_bake_without_workers_waits_for_them_and_joins_whoever_comes(whole: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", 0) as found:
+        baking = start(found.address, tmp_path / "out")
+        baking.wait_for((tmp_path / "out" / "digits" / "manifest.json").exists, PATIENCE)
+        time.sleep(1)
+        assert is_held(tmp_path / "out" / "digits")
+        found.add_worker()
+        baking.wait_for(lambda: shards_of(tmp_path / "out") > 20, PATIENCE)
+        found.add_worker()
+        code, _, err = baking.ended(PATIENCE)
+        assert code == 0, err
+        assert f"{found.address}: no workers yet; waiting for them" in err
+    assert files(tmp_path / "out" / "digits") == files(whole)
+
+
+@dask
+def test_a_shard_that_fails_ends_the_bake_with_our_error(tmp_path: Path) -> None:
+    first = Session.start("precompute", "--dataset", "digits", "--epochs", 1, "--out", tmp_path)
+    assert first.ended(PATIENCE)[0] == 0
+    (tmp_path / "digits" / "train-e003-000.tar").mkdir()
+    with cluster(tmp_path / "cluster", 2) as found:
+        code, said, err = start(found.address, tmp_path, epochs=20).ended(PATIENCE)
+    assert (code, said) == (4, "")
+    assert err.splitlines()[-1].startswith(f"error: {tmp_path / 'digits' / 'train-e003-000.tar'}")
+    assert "Traceback" not in err
+
+
+@dask
+def test_workers_that_die_again_and_again_end_the_bake(tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", 1, failures=0) as found:
+        baking = start(found.address, tmp_path, epochs=900)
+        baking.wait_for(lambda: shards_of(tmp_path) > 3, PATIENCE)
+        found.kill_worker(0)
+        code, _, err = baking.ended(PATIENCE)
+    assert code == 4
+    assert "1 workers died over digits-train-e" in err.splitlines()[-1]
+    assert "The same command goes on" in err.splitlines()[-1]
+
+
+@dask
+def test_a_worker_without_our_package_ends_the_bake(tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", 0, failures=0) as found:
+        found.add_worker(package=False)
+        code, _, err = start(found.address, tmp_path, epochs=2).ended(PATIENCE)
+    assert code == 4
+    assert "no module: install this" in err.splitlines()[-1]
+
+
+@dask
+def test_a_scheduler_that_goes_away_ends_the_bake_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", 2) as found:
+        baking = start(found.address, tmp_path / "out")
+        baking.wait_for(lambda: shards_of(tmp_path / "out") > 5, PATIENCE)
+        found.scheduler.kill()
+        code, _, err = baking.ended(PATIENCE)
+    assert code == 4
+    assert "the scheduler went away" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    with cluster(tmp_path / "another", 2) as found:
+        code, _, err = start(found.address, tmp_path / "out").ended(PATIENCE)
+    assert code == 0, err
+    assert files(tmp_path / "out" / "digits") == files(whole)
+
+
+@dask
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_what_is_left_and_the_cluster_serves_the_next_bake(
+    number: signal.Signals, code: int, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with cluster(tmp_path / "cluster", 2) as found:
+        baking = start(found.address, out)
+        baking.wait_for(lambda: shards_of(out) > 20, PATIENCE)
+        baking.send(number)
+        ended, said, err = baking.ended(PATIENCE)
+        assert (ended, said) == (code, "")
+        assert err.splitlines()[-1].endswith("the same command goes on where this one ended")
+        assert "Traceback" not in err
+        assert not is_held(out / "digits")
+        time.sleep(1)
+        there = shards_of(out)
+        assert there < EPOCHS
+        time.sleep(1)
+        assert shards_of(out) == there
+        assert list(out.rglob("*.part")) == []
+        ended, _, err = start(found.address, out).ended(PATIENCE)
+        assert ended == 0, err
+    assert files(out / "digits") == files(whole)
+
+
+@dask
+@pytest.mark.parametrize(
+    ("address", "code", "said"),
+    [
+        ("nonsense", 2, "--dask: expected an address such as tcp://HOST:8786, found 'nonsense'"),
+        ("foo://host:1", 2, "unknown address scheme 'foo'"),
+        ("tcp://127.0.0.1:9", 4, "no scheduler answers at tcp://127.0.0.1:9 .* start one: dask scheduler"),
+    ],
+)
+def test_an_address_where_no_scheduler_is_ends_with_a_word(address: str, code: int, said: str, tmp_path: Path) -> None:
+    ended, out, err = start(address, tmp_path, epochs=1).ended(PATIENCE)
+    assert (ended, out) == (code, "")
+    assert "Traceback" not in err
+    assert re.search(said, err.splitlines()[-1]), err
