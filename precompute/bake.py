@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.augment import Augmentation, at_side, augmentation_for, resized
+from precompute.augment import Augmentation, at_side, augmentation_for
 from precompute.baker import Baker, TransformBaker
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
+from precompute.images import Images, Resized, SourceData
+from precompute.pixels import PixelFile, Pixels, blocks
 from precompute.plan import check_space, estimate, make_plan, out_of_space
 from precompute.progress import Progress
-from precompute.sources import Images, SourceData, checked_images, hold_out
+from precompute.sources import checked_images, hold_out
 from precompute.workers import cores, each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
@@ -46,6 +48,7 @@ def bake(
     encoding: str = "float16",
     seed: int = 0,
     workers: int | None = None,
+    memory: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Bake a user's own arrays into the shard set `out`.
@@ -64,6 +67,8 @@ def bake(
         seed: of all draws, 0 to 2^63 - 1.
         workers: threads, or processes where the augmentation has a transform; by default one a core. A script
             that bakes in processes does so under `if __name__ == "__main__":`, since each imports it anew.
+        memory: bytes that this process may hold, the arrays included, unless they are mapped; by default half of what
+            the machine has. With less than all prepared images take, each is prepared anew when it is needed.
         overwrite: replace what stands there; this very plan, begun and not finished, is gone on with.
 
     Raises:
@@ -76,7 +81,7 @@ def bake(
     splits = {"train": checked_images(images, labels, "images")}
     if test is not None:
         splits["test"] = checked_images(*test, "test images")
-        shapes = [split.images_NHWC.shape[1:] for split in splits.values()]
+        shapes = [split.pixels.shape[1:] for split in splits.values()]
         if shapes[0] != shapes[1]:
             raise UsageError(f"test images: expected {shapes[0]} like the images, found {shapes[1]}")
     highest = max(int(split.labels_N.max()) for split in splits.values())
@@ -86,7 +91,7 @@ def bake(
     source = hold_out(SourceData(name, names, splits), val_fraction)
     augmentation = augmentation_for(name, augment) if isinstance(augment, str) else augment
     plan = make_plan(source, augmentation, epochs, encoding, seed)
-    bake_source(source, plan, augmentation, Path(out), workers=workers, overwrite=overwrite)
+    bake_source(source, plan, augmentation, Path(out), workers=workers, memory=memory, overwrite=overwrite)
 
 
 def bake_source(
@@ -96,12 +101,10 @@ def bake_source(
     directory: Path,
     *,
     workers: int | None = None,
+    memory: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write what is missing of a plan, after checking every byte of what is there.
-
-    Raises: as `bake`.
-    """
+    """Write what is missing of a plan, after checking every byte of what is there; arguments and errors as `bake`."""
     workers = workers or cores()
     try:
         make_directory(directory)
@@ -119,7 +122,7 @@ def bake_source(
                 write_whole(manifest, plan.to_bytes())
             todo = [shard for shard in plan.shards() if not (directory / shard.index).is_file()]
             if todo:
-                _write_and_tidy(source, plan, augmentation, directory, todo, workers)
+                _write_and_tidy(source, plan, augmentation, directory, todo, workers, memory)
             else:
                 say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
     except OSError as error:
@@ -133,11 +136,12 @@ def _write_and_tidy(
     directory: Path,
     todo: Sequence[Shard],
     workers: int,
+    memory: int | None,
 ) -> None:
     """Write shards; note the seconds that it took, and leave nothing half behind, however it ends."""
     started = time.monotonic()
     try:
-        _write(source, plan, augmentation, directory, todo, workers)
+        _write(source, plan, augmentation, directory, todo, workers, memory)
     except BaseException:
         # What failed first is the thing to tell. A process that was killed leaves what it was writing.
         with contextlib.suppress(OSError):
@@ -155,6 +159,7 @@ def _write(
     directory: Path,
     todo: Sequence[Shard],
     workers: int,
+    memory: int | None,
 ) -> None:
     """Write shards, epoch after epoch, so that the first ones are of use early."""
     plain = augmentation_for(plan.source.name, "plain")
@@ -163,27 +168,36 @@ def _write(
     with Progress(plan.source.name, "bake", todo) as progress:
         for split in dict.fromkeys(shard.split for shard in held_out):
             shards = [shard for shard in held_out if shard.split == split]
-            baker = Baker(_at(source.splits[split], shards[0].image_shape), plain, plan, workers)
-            _write_in_threads(baker, plan, directory, shards, workers, progress)
+            images = _at(source.splits[split], shards[0].image_shape)
+            _write_in_threads(images, plain, plan, directory, shards, workers, memory, progress)
         if not train:
             return
         if augmentation.transform == "none":
             images = source.splits["train"]
             for shape, group in itertools.groupby(train, lambda shard: shard.image_shape):
-                scaled, _ = at_side(augmentation, images.images_NHWC.shape[1:], min(shape[:2]))
-                baker = Baker(_at(images, shape), scaled, plan, workers)
-                _write_in_threads(baker, plan, directory, list(group), workers, progress)
+                scaled, _ = at_side(augmentation, images.pixels.shape[1:], min(shape[:2]))
+                _write_in_threads(_at(images, shape), scaled, plan, directory, list(group), workers, memory, progress)
         else:
             _write_in_processes(source.splits["train"], augmentation, plan, directory, train, workers, progress)
 
 
 def _at(images: Images, shape: tuple[int, int, int]) -> Images:
-    return Images(resized(images.images_NHWC, shape), images.labels_N)
+    same = images.pixels.shape[1:] == shape
+    return images if same else Images(Resized(images.pixels, shape), images.labels_N)
 
 
 def _write_in_threads(
-    baker: Baker, plan: Plan, directory: Path, shards: Sequence[Shard], workers: int, progress: Progress
+    images: Images,
+    augmentation: Augmentation,
+    plan: Plan,
+    directory: Path,
+    shards: Sequence[Shard],
+    workers: int,
+    memory: int | None,
+    progress: Progress,
 ) -> None:
+    baker = Baker(images, augmentation, plan, workers, memory)
+
     def write(shard: Shard, stopped: threading.Event) -> None:
         fill = baker.filler(shard)
 
@@ -208,12 +222,21 @@ def _write_in_processes(
     progress: Progress,
 ) -> None:
     pixels, labels = directory / PIXELS, directory / LABELS
-    _share(images.images_NHWC, pixels)
+    _share_pixels(images.pixels, pixels)
     _share(images.labels_N, labels)
-    write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, labels, augmentation, plan))
+    baker = TransformBaker(pixels, images.pixels.shape, labels, augmentation, plan)
+    write = _ProcessWriter(directory, plan.identity, baker)
     each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
     remove(pixels)
     remove(labels)
+
+
+def _share_pixels(images: Pixels, path: Path) -> None:
+    write_plainly(path)
+    file, first = PixelFile.at(path, images.shape, write=True), 0
+    for images_NHWC in blocks(images):
+        file.write(first, images_NHWC)
+        first += len(images_NHWC)
 
 
 def _share(array: NDArray[np.generic], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Bakers: what fills the records of one split."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from precompute.augment import (
     transform,
     transform_seeds,
 )
-from precompute.sources import Images
+from precompute.images import Images
+from precompute.memory import resident_bytes, usual_bytes
+from precompute.pixels import PixelFile
 from shards.plan import Plan, Shard
 from shards.record import Frame
 
@@ -28,43 +31,74 @@ Fill = Callable[[int, Frame], None]  # fills a record, given its first sample's 
 
 
 class Baker:
-    """Makes records by look-ups alone; its images are prepared once and shared by all threads."""
+    """Makes records by look-ups alone.
 
-    def __init__(self, images: Images, augmentation: Augmentation, plan: Plan, workers: int | None = None) -> None:
-        self._labels_N = images.labels_N
-        self._shape = images.images_NHWC.shape[1:]
-        encoder = Encoder(plan.source.mean, plan.source.deviation, plan.encoding)
-        self._store = VariantStore(images.images_NHWC, encoder, augmentation, workers)
+    Where memory allows, all images are prepared once and shared by all threads; else each record's, when its turn
+    comes, anew in every epoch. The bytes are the same.
+
+    Args:
+        images: of one split.
+        augmentation: without a transform.
+        plan: for its source, encoding and seed.
+        workers: threads that prepare them; by default one a core.
+        memory: bytes that this process may hold, what it holds already included; by default half of the machine's.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        augmentation: Augmentation,
+        plan: Plan,
+        workers: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self._labels_N, self._pixels = images.labels_N, images.pixels
+        self._shape = images.pixels.shape[1:]
+        self._encoder = Encoder(plan.source.mean, plan.source.deviation, plan.encoding)
         self._augmentation, self._seed = augmentation, plan.seed
+        needed = VariantStore.size_bytes(images.pixels.shape, self._encoder, augmentation)
+        fits = resident_bytes() + needed <= (usual_bytes() if memory is None else memory)
+        self._store = VariantStore(images.pixels, self._encoder, augmentation, workers) if fits else None
 
     def filler(self, shard: Shard) -> Fill:
         """Return what fills this shard's records."""
-        ordered, draws = _draws(shard, self._augmentation, self._seed, self._shape, len(self._labels_N))
+        train, count = shard.split == "train", len(self._labels_N)
+        ordered, draws = _draws(train, shard.epoch, self._augmentation, self._seed, self._shape, count)
 
         def fill(first: int, frame: Frame) -> None:
             index_N = ordered[first : first + frame.layout.samples]
-            self._store.make(index_N, draws[index_N], frame.images_NHWC)
+            self._make(index_N, draws[index_N], frame.images_NHWC)
             frame.index_N[:] = index_N
             frame.labels_N[:] = self._labels_N[index_N]
 
         return fill
+
+    def _make(self, index_N: NDArray[np.int64], drawn: Draw, out_NHWC: NDArray[np.generic]) -> None:
+        if self._store is not None:
+            self._store.make(index_N, drawn, out_NHWC)
+        else:
+            store = VariantStore(self._pixels[index_N], self._encoder, self._augmentation)
+            store.make(np.arange(len(index_N)), drawn, out_NHWC)
 
 
 class TransformBaker:
     """Makes records with a transform that computes, image by image.
 
     Crop and flip come first, then the transform, on uint8 pixels; then the pixels are encoded and cut out.
-    It can be sent to another process: the images stay in a file, and are shared by all who map it.
+    It can be sent to another process: the images stay in a file, which all of them read.
 
     Args:
-        pixels: a `.npy` file of the split's images, uint8 (N, H, W, C).
+        pixels: a file of the split's images, as `PixelFile` reads it.
+        shape: of all images, (N, H, W, C).
         labels: a `.npy` file of their labels, int64 (N,).
         augmentation: one with a transform.
         plan: for its source, encoding and seed.
     """
 
-    def __init__(self, pixels: Path, labels: Path, augmentation: Augmentation, plan: Plan) -> None:
-        self._pixels, self._labels = pixels, labels
+    def __init__(
+        self, pixels: Path, shape: tuple[int, ...], labels: Path, augmentation: Augmentation, plan: Plan
+    ) -> None:
+        self._pixels, self._shape, self._labels = pixels, shape, labels
         self._augmentation, self._seed = augmentation, plan.seed
         source = plan.source
         self._uint8 = Encoder(source.mean, source.deviation, "uint8")
@@ -73,16 +107,16 @@ class TransformBaker:
 
     def filler(self, shard: Shard) -> Fill:
         """Return what fills this shard's records."""
-        images_NHWC: NDArray[np.uint8] = np.load(self._pixels, mmap_mode="r")
+        pixels = PixelFile.at(self._pixels, self._shape)
         labels_N: NDArray[np.int64] = np.load(self._labels, mmap_mode="r")
-        count = len(images_NHWC)
-        ordered, draws = _draws(shard, self._augmentation, self._seed, images_NHWC.shape[1:], count)
+        count = len(pixels)
+        ordered, draws = _draws(True, shard.epoch, self._augmentation, self._seed, self._shape[1:], count)
         seeds = transform_seeds(self._seed, shard.epoch, count)
 
         def fill(first: int, frame: Frame) -> None:
             index_N = ordered[first : first + frame.layout.samples]
             drawn = draws[index_N]
-            moved_NHWC = self._move(images_NHWC[index_N], drawn)
+            moved_NHWC = self._move(pixels[index_N], drawn)
             changed_NHWC = transform(self._augmentation.transform, moved_NHWC, seeds[index_N])
             frame.images_NHWC[:] = self._encoder.encode(changed_NHWC)
             self._cut(drawn, frame.images_NHWC)
@@ -98,10 +132,11 @@ class TransformBaker:
         return moved_NHWC
 
 
+@functools.lru_cache(maxsize=2)  # many shards are of one epoch, and workers are in two at most
 def _draws(
-    shard: Shard, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
+    train: bool, epoch: int, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
 ) -> tuple[NDArray[np.int64], Draw]:
     """Return the epoch's order, and the draw of every source index; held-out splits keep their order."""
-    ordered = order(seed, shard.epoch, count) if shard.split == "train" else np.arange(count)
+    ordered = order(seed, epoch, count) if train else np.arange(count)
     height, width, channels = shape
-    return ordered, draw(augmentation, seed, shard.epoch, 0, count, (height, width, channels))
+    return ordered, draw(augmentation, seed, epoch, 0, count, (height, width, channels))
