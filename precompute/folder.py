@@ -105,7 +105,7 @@ def _parts(path: Path) -> dict[str, Path]:
         return {"train": path}
     if others:
         say(f"{path}: left out what is neither train, test nor val: {listed(others, 4)}")
-    return found
+    return {split: found[split] for split in ("train", "test", "val") if split in found}
 
 
 def _directories(path: Path) -> list[str]:

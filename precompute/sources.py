@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from precompute.augment import held_out_order
 from precompute.decode import Decoding
 from precompute.folder import load_folder
+from precompute.hub import load_hub
 from precompute.images import Images, SourceData, channel_statistics
 from precompute.pixels import Chosen
+from precompute.tars import load_tars
 from shards.command import say
 from shards.errors import DataError, MachineError, UsageError
 
@@ -221,6 +223,10 @@ DATASETS: dict[str, Known] = {
 }
 OWN: dict[str, Own] = {
     "folder": Own("PATH", load_folder, "pictures in train/CLASS/ and test/CLASS/ or val/CLASS/, or in CLASS/ alone"),
+    "hf": Own(
+        "NAME", load_hub, "of Hugging Face datasets, or a directory that save_to_disk wrote (needs the extra hf)"
+    ),
+    "webdataset": Own("URLS", load_tars, "local WebDataset shards of pictures and .cls: data-{000..009}.tar"),
 }
 
 
