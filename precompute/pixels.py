@@ -5,6 +5,7 @@ would count as this process's memory, and a full disk would end it with a signal
 """
 
 import errno
+import itertools
 import math
 import os
 import tempfile
@@ -91,7 +92,7 @@ class PixelFile:
             chosen = np.arange(wanted.start, wanted.stop, wanted.step)
         images_NHWC = np.empty((len(chosen), *self.shape[1:]), np.uint8)
         starts = np.flatnonzero(np.diff(chosen, prepend=-2) != 1).tolist()  # of runs of images that lie side by side
-        for first, end in zip(starts, [*starts[1:], len(chosen)], strict=True):
+        for first, end in itertools.pairwise([*starts, len(chosen)]):
             self._read(int(chosen[first]), images_NHWC[first:end])
         return images_NHWC
 
