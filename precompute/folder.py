@@ -64,6 +64,9 @@ def load_folder(where: str, how: Decoding) -> SourceData:
             f"{path}: {len(left_out)} files are left out, since they are not named like pictures in a class: "
             f"{listed(left_out, 4)}"
         )
+    for split, paths in files.items():
+        if not any(paths):
+            say(f"{parts[split]}: no pictures in classes, so nothing is held out there")
     splits = {split: _pictures(paths) for split, paths in files.items() if any(paths)}
     return decoded(safe_name(path.resolve().name), [_text(name) for name in classes], held_out_names(splits), how)
 
@@ -115,7 +118,7 @@ def _directories(path: Path) -> list[str]:
 
 def _files(part: Path, classes: Sequence[str], left_out: list[str]) -> list[list[str]]:
     """Return the paths of each class's pictures, in torchvision's order."""
-    unknown = [shown(_text(name)) for name in _directories(part) if name not in set(classes)]
+    unknown = [shown(_text(name)) for name in sorted(set(_directories(part)) - set(classes))]
     if unknown:
         raise DataError(
             f"{part}: {len(unknown)} classes that are not in train ({listed(unknown)}), of which nothing can be "

@@ -165,6 +165,15 @@ def test_parts_have_the_names_that_people_use(parts: dict[str, str], splits: lis
         assert np.array_equal(found.splits[split].images_NHWC, expected.splits[split].images_NHWC)
 
 
+def test_a_test_part_without_classes_is_left_out_aloud(cats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(cats / "test")
+    picture(cats / "test" / "1.png", 1)
+    assert list(read(cats).splits) == ["train"]
+    said = capsys.readouterr().err
+    assert "test: no pictures in classes" in said
+    assert "1 files are left out" in said
+
+
 def test_a_validation_part_of_its_own_stays_one(cats: Path, tmp_path: Path) -> None:
     shutil.copytree(cats / "test", cats / "val")
     baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--out", tmp_path / "out")
