@@ -402,7 +402,7 @@ def test_cifar_10_as_60_000_pngs_bakes_the_pixels_of_the_torchvision_bake(
 ) -> None:
     write_folder(cifar10, tmp_path / "pngs")
     for name in (f"folder:{tmp_path / 'pngs'}", "cifar10"):
-        options = ["--data-dir", data_dir, "--epochs", "1", "--augment", "plain", "--out", tmp_path / "out"]
+        options = ["--data-dir", str(data_dir), "--epochs", "1", "--augment", "plain", "--out", str(tmp_path / "out")]
         command = [sys.executable, "-m", "precompute", "--dataset", name, *options]
         subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
     ours, theirs = ShardSet(tmp_path / "out" / "pngs"), ShardSet(tmp_path / "out" / "cifar10")
