@@ -4,25 +4,40 @@ import argparse
 import functools
 import json
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from precompute.audit import main as audit_main
-from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for
+from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for, in_proportion
 from precompute.bake import bake_source
 from precompute.cluster import SharedSet, bake_on_cluster
 from precompute.existing import settle
+from precompute.options import add_memory_option, add_source_options, decoding, memory_of
 from precompute.plan import Estimate, check_space, estimate, make_plan
 from precompute.progress import gigabytes
 from precompute.repair import main as repair_main
-from precompute.sources import DATASETS, SourceData, hold_out, load
+from precompute.sources import DATASETS, OWN, SourceData, hold_out, is_own, load
 from precompute.task import Task, bake_task
 from shards.command import run_command
 from shards.errors import UsageError
 from shards.plan import Plan
 from shards.record import ENCODINGS
 
-COMMANDS = {"audit": audit_main, "repair": repair_main}
+
+def list_sources(arguments: Sequence[str]) -> None:
+    """Print what there is to bake."""
+    argparse.ArgumentParser(prog="python -m precompute list", description="Say what --dataset takes.").parse_args(
+        arguments
+    )
+    lines = {name: known.about for name, known in DATASETS.items()}
+    lines |= {f"{kind}:{own.where}": own.about for kind, own in OWN.items()}
+    for name, about in lines.items():
+        print(f"{name:16s} {about}")
+
+
+COMMANDS = {"audit": audit_main, "repair": repair_main, "list": list_sources}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,13 +46,14 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m precompute",
         description="Bake every augmented view of an image training set.",
         epilog="python -m precompute audit DIR holds stored records against what source and plan give; "
-        "python -m precompute repair DIR bakes what is missing or damaged. Each has its --help.",
+        "python -m precompute repair DIR bakes what is missing or damaged; python -m precompute list says what "
+        "--dataset takes. Each has its --help.",
     )
     add = options.add_argument
-    names = ", ".join(DATASETS)
+    names = ", ".join([*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())])
     add("--epochs", type=int, required=True, help="variants of each training image")
     add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
-    add("--data-dir", type=Path, default=Path("data"), help="torchvision root, filled where empty; default data")
+    add_source_options(options)
     add("--out", type=Path, default=Path("shards"), help="root of the shard sets; default shards")
     add("--augment", default="standard", metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}; default standard")
     add("--pad", type=int, help="pixels around the image before it is cropped")
@@ -52,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
     add("--task", metavar="I/N", help="bake the share of task I of N, from 0, beside the others")
     add("--dask", metavar="ADDRESS", help="bake on the workers of a Dask scheduler, such as tcp://HOST:8786")
+    add_memory_option(options)
     add("--overwrite", action="store_true", help="replace what stands there")
     add("--dry-run", action="store_true", help="say what would be written, and bake nothing")
     add("--json", action="store_true", help="print JSON")
@@ -67,11 +84,18 @@ def main() -> None:
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
     task = _task(arguments)
-    unknown = [name for name in arguments.dataset if name not in DATASETS]
+    unknown = [name for name in arguments.dataset if name not in DATASETS and not is_own(name)]
     if unknown:
-        raise UsageError(f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}")
+        raise UsageError(
+            f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}, and your own as "
+            + ", ".join(f"{kind}:{own.where}" for kind, own in OWN.items())
+        )
+    memory_of(arguments)
     # Everything is checked before the first byte is written.
     jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
+    twice = [name for name, times in Counter(job.plan.source.name for job in jobs).items() if times > 1]
+    if twice:
+        raise UsageError(f"--dataset: {len(jobs)} sets, of which several are named {twice[0]}; give each an --out")
     estimates = [
         estimate(job.plan, job.directory, overwrite=arguments.overwrite, share=task.share(job.plan) if task else None)
         for job in jobs
@@ -103,9 +127,14 @@ def _plan(name: str, arguments: argparse.Namespace) -> Job:
     changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout", "plan")}
     changes["resize"] = _resize(arguments.resize, arguments.epochs)
     augmentation = augmentation_for(name, arguments.augment, **changes)
-    source = hold_out(load(name, arguments.data_dir), arguments.val_fraction)
+    out = arguments.out.absolute()
+    how = decoding(arguments, next(path for path in (out, *out.parents) if path.is_dir()))
+    source = hold_out(load(name, arguments.data_dir, how), arguments.val_fraction)
+    if is_own(name):
+        given = [key for key, value in changes.items() if value is not None]
+        augmentation = in_proportion(augmentation, min(source.splits["train"].pixels.shape[1:3]), given)
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
-    directory = arguments.out / name
+    directory = arguments.out / source.name
     return Job(name, source, augmentation, settle(plan, directory, overwrite=arguments.overwrite), directory)
 
 
@@ -131,14 +160,18 @@ def _resize(text: str | None, epochs: int) -> str | None:
 def _bake(job: Job, arguments: argparse.Namespace) -> None:
     pool = None
     if arguments.dask:
-        paths = arguments.data_dir.absolute(), job.directory.absolute()
-        pool = functools.partial(bake_on_cluster, arguments.dask, SharedSet(job.name, *paths, job.plan.identity))
+        # Workers run elsewhere: no relative path, and pictures are decoded into their own temporary directory.
+        dataset, _, where = job.name.partition(":")
+        dataset += f":{Path(where).absolute() if Path(where).exists() else where}" if where else ""
+        paths = arguments.data_dir.absolute(), decoding(arguments, None), job.directory.absolute()
+        pool = functools.partial(bake_on_cluster, arguments.dask, SharedSet(dataset, *paths, job.plan.identity))
     bake_source(
         job.source,
         job.plan,
         job.augmentation,
         job.directory,
         workers=arguments.workers,
+        memory=memory_of(arguments),
         overwrite=arguments.overwrite,
         pool=pool,
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from precompute.augment import order
 from precompute.derive import compare
+from precompute.options import add_source_options, decoding
 from precompute.origin import Origin, find_origin, match_origin
 from precompute.progress import Progress
 from precompute.sources import SourceData, checked_images
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     sample = None if chosen.all else chosen.sample
     _check_draw(sample, seed)
     data = ShardSet(chosen.directory)
-    found = _audit(data, find_origin(data, chosen.data_dir), sample, seed)
+    found = _audit(data, find_origin(data, chosen.dataset, chosen.data_dir, decoding(chosen, None)), sample, seed)
     if chosen.json:
         about = {"directory": str(data.path), "records": found.records, "records_planned": found.planned}
         drawn = {} if sample is None else {"seed": seed}
@@ -100,9 +101,9 @@ def main(arguments: Sequence[str]) -> None:
     else:
         for words in (*(f"missing  {name}" for name in found.missing), *found.differing.values()):
             print(words)  # noqa: T201 - likewise
-    _refuse(
-        data, found, f"Bake them anew: python -m precompute repair {shlex.join([str(data.path), *found.differing])}"
-    )
+    same = ["--dataset", chosen.dataset] if chosen.dataset else []
+    again = shlex.join([str(data.path), *found.differing, *same])
+    _refuse(data, found, f"Bake them anew: python -m precompute repair {again}")
     if not chosen.json:
         which = "" if found.records == found.planned else f" (drawn by --seed {seed})"
         counts = f"{found.records:,} of {found.planned:,} records"
@@ -117,7 +118,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = options.add_argument
     add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
-    add("--data-dir", type=Path, default=Path("data"), help="torchvision root of the source; default data")
+    add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
+    add_source_options(options)
     many = options.add_mutually_exclusive_group()
     many.add_argument("--sample", type=int, default=SAMPLE, help=f"how many records to draw; default {SAMPLE}")
     many.add_argument("--all", action="store_true", help="all records")

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from precompute.augment import Augmentation, augmentation_for
 from precompute.baker import Baker, TransformBaker, baker_for
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
+from precompute.images import Images, SourceData
 from precompute.oven import Oven
+from precompute.pixels import PixelFile, Pixels, blocks
 from precompute.plan import check_space, estimate, make_plan, out_of_space
 from precompute.progress import Progress
-from precompute.sources import Images, SourceData, checked_images, hold_out
+from precompute.sources import checked_images, hold_out
 from precompute.workers import cores, each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
@@ -46,6 +48,7 @@ def bake(
     encoding: str = "float16",
     seed: int = 0,
     workers: int | None = None,
+    memory: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Bake a user's own arrays into the shard set `out`.
@@ -64,6 +67,8 @@ def bake(
         seed: of all draws, 0 to 2^63 - 1.
         workers: threads, or processes where the augmentation has a transform; by default one a core. A script
             that bakes in processes does so under `if __name__ == "__main__":`, since each imports it anew.
+        memory: bytes that this process may hold, the arrays included, unless they are mapped; by default half of what
+            the machine has. With less than all prepared images take, each is prepared anew when it is needed.
         overwrite: replace what stands there; this very plan, begun and not finished, is gone on with.
 
     Raises:
@@ -76,7 +81,7 @@ def bake(
     splits = {"train": checked_images(images, labels, "images")}
     if test is not None:
         splits["test"] = checked_images(*test, "test images")
-        shapes = [split.images_NHWC.shape[1:] for split in splits.values()]
+        shapes = [split.pixels.shape[1:] for split in splits.values()]
         if shapes[0] != shapes[1]:
             raise UsageError(f"test images: expected {shapes[0]} like the images, found {shapes[1]}")
     highest = max(int(split.labels_N.max()) for split in splits.values())
@@ -86,7 +91,7 @@ def bake(
     source = hold_out(SourceData(name, names, splits), val_fraction)
     augmentation = augmentation_for(name, augment) if isinstance(augment, str) else augment
     plan = make_plan(source, augmentation, epochs, encoding, seed)
-    bake_source(source, plan, augmentation, Path(out), workers=workers, overwrite=overwrite)
+    bake_source(source, plan, augmentation, Path(out), workers=workers, memory=memory, overwrite=overwrite)
 
 
 def bake_source(
@@ -96,12 +101,13 @@ def bake_source(
     directory: Path,
     *,
     workers: int | None = None,
+    memory: int | None = None,
     overwrite: bool = False,
     pool: Pool | None = None,
 ) -> None:
-    """Write what is missing of a plan, after checking every byte of what is there.
+    """Write what is missing of a plan, after checking every byte of what is there; arguments and errors as `bake`.
 
-    `pool` is who writes the shards: by default threads or processes of this machine. Raises: as `bake`.
+    `pool` is who writes the shards: by default threads or processes of this machine.
     """
     workers = workers or cores()
     try:
@@ -119,7 +125,7 @@ def bake_source(
             write_manifest(plan, oven)
             todo = [shard for shard in plan.shards() if not oven.has(shard)]
             if todo:
-                pool = pool or functools.partial(write_here, source, plan, augmentation, oven, workers)
+                pool = pool or functools.partial(write_here, source, plan, augmentation, oven, workers, memory)
                 # Workers elsewhere have tokens of their own.
                 write_and_tidy(pool, plan, directory, todo, functools.partial(discard_parts, directory))
             else:
@@ -167,6 +173,7 @@ def write_here(
     augmentation: Augmentation,
     oven: Oven,
     workers: int,
+    memory: int | None,
     todo: Sequence[Shard],
     progress: Progress,
 ) -> None:
@@ -176,7 +183,7 @@ def write_here(
         if split == "train" and augmentation.transform != "none":
             _write_in_processes(source.splits[split], augmentation, plan, oven, shards, workers, progress)
         else:
-            baker = baker_for(source, augmentation, plan, shards[0], workers)
+            baker = baker_for(source, augmentation, plan, shards[0], workers, memory)
             _write_in_threads(baker, oven, shards, workers, progress)
 
 
@@ -204,12 +211,20 @@ def _write_in_processes(
     progress: Progress,
 ) -> None:
     pixels, labels, counts = (oven.directory / part_name(name, oven.token) for name in ("pixels", "labels", "counts"))
-    _share(images.images_NHWC, pixels)
+    _share_pixels(images.pixels, pixels)
     _share(images.labels_N, labels)
-    write = _ProcessWriter(oven, plan, augmentation, pixels, labels)
+    write = _ProcessWriter(oven, plan, augmentation, pixels, images.pixels.shape, labels)
     each_in_processes(write, shards, workers, counts, progress.add, progress.finish)
     remove(pixels)
     remove(labels)
+
+
+def _share_pixels(images: Pixels, path: Path) -> None:
+    write_plainly(path)
+    file, first = PixelFile.at(path, images.shape, write=True), 0
+    for images_NHWC in blocks(images):
+        file.write(first, images_NHWC)
+        first += len(images_NHWC)
 
 
 def _share(array: NDArray[np.generic], path: Path) -> None:
@@ -227,8 +242,9 @@ class _ProcessWriter:
     plan: Plan
     augmentation: Augmentation
     pixels: Path
+    shape: tuple[int, ...]
     labels: Path
 
     def __call__(self, shard: Shard, count: Callable[[int], None]) -> None:
-        images = Images(np.load(self.pixels, mmap_mode="r"), np.load(self.labels, mmap_mode="r"))
+        images = Images(PixelFile.at(self.pixels, self.shape), np.load(self.labels, mmap_mode="r"))
         self.oven.bake(TransformBaker(images, self.augmentation, self.plan), shard, count)

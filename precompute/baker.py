@@ -1,5 +1,6 @@
 """Bakers: what fills the records of one split."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,11 +17,11 @@ from precompute.augment import (
     augmentation_for,
     draw,
     order,
-    resized,
     transform,
     transform_seeds,
 )
-from precompute.sources import Images, SourceData
+from precompute.images import Images, Resized, SourceData
+from precompute.memory import resident_bytes, usual_bytes
 from shards.plan import Plan, Shard
 from shards.record import Frame
 
@@ -30,26 +31,54 @@ Fill = Callable[[int, Frame], None]  # fills a record, given its first sample's 
 
 
 class Baker:
-    """Makes records by look-ups alone; its images are prepared once and shared by all threads."""
+    """Makes records by look-ups alone.
 
-    def __init__(self, images: Images, augmentation: Augmentation, plan: Plan, workers: int | None = None) -> None:
-        self._labels_N = images.labels_N
-        self._shape = images.images_NHWC.shape[1:]
-        encoder = Encoder(plan.source.mean, plan.source.deviation, plan.encoding)
-        self._store = VariantStore(images.images_NHWC, encoder, augmentation, workers)
+    Where memory allows, all images are prepared once and shared by all threads; else each record's, when its turn
+    comes, anew in every epoch. The bytes are the same.
+
+    Args:
+        images: of one split.
+        augmentation: without a transform.
+        plan: for its source, encoding and seed.
+        workers: threads that prepare them; by default one a core.
+        memory: bytes that this process may hold, what it holds already included; by default half of the machine's.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        augmentation: Augmentation,
+        plan: Plan,
+        workers: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self._labels_N, self._pixels = images.labels_N, images.pixels
+        self._shape = images.pixels.shape[1:]
+        self._encoder = Encoder(plan.source.mean, plan.source.deviation, plan.encoding)
         self._augmentation, self._seed = augmentation, plan.seed
+        needed = VariantStore.size_bytes(images.pixels.shape, self._encoder, augmentation)
+        fits = resident_bytes() + needed <= (usual_bytes() if memory is None else memory)
+        self._store = VariantStore(images.pixels, self._encoder, augmentation, workers) if fits else None
 
     def filler(self, shard: Shard) -> Fill:
         """Return what fills this shard's records."""
-        ordered, draws = _draws(shard, self._augmentation, self._seed, self._shape, len(self._labels_N))
+        train, count = shard.split == "train", len(self._labels_N)
+        ordered, draws = _draws(train, shard.epoch, self._augmentation, self._seed, self._shape, count)
 
         def fill(first: int, frame: Frame) -> None:
             index_N = ordered[first : first + frame.layout.samples]
-            self._store.make(index_N, draws[index_N], frame.images_NHWC)
+            self._make(index_N, draws[index_N], frame.images_NHWC)
             frame.index_N[:] = index_N
             frame.labels_N[:] = self._labels_N[index_N]
 
         return fill
+
+    def _make(self, index_N: NDArray[np.int64], drawn: Draw, out_NHWC: NDArray[np.generic]) -> None:
+        if self._store is not None:
+            self._store.make(index_N, drawn, out_NHWC)
+        else:
+            store = VariantStore(self._pixels[index_N], self._encoder, self._augmentation)
+            store.make(np.arange(len(index_N)), drawn, out_NHWC)
 
 
 class TransformBaker:
@@ -58,7 +87,7 @@ class TransformBaker:
     Crop and flip come first, then the transform, on uint8 pixels; then the pixels are encoded and cut out.
 
     Args:
-        images: of the split, in memory or mapped from files.
+        images: of the split, in memory or in a file.
         augmentation: one with a transform.
         plan: for its source, encoding and seed.
     """
@@ -73,15 +102,15 @@ class TransformBaker:
 
     def filler(self, shard: Shard) -> Fill:
         """Return what fills this shard's records."""
-        images_NHWC, labels_N = self._images.images_NHWC, self._images.labels_N
-        count = len(images_NHWC)
-        ordered, draws = _draws(shard, self._augmentation, self._seed, images_NHWC.shape[1:], count)
+        pixels, labels_N = self._images.pixels, self._images.labels_N
+        count, shape = len(pixels), pixels.shape[1:]
+        ordered, draws = _draws(shard.split == "train", shard.epoch, self._augmentation, self._seed, shape, count)
         seeds = transform_seeds(self._seed, shard.epoch, count)
 
         def fill(first: int, frame: Frame) -> None:
             index_N = ordered[first : first + frame.layout.samples]
             drawn = draws[index_N]
-            moved_NHWC = self._move(images_NHWC[index_N], drawn)
+            moved_NHWC = self._move(pixels[index_N], drawn)
             changed_NHWC = transform(self._augmentation.transform, moved_NHWC, seeds[index_N])
             frame.images_NHWC[:] = self._encoder.encode(changed_NHWC)
             self._cut(drawn, frame.images_NHWC)
@@ -98,23 +127,31 @@ class TransformBaker:
 
 
 def baker_for(
-    source: SourceData, augmentation: Augmentation, plan: Plan, shard: Shard, workers: int | None = None
+    source: SourceData,
+    augmentation: Augmentation,
+    plan: Plan,
+    shard: Shard,
+    workers: int | None = None,
+    memory: int | None = None,
 ) -> Baker | TransformBaker:
-    """Return what bakes a shard, and all others of its split and image size; `workers` are threads that prepare it."""
+    """Return what bakes a shard, and all others of its split and image size; workers and memory as for `Baker`."""
     images, shape = source.splits[shard.split], shard.image_shape
     if shard.split == "train" and augmentation.transform != "none":
         return TransformBaker(images, augmentation, plan)
     if shard.split == "train":
-        augmentation, _ = at_side(augmentation, images.images_NHWC.shape[1:], min(shape[:2]))
+        augmentation, _ = at_side(augmentation, images.pixels.shape[1:], min(shape[:2]))
     else:
         augmentation = augmentation_for(source.name, "plain")
-    return Baker(Images(resized(images.images_NHWC, shape), images.labels_N), augmentation, plan, workers)
+    if images.pixels.shape[1:] != shape:
+        images = Images(Resized(images.pixels, shape), images.labels_N)
+    return Baker(images, augmentation, plan, workers, memory)
 
 
+@functools.lru_cache(maxsize=2)  # many shards are of one epoch, and workers are in two at most
 def _draws(
-    shard: Shard, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
+    train: bool, epoch: int, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
 ) -> tuple[NDArray[np.int64], Draw]:
     """Return the epoch's order, and the draw of every source index; held-out splits keep their order."""
-    ordered = order(seed, shard.epoch, count) if shard.split == "train" else np.arange(count)
+    ordered = order(seed, epoch, count) if train else np.arange(count)
     height, width, channels = shape
-    return ordered, draw(augmentation, seed, shard.epoch, 0, count, (height, width, channels))
+    return ordered, draw(augmentation, seed, epoch, 0, count, (height, width, channels))

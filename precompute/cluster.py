@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from precompute.baker import Baker, TransformBaker, baker_for
+from precompute.decode import Decoding
 from precompute.origin import Origin, match_origin
 from precompute.oven import Oven
 from precompute.progress import Progress
@@ -39,12 +40,14 @@ class SharedSet:
     Attributes:
         dataset: the source's name.
         data_dir: where its files are.
+        how: pictures are decoded.
         directory: the set.
         identity: of its plan.
     """
 
     dataset: str
     data_dir: Path
+    how: Decoding
     directory: Path
     identity: str
 
@@ -147,7 +150,7 @@ def _origin(shared: SharedSet) -> tuple[ShardSet, Origin]:
         data = ShardSet(shared.directory)
         if data.plan.identity != shared.identity:
             raise DataError(f"{shared.directory}: of another plan ({shared.identity} expected)")
-        return data, match_origin(data, load(shared.dataset, shared.data_dir))
+        return data, match_origin(data, load(shared.dataset, shared.data_dir, shared.how))
     except DataError as error:
         raise DataError(
             f"worker on {platform.node()!r}: {error}. Workers must see --out and --data-dir under the same paths"

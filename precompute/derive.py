@@ -81,7 +81,7 @@ def _deriver(shard: Shard, origin: Origin, plan: Plan) -> Callable[[int, Frame],
     train = shard.split == "train"
     augmentation = AUGMENTATIONS["plain"]
     if train:
-        augmentation, _ = at_side(origin.augmentation, images.images_NHWC.shape[1:], min(shard.image_shape[:2]))
+        augmentation, _ = at_side(origin.augmentation, images.pixels.shape[1:], min(shard.image_shape[:2]))
     source, count = plan.source, len(images.labels_N)
     ordered = order(plan.seed, shard.epoch, count) if train else np.arange(count)
     drawn = draw(augmentation, plan.seed, shard.epoch, 0, count, shard.image_shape)
@@ -93,7 +93,7 @@ def _deriver(shard: Shard, origin: Origin, plan: Plan) -> Callable[[int, Frame],
     def derive(first: int, frame: Frame) -> None:
         index_N = ordered[first : first + frame.layout.samples]
         choices = drawn[index_N]
-        images_NHWC = resized(images.images_NHWC[index_N], shard.image_shape)
+        images_NHWC = resized(images.pixels[index_N], shard.image_shape)
         store = VariantStore(images_NHWC, looked_up, replace(augmentation, cutout=0))
         moved_NHWC = np.empty(frame.images_NHWC.shape, looked_up.tables.dtype)
         store.make(np.arange(len(index_N)), choices, moved_NHWC)

@@ -1,11 +1,13 @@
 """Origin: what a shard set was baked from, found again from its manifest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from precompute.augment import Augmentation
+from precompute.decode import Decoding
+from precompute.images import SourceData
 from precompute.plan import make_plan
-from precompute.sources import DATASETS, SourceData, cut_off, load
+from precompute.sources import DATASETS, OWN, cut_off, load
 from shards import ShardSet
 from shards.errors import DataError, UsageError
 from shards.plan import MANIFEST, differences
@@ -21,19 +23,29 @@ class Origin:
     augmentation: Augmentation
 
 
-def find_origin(data: ShardSet, data_dir: Path) -> Origin:
-    """Load the data set that a manifest names, and match it.
+def find_origin(data: ShardSet, dataset: str | None, data_dir: Path, how: Decoding) -> Origin:
+    """Load the data set that a shard set was baked from, and match it.
+
+    Args:
+        data: the shard set.
+        dataset: as `load` takes it; None: the one that the manifest names. No manifest says where pictures are.
+        data_dir: torchvision root.
+        how: to decode pictures.
 
     Raises:
-        DataError: a set of a user's own arrays, no data, or as `match_origin`.
-        MachineError: scikit-learn is needed and missing.
+        UsageError: as `load`.
+        DataError: a set of a user's own, no data, or as `match_origin`.
+        MachineError: as `load`.
     """
-    if data.name not in DATASETS:
+    if dataset is None and data.name not in DATASETS:
+        own = " or ".join(f"--dataset {kind}:{own.where}" for kind, own in OWN.items())
         raise DataError(
-            f"{data.path}: baked from arrays named {data.name!r}, and this command knows only {', '.join(DATASETS)}. "
-            "Call precompute.bake() with the same arrays to repair it, precompute.audit() to audit it"
+            f"{data.path}: baked from pictures or arrays named {data.name!r}, and this command knows only "
+            f"{', '.join(DATASETS)}. Say where the pictures are with {own}, and --image-size as they were baked. "
+            "Where it was arrays, call precompute.bake() with the same ones to repair it, precompute.audit() to audit"
         )
-    return match_origin(data, load(data.name, data_dir))
+    source = load(dataset or data.name, data_dir, how)
+    return match_origin(data, replace(source, name=data.name))  # a folder may have been renamed
 
 
 def match_origin(data: ShardSet, source: SourceData) -> Origin:
@@ -46,9 +58,9 @@ def match_origin(data: ShardSet, source: SourceData) -> Origin:
     augmentation = Augmentation.from_json(plan.augmentation, f"{manifest}: augmentation")
     held_out = plan.splits["val"][0].samples if "val" in plan.splits else 0
     images = len(source.splits["train"].labels_N)
-    if held_out >= images:
+    if held_out >= images and "val" not in source.splits:
         raise DataError(f"{manifest}: {held_out} images are held out there, and {source.name} has only {images}")
-    if held_out:
+    if held_out and "val" not in source.splits:
         source = cut_off(source, held_out)
     try:
         anew = make_plan(source, augmentation, plan.epochs, plan.encoding, plan.seed)

@@ -1,7 +1,6 @@
 """Planning a bake: pure, but for a look at the free space."""
 
 import errno
-import hashlib
 import math
 import operator
 import shutil
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from precompute.augment import BY_RECIPE, Augmentation, at_side, sides
 from precompute.existing import files_of, is_begun
+from precompute.images import SourceData, channel_statistics, sha256
 from precompute.progress import gigabytes
-from precompute.sources import Images, SourceData, channel_statistics
 from shards.errors import MachineError, UsageError
 from shards.plan import MOST_EPOCHS, MOST_SEED, NAME, Epoch, Plan, Shard, Source
 from shards.record import ENCODINGS
@@ -50,7 +49,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
         raise UsageError(f"name: expected {NAME.pattern}, since it becomes a part of file names, found {source.name!r}")
     if not all(isinstance(name, str) for name in source.classes):
         raise UsageError(f"classes: expected strings, found {source.classes!r}")
-    train = source.splits["train"].images_NHWC
+    train = source.splits["train"].pixels
     held_out, *shapes = _shapes(train.shape[1:], augmentation, epochs)
     if augmentation.transform != "none" and train.shape[3] not in (1, 3):
         raise UsageError(
@@ -64,7 +63,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
             classes=source.classes,
             mean=mean,
             deviation=deviation,
-            sha256={name: _sha256(split) for name, split in source.splits.items()},
+            sha256={name: sha256(split) for name, split in source.splits.items()},
             recipe=_recipe(source.name, augmentation.name),
         ),
         augmentation=augmentation.to_json(),
@@ -145,10 +144,3 @@ def _recipe(dataset: str, augmentation: str) -> str:
     if augmentation in BY_RECIPE:
         return augmentation
     return "digits" if dataset == "digits" else "default"
-
-
-def _sha256(images: Images) -> str:
-    digest = hashlib.sha256(str(images.images_NHWC.shape).encode())
-    digest.update(images.images_NHWC.data)
-    digest.update(images.labels_N.data)
-    return digest.hexdigest()

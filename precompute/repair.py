@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from precompute.bake import bake_source
+from precompute.options import add_memory_option, add_source_options, decoding, memory_of
 from precompute.origin import find_origin
 from shards import ShardSet
 from shards.errors import UsageError, listed
@@ -25,12 +26,13 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(
             f"{data.path}: no shard named {listed(unknown)} is planned; they are named like train-e000-000.tar"
         )
-    origin = find_origin(data, chosen.data_dir)
+    memory = memory_of(chosen)
+    origin = find_origin(data, chosen.dataset, chosen.data_dir, decoding(chosen, data.path))
     if chosen.shards:
         with locked(data.path):
             for name in chosen.shards:
                 (data.path / planned[name].index).unlink(missing_ok=True)  # without it, an archive counts for nothing
-    bake_source(origin.source, data.plan, origin.augmentation, data.path, workers=chosen.workers)
+    bake_source(origin.source, data.plan, origin.augmentation, data.path, memory=memory, workers=chosen.workers)
     print(f"{data.path}: all {len(planned)} shards are whole")  # noqa: T201 - the command's result
 
 
@@ -42,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
     add("shards", nargs="*", metavar="SHARD", help="archives to bake anew even where their checksums fit")
-    add("--data-dir", type=Path, default=Path("data"), help="torchvision root of the source; default data")
+    add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
+    add_source_options(options)
     add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
+    add_memory_option(options)
     return options

@@ -1,7 +1,7 @@
-"""Where the images come from: data sets by name, as uint8 arrays."""
+"""Where the images come from: data sets by name, and a user's own pictures."""
 
 import contextlib
-import decimal
+import functools
 import pickle
 import sys
 from collections.abc import Callable
@@ -13,46 +13,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.augment import held_out_order
+from precompute.decode import Decoding
+from precompute.folder import load_folder
+from precompute.hub import load_hub
+from precompute.images import Images, SourceData, channel_statistics
+from precompute.pixels import Chosen
+from precompute.tars import load_tars
 from shards.command import say
 from shards.errors import DataError, MachineError, UsageError
 
-__all__ = ["DATASETS", "Images", "SourceData", "channel_statistics", "checked_images", "cut_off", "hold_out", "load"]
+__all__ = [
+    "DATASETS",
+    "OWN",
+    "Images",
+    "SourceData",
+    "channel_statistics",
+    "checked_images",
+    "cut_off",
+    "hold_out",
+    "is_own",
+    "load",
+]
 
 DIGITS_TRAIN = 1500
+TRAIN, TEST = {"train": True}, {"train": False}  # how most of torchvision's data sets name their parts
 MOST_CLASSES = 2**20  # a label beyond it is a mistake: every class up to it would need a name
-BLOCK_IMAGES = 4096  # so that temporary arrays stay in the cache
 # What torchvision's readers and its downloader raise over missing, truncated and foreign files.
 READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images and labels of one split: images_NHWC uint8, labels_N int64."""
+class Known:
+    """A data set that is known by its name: what reads it, given that name and a torchvision root; about it."""
 
-    images_NHWC: NDArray[np.uint8]
-    labels_N: NDArray[np.int64]
+    read: Callable[[str, Path], SourceData]
+    about: str
 
 
 @dataclass(frozen=True)
-class SourceData:
-    """A data set: its name, the names of its classes, its splits (`train`, and perhaps `test` and `val`)."""
+class Own:
+    """A kind of a user's own pictures: what stands behind its colon, what reads it, given that; about it."""
 
-    name: str
-    classes: tuple[str, ...]
-    splits: dict[str, Images]
+    where: str
+    read: Callable[[str, Decoding], SourceData]
+    about: str
 
 
-def load(name: str, data_dir: Path) -> SourceData:
+def load(name: str, data_dir: Path, how: Decoding | None = None) -> SourceData:
     """Load a data set, downloading it where it is not under `data_dir` yet and a network is there.
 
+    Args:
+        name: one of `DATASETS`, or a kind out of `OWN`, a colon, and where the pictures are.
+        data_dir: torchvision root.
+        how: to decode a user's own pictures.
+
     Raises:
-        UsageError: no data set of that name.
-        DataError: not there and not to be downloaded, or damaged.
-        MachineError: scikit-learn is needed and missing.
+        UsageError: no data set of that name, or an option of decoding outside its range.
+        DataError: not there and not to be downloaded, damaged, or pictures that don't fit each other.
+        MachineError: a package is needed and missing, or space.
     """
+    if is_own(name):
+        kind, _, where = name.partition(":")
+        return OWN[kind].read(where, how or Decoding())
     if name not in DATASETS:
         raise UsageError(f"--dataset: no data set named {name!r}; there are {', '.join(DATASETS)}")
-    return DATASETS[name](name, data_dir)
+    return DATASETS[name].read(name, data_dir)
+
+
+def is_own(name: str) -> bool:
+    """Say whether a name is that of a user's own pictures, such as folder:PATH."""
+    kind, colon, where = name.partition(":")
+    return bool(colon and where) and kind in OWN
 
 
 def checked_images(images: NDArray[np.uint8], labels: NDArray[np.int64], what: str) -> Images:
@@ -86,10 +117,12 @@ def hold_out(source: SourceData, fraction: float) -> SourceData:
     """Cut a validation split from the training images: the same images for every seed.
 
     Raises:
-        UsageError: the fraction is not between 0 and 1, or leaves one side empty.
+        UsageError: the fraction is not between 0 and 1, or leaves one side empty; or there is a validation split.
     """
     if fraction == 0:
         return source
+    if "val" in source.splits:
+        raise UsageError(f"--val-fraction: {source.name} has validation images of its own; leave the option out")
     train = source.splits["train"]
     count = round(fraction * len(train.labels_N)) if 0 < fraction < 1 else 0
     if not 0 < count < len(train.labels_N):
@@ -104,32 +137,9 @@ def cut_off(source: SourceData, count: int) -> SourceData:
     train = source.splits["train"]
     order = held_out_order(len(train.labels_N))
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
-    val = Images(train.images_NHWC[held], train.labels_N[held])
-    rest = Images(train.images_NHWC[kept], train.labels_N[kept])
+    val = Images(Chosen(train.pixels, held), train.labels_N[held])
+    rest = Images(Chosen(train.pixels, kept), train.labels_N[kept])
     return replace(source, splits={**source.splits, "train": rest, "val": val})
-
-
-def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, pixels taken as 0 to 1.
-
-    Both come from exact integer histograms and are rounded once, to the nearest float64. A channel
-    without any deviation gets 1, so that it normalizes to zero.
-    """
-    means, deviations = [], []
-    with decimal.localcontext(decimal.Context(prec=60)):
-        for channel in range(images_NHWC.shape[3]):
-            blocks = [
-                np.bincount(images_NHWC[start : start + BLOCK_IMAGES, ..., channel].reshape(-1), minlength=256)
-                for start in range(0, len(images_NHWC), BLOCK_IMAGES)
-            ]
-            histogram = np.sum(blocks, axis=0).tolist()
-            count = sum(histogram)
-            total = sum(value * times for value, times in enumerate(histogram))
-            squares = sum(value * value * times for value, times in enumerate(histogram))
-            means.append(float(decimal.Decimal(total) / (255 * count)))
-            variance = decimal.Decimal(count * squares - total * total)
-            deviations.append(float(variance.sqrt() / (255 * count)) if variance else 1.0)
-    return tuple(means), tuple(deviations)
 
 
 def _digits(name: str, _data_dir: Path) -> SourceData:
@@ -150,36 +160,41 @@ def _digits(name: str, _data_dir: Path) -> SourceData:
     return SourceData(name, tuple(str(digit) for digit in range(10)), splits)
 
 
-def _torchvision(class_name: str) -> Callable[[str, Path], SourceData]:
+def _torchvision(
+    class_name: str, train_part: dict[str, Any] = TRAIN, test_part: dict[str, Any] = TEST
+) -> Callable[[str, Path], SourceData]:
     def load_both(name: str, data_dir: Path) -> SourceData:
         import torchvision
 
         dataset_class = getattr(torchvision.datasets, class_name)
-        train = _open(name, dataset_class, data_dir)
         try:
-            test = dataset_class(data_dir, train=False, download=False)
+            train = _open(name, functools.partial(dataset_class, data_dir, **train_part), data_dir)
+            test = dataset_class(data_dir, **test_part, download=False)
+        except ImportError as error:  # svhn's format
+            raise MachineError(f"{name} needs {error.name}: pip install {error.name}") from None
         except READ_ERRORS as error:
             raise _damaged(name, data_dir, _first_line(error)) from None
         splits = {"train": _images(train), "test": _images(test)}
         for split, images in splits.items():
-            found = len(images.images_NHWC), len(images.labels_N)
+            found = len(images.pixels), len(images.labels_N)
             if found[0] != found[1] or not found[0]:
                 raise DataError(f"{data_dir}: {name} {split} has {found[0]} images, but {found[1]} labels")
-        return SourceData(name, tuple(train.classes), splits)
+        classes = getattr(train, "classes", [str(label) for label in range(10)])  # svhn names none
+        return SourceData(name, tuple(classes), splits)
 
     return load_both
 
 
-def _open(name: str, dataset_class: Any, data_dir: Path) -> Any:
+def _open(name: str, train: Callable[..., Any], data_dir: Path) -> Any:
     """Open the training split, downloading both where it can't be read; torchvision shows its progress."""
     try:
-        return dataset_class(data_dir, train=True, download=False)
+        return train(download=False)
     except READ_ERRORS as error:
         trouble = _first_line(error)
     say(f"{name}: not usable under {data_dir} ({trouble}); downloading")
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return dataset_class(data_dir, train=True, download=True)
+            return train(download=True)
     except READ_ERRORS as error:
         if _first_line(error) == trouble:  # torchvision found all files there, and downloaded none
             raise _damaged(name, data_dir, trouble) from None
@@ -190,12 +205,28 @@ def _open(name: str, dataset_class: Any, data_dir: Path) -> Any:
         ) from None
 
 
-DATASETS: dict[str, Callable[[str, Path], SourceData]] = {
-    "cifar10": _torchvision("CIFAR10"),
-    "cifar100": _torchvision("CIFAR100"),
-    "mnist": _torchvision("MNIST"),
-    "fashion-mnist": _torchvision("FashionMNIST"),
-    "digits": _digits,
+DATASETS: dict[str, Known] = {
+    "cifar10": Known(_torchvision("CIFAR10"), "50,000 + 10,000 photographs, 32x32x3, 10 classes"),
+    "cifar100": Known(_torchvision("CIFAR100"), "50,000 + 10,000 photographs, 32x32x3, 100 classes"),
+    "mnist": Known(_torchvision("MNIST"), "60,000 + 10,000 handwritten digits, 28x28x1"),
+    "fashion-mnist": Known(_torchvision("FashionMNIST"), "60,000 + 10,000 pieces of clothing, 28x28x1, 10 classes"),
+    "kmnist": Known(_torchvision("KMNIST"), "60,000 + 10,000 cursive hiragana, 28x28x1, 10 classes"),
+    "emnist": Known(
+        _torchvision("EMNIST", {"split": "balanced", **TRAIN}, {"split": "balanced", **TEST}),
+        "112,800 + 18,800 digits and letters (EMNIST balanced, transposed as it comes), 28x28x1, 47 classes",
+    ),
+    "svhn": Known(
+        _torchvision("SVHN", {"split": "train"}, {"split": "test"}),
+        "73,257 + 26,032 digits of house numbers, 32x32x3 (needs SciPy)",
+    ),
+    "digits": Known(_digits, "1,500 + 297 handwritten digits, 8x8x1, which come with scikit-learn"),
+}
+OWN: dict[str, Own] = {
+    "folder": Own("PATH", load_folder, "pictures in train/CLASS/ and test/CLASS/ or val/CLASS/, or in CLASS/ alone"),
+    "hf": Own(
+        "NAME", load_hub, "of Hugging Face datasets, or a directory that save_to_disk wrote (needs the extra hf)"
+    ),
+    "webdataset": Own("URLS", load_tars, "local WebDataset shards of pictures and .cls: data-{000..009}.tar"),
 }
 
 
@@ -214,4 +245,8 @@ def _images(dataset: Any) -> Images:
     images = np.asarray(dataset.data)
     if images.ndim == 3:
         images = images[..., None]
-    return Images(np.ascontiguousarray(images), np.asarray(dataset.targets, np.int64))
+    if hasattr(dataset, "targets"):
+        labels = dataset.targets
+    else:  # svhn, whose channels come first
+        images, labels = images.transpose(0, 2, 3, 1), dataset.labels
+    return Images(np.ascontiguousarray(images), np.asarray(labels, np.int64))

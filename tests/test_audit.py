@@ -365,7 +365,7 @@ def test_the_command_names_what_differs_and_its_remedy_mends_it(baked_digits: Pa
 def test_the_command_refuses_sets_of_arrays_and_names_the_call_for_them(done: Path) -> None:
     refused = precompute_command("audit", done)
     assert refused.status == 3
-    assert "baked from arrays named 'images', and this command knows only cifar10" in refused.said
+    assert "baked from pictures or arrays named 'images', and this command knows only cifar10" in refused.said
     assert "precompute.audit()" in refused.said
 
 

@@ -226,7 +226,7 @@ def test_workers_are_those_asked_for_or_the_cores_that_this_process_may_use(
             super().__init__(workers)
 
     monkeypatch.setattr("precompute.augment.apply.ThreadPoolExecutor", Noting)
-    monkeypatch.setattr("precompute.augment.apply.BLOCK_IMAGES", 100)
+    monkeypatch.setattr("precompute.augment.apply.BLOCK_BYTES", 4096)
     monkeypatch.setattr("precompute.workers.ThreadPoolExecutor", Noting)
     bake(tmp_path / "one", epochs=1, workers=1)
     assert set(asked) == {1}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from precompute.cluster import SharedSet, _baker, _origin, bake_there
+from precompute.decode import Decoding
 from precompute.sources import SourceData, load
 from shards import DataError, ShardSet
 from shards.lock import is_held
@@ -62,7 +63,7 @@ def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
     (tmp_path / "manifest.json").write_bytes((baked.path / "manifest.json").read_bytes())
     _origin.cache_clear()
     _baker.cache_clear()
-    return SharedSet("digits", tmp_path / "none", tmp_path, baked.plan.identity)
+    return SharedSet("digits", tmp_path / "none", Decoding(), tmp_path, baked.plan.identity)
 
 
 def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_bake(

@@ -16,7 +16,7 @@ import train.report.command
 from benchmarks.table import BEGIN, END, table
 from precompute.audit import parser as audit_parser
 from precompute.repair import parser as repair_parser
-from precompute.sources import DATASETS
+from precompute.sources import DATASETS, OWN
 from shards import ShardSet
 from shards.document import read_document
 from train.recipes import RECIPES
@@ -57,7 +57,7 @@ def test_readme_names_exactly_the_options_that_a_command_has(
 
 
 def test_readme_names_every_data_set_and_recipe() -> None:
-    for name in DATASETS:
+    for name in [*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())]:
         assert f"`{name}`" in section("Baking")
     for name in RECIPES:
         assert f"`{name}`" in section("Training")

@@ -145,7 +145,7 @@ def test_an_unknown_data_set_is_refused_with_a_list_of_those_there_are(tmp_path:
         load("imagenet", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion-mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion-mnist", "kmnist", "emnist", "svhn"])
 def test_without_files_and_network_the_message_names_two_ways_out(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"{name}: no usable files.*--data-dir.*--dataset digits"):
         load(name, tmp_path / "data")
@@ -218,3 +218,43 @@ def test_two_mnist_files_exchanged_are_a_data_error(data_dir: Path, tmp_path: Pa
     (raw / "train-labels-idx1-ubyte").symlink_to(data_dir / "MNIST" / "raw" / "t10k-labels-idx1-ubyte")
     with pytest.raises(DataError, match="60000 images, but 10000 labels"):
         load("mnist", tmp_path)
+
+
+def write_idx(path: Path, values: np.ndarray[Any, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "parts", "classes"),
+    [
+        ("kmnist", "KMNIST/raw", ("train", "t10k"), ("o", "ki")),
+        ("emnist", "EMNIST/raw", ("emnist-balanced-train", "emnist-balanced-test"), ("0", "1")),
+    ],
+)
+def test_relatives_of_mnist_are_read_from_their_files(
+    name: str, raw: str, parts: tuple[str, str], classes: tuple[str, str], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    images, labels = rng.integers(0, 256, (2, 5, 28, 28)), np.array([[0, 1, 2, 1, 0], [2, 2, 1, 0, 1]])
+    for number, part in enumerate(parts):
+        write_idx(tmp_path / raw / f"{part}-images-idx3-ubyte", images[number])
+        write_idx(tmp_path / raw / f"{part}-labels-idx1-ubyte", labels[number])
+    source = load(name, tmp_path)
+    assert source.classes[:2] == classes
+    for number, split in enumerate(("train", "test")):
+        assert np.array_equal(source.splits[split].images_NHWC[..., 0], images[number])
+        assert np.array_equal(source.splits[split].labels_N, labels[number])
+
+
+def test_svhn_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    monkeypatch.setattr("torchvision.datasets.SVHN._check_integrity", lambda _: True)
+    images = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    for split in ("train", "test"):
+        about = {"X": images.transpose(1, 2, 3, 0), "y": np.array([[10], [1], [2], [9], [10]])}
+        scipy_io.savemat(tmp_path / f"{split}_32x32.mat", about)
+    source = load("svhn", tmp_path)
+    assert source.classes == tuple("0123456789")
+    assert np.array_equal(source.splits["train"].images_NHWC, images)
+    assert source.splits["test"].labels_N.tolist() == [0, 1, 2, 9, 0]

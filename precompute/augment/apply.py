@@ -7,6 +7,7 @@ the run, while it is in the cache. No arithmetic on pixels takes place after the
 are the same bits on every machine.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from precompute.augment.draw import Draw
 from precompute.augment.presets import Augmentation
+from precompute.pixels import Pixels
 from shards.record import normalized
 
 __all__ = ["Cutout", "Encoder", "VariantStore"]
 
-BLOCK_IMAGES = 256
+BLOCK_BYTES = 1024 * 1024  # source pixels that are prepared at once
 CACHED_BYTES = 128 * 1024  # what a core's second-level cache keeps beside everything else
 
 
@@ -76,7 +78,7 @@ class VariantStore:
     """All images encoded and padded, and mirrored where flips are drawn; makes variants of them.
 
     Args:
-        images_NHWC: the source pixels, uint8.
+        pixels: the source images, which are asked for in blocks.
         encoder: pixels -> stored dtype.
         augmentation: what may be drawn.
         workers: threads that prepare them; by default one a core.
@@ -84,20 +86,19 @@ class VariantStore:
 
     def __init__(
         self,
-        images_NHWC: NDArray[np.uint8],
+        pixels: Pixels,
         encoder: Encoder,
         augmentation: Augmentation,
         workers: int | None = None,
     ) -> None:
-        n, self.height, self.width, channels = images_NHWC.shape
+        n, self.height, self.width, channels = pixels.shape
         self._cut = Cutout(augmentation.cutout, encoder.zero)
-        sides = 1 if augmentation.flip == "none" else 2
-        pad = augmentation.pad
         dtype = encoder.tables.dtype
         pixel_bytes = channels * dtype.itemsize
-        self._padded = (self.height + 2 * pad, self.width + 2 * pad)
-        self._store = np.empty((sides, n, *self._padded, channels), dtype)
-        self._prepare(images_NHWC, encoder, augmentation, workers)
+        shape = self._shape((n, self.height, self.width, channels), augmentation)
+        self._padded = shape[2:4]
+        self._store = np.empty(shape, dtype)
+        self._prepare(pixels, encoder, augmentation, workers)
         self._run_bytes = ((self.height - 1) * self._padded[1] + self.width) * pixel_bytes
         self._runs = np.ndarray(
             ((self._store.nbytes - self._run_bytes) // pixel_bytes + 1,),
@@ -108,25 +109,36 @@ class VariantStore:
         self._row = np.dtype((np.void, self.width * pixel_bytes))
         self._row_stride = self._padded[1] * pixel_bytes
 
-    def _prepare(
-        self, images_NHWC: NDArray[np.uint8], encoder: Encoder, augmentation: Augmentation, workers: int | None
-    ) -> None:
+    @classmethod
+    def size_bytes(cls, shape: tuple[int, ...], encoder: Encoder, augmentation: Augmentation) -> int:
+        """Say how much memory a store of images of that shape (N, H, W, C) takes."""
+        return math.prod(cls._shape(shape, augmentation)) * encoder.tables.itemsize
+
+    @staticmethod
+    def _shape(shape: tuple[int, ...], augmentation: Augmentation) -> tuple[int, ...]:
+        n, height, width, channels = shape
+        sides, pad = 1 if augmentation.flip == "none" else 2, augmentation.pad
+        return sides, n, height + 2 * pad, width + 2 * pad, channels
+
+    def _prepare(self, images: Pixels, encoder: Encoder, augmentation: Augmentation, workers: int | None) -> None:
         """Fill the store, in blocks that stay in the cache, by threads: NumPy copies outside the interpreter lock."""
         pixel = np.dtype((np.void, self._store.strides[-2]))
         pixels = self._store.reshape(-1).view(pixel).reshape(self._store.shape[:-1])
 
+        step = max(1, BLOCK_BYTES // math.prod(images.shape[1:]))
+
         def prepare(start: int) -> None:
-            block = slice(start, start + BLOCK_IMAGES)
-            encoded_NHWC = encoder.encode(images_NHWC[block])
+            block = slice(start, start + step)
+            encoded_NHWC = encoder.encode(images[block])
             self._store[0, block] = _pad(encoded_NHWC, encoder, augmentation.pad, augmentation.pad_mode)
             if len(pixels) == 2:
                 pixels[1, block] = pixels[0, block, :, ::-1]
 
-        if len(images_NHWC) <= BLOCK_IMAGES:
+        if len(images) <= step:
             prepare(0)
             return
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(prepare, range(0, len(images_NHWC), BLOCK_IMAGES)))
+            list(pool.map(prepare, range(0, len(images), step)))
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
         """Write the variants of the images `index_N` under `draw` to `out_NHWC` (stored dtype, contiguous)."""

@@ -1,6 +1,6 @@
 """What is done to an image: names, parameters, and the defaults of each data set."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +17,7 @@ __all__ = [
     "TRANSFORMS",
     "Augmentation",
     "augmentation_for",
+    "in_proportion",
 ]
 
 PAD_MODES = ("reflect", "zero", "black")
@@ -141,7 +142,11 @@ class Augmentation:
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
 # A mirrored digit is another sign, or none at all.
-BY_DATASET: dict[str, dict[str, Any]] = {"mnist": {"flip": "none"}, "digits": {"flip": "none", "pad": 1, "cutout": 2}}
+BY_DATASET: dict[str, dict[str, Any]] = {
+    **{name: {"flip": "none"} for name in ("mnist", "kmnist", "emnist", "svhn")},
+    "digits": {"flip": "none", "pad": 1, "cutout": 2},
+}
+PRESET_SIDE = 32  # of the images that the presets were made for
 # Those of recipes bear their recipe's name, which the manifest then suggests.
 WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0)
 BY_RECIPE = {
@@ -181,3 +186,15 @@ def augmentation_for(dataset: str, name: str = "standard", **changes: int | str 
     defaults = BY_DATASET.get(dataset, {}) if name != "plain" else {}
     chosen: dict[str, Any] = {**defaults, **{key: value for key, value in changes.items() if value is not None}}
     return replace(AUGMENTATIONS[name], **chosen)
+
+
+def in_proportion(augmentation: Augmentation, side: int, given: Collection[str]) -> Augmentation:
+    """Return a preset for images of any size: padding and cutout, made for 32 pixels, grow or shrink with the side.
+
+    Args:
+        augmentation: a preset, perhaps changed.
+        side: of the images, the shorter one, in pixels.
+        given: names of the parameters that were asked for, and stay.
+    """
+    scaled = {name: getattr(augmentation, name) * side / PRESET_SIDE for name in ("pad", "cutout") if name not in given}
+    return replace(augmentation, **{name: round(value) for name, value in scaled.items()})

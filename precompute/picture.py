@@ -1,0 +1,99 @@
+"""A picture: an image file, of whatever kind Pillow reads, as pixels.
+
+As torchvision's ImageFolder loads it, but for what would lose the picture: turned upright where its EXIF says so,
+16 bits brought to 8 by their upper half, laid on white where it is transparent. Of several frames the first one counts.
+"""
+
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["EXTENSIONS", "Look", "look", "pixels_of"]
+
+# torchvision's, and .gif
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+TRANSPARENT = {"LA", "PA", "RGBA"}
+ORIENTATION = 0x0112  # of EXIF; what undoes each of its values:
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LYING = {5, 6, 7, 8}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a picture's header says: height and width when upright, whether it is grey, whether it has more frames."""
+
+    size: tuple[int, int]
+    grey: bool
+    frames: bool
+
+
+def look(file: IO[bytes]) -> Look:
+    """Read a picture's header; raises whatever Pillow makes of a file that is none."""
+    with Image.open(file) as image:
+        width, height = image.size
+        size = (width, height) if _orientation(image) in LYING else (height, width)
+        # Telephones keep previews as frames of their MPO.
+        frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        return Look(size, image.mode in GREY, frames)
+
+
+def pixels_of(file: IO[bytes], channels: int, side: int | None) -> NDArray[np.uint8]:
+    """Decode a picture: (height, width, channels).
+
+    Args:
+        file: what to read.
+        channels: 1 or 3.
+        side: the shorter side is resized to it (bilinear, antialiased), and the middle square cut out; None: neither.
+
+    Raises:
+        whatever Pillow makes of a damaged file; ValueError: pixels of more than 16 bits.
+    """
+    with Image.open(file) as image:
+        image.load()
+        upright = UPRIGHT.get(_orientation(image))
+        plain = _converted(image, "L" if channels == 1 else "RGB")
+    if upright is not None:
+        plain = plain.transpose(upright)
+    if side is not None:
+        plain = _square(plain, side)
+    return np.asarray(plain).reshape(plain.height, plain.width, channels)
+
+
+def _orientation(image: Image.Image) -> int:
+    # As the base class has it: that of PNG decodes the whole picture to look for a note at its end.
+    return int(Image.Image.getexif(image).get(ORIENTATION) or 1)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, where 8 or 16 bits are expected")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("pixels of 32 bits, where 8 or 16 are expected")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode in TRANSPARENT or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(mode)
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    """Resize and crop as torchvision's Resize and CenterCrop do."""
+    width, height = image.size
+    if min(width, height) != side:
+        size = (side, side * height // width) if width <= height else (side * width // height, side)
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,134 @@
+"""WebDataset shards of pictures: plain tar files in which `key.png` and `key.cls` stand side by side."""
+
+import glob
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from precompute.decode import Decoding, Pictures, decoded
+from precompute.folder import held_out_names, safe_name, split_of
+from precompute.images import SourceData
+from precompute.picture import EXTENSIONS
+from shards.errors import DataError, UsageError, listed, shown
+
+__all__ = ["load_tars"]
+
+LABEL = ".cls"
+MOST_LABEL = 2**16 - 1
+MOST_LABEL_BYTES = 64
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Where a picture lies in which archive, and its label."""
+
+    archive: int
+    name: str
+    offset: int
+    size: int
+    label: int
+
+
+def load_tars(where: str, how: Decoding) -> SourceData:
+    """Read WebDataset shards, local files: a directory of them, or a path with braces or wildcards.
+
+    A shard whose name has the word test or val is of that split, all others are to train on.
+
+    Raises:
+        UsageError: not local, or as `decoded`.
+        DataError: no such files, or others than plain tar files of pictures with numbers for labels, or as `decoded`.
+        MachineError: as `decoded`.
+    """
+    paths = _paths(where)
+    samples: dict[str, list[_Sample]] = {}
+    for number, path in enumerate(paths):
+        split = next(filter(None, map(split_of, re.split(r"[^A-Za-z]+", path.name))), "train")
+        samples.setdefault(split, []).extend(_samples(number, path))
+    if not samples.get("train"):
+        raise DataError(f"webdataset:{where}: no sample to train on in {listed([path.name for path in paths])}")
+    highest = max(sample.label for sample in samples["train"])
+    above = [sample for part in samples.values() for sample in part if sample.label > highest]
+    if not highest or above:
+        raise DataError(
+            f"webdataset:{where}: expected labels from 0 to at least 1 in train, and no higher ones elsewhere, found 0 "
+            f"to {highest} in train{f', and {above[0].label} in {above[0].name}' if above else ''}"
+        )
+    splits = {split: _pictures(paths, samples[split]) for split in ("train", "test", "val") if samples.get(split)}
+    name = safe_name(paths[0].resolve().parent.name)
+    return decoded(name, [str(label) for label in range(highest + 1)], held_out_names(splits), how)
+
+
+def _paths(where: str) -> list[Path]:
+    from braceexpand import braceexpand  # comes with webdataset, which imports torch
+
+    if re.match(r"[a-z0-9]+:", where):
+        raise UsageError(f"webdataset:{where}: expected local files; fetch the shards first")
+    path = Path(where).expanduser()
+    if path.is_dir():
+        paths = sorted(path.glob("*.tar"))
+    else:
+        try:
+            patterns = list(braceexpand(str(path)))
+        except ValueError:
+            raise UsageError(f"webdataset:{where}: its braces are not balanced") from None
+        paths = [Path(p) for pattern in patterns for p in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207 - absolute patterns too
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise DataError(f"webdataset:{where}: no such tar files: {listed(missing, 3) or 'the directory holds none'}")
+    return paths
+
+
+def _samples(number: int, path: Path) -> Iterator[_Sample]:
+    """Yield the samples of one archive: neighbours whose names agree up to the first dot of the last part."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            key = ("", "")
+            members: dict[str, tarfile.TarInfo] = {}
+            for member in archive:
+                if not member.isreg():
+                    continue
+                directory, _, name = member.name.rpartition("/")
+                stem, dot, ending = name.partition(".")
+                if (directory, stem) != key and members:
+                    yield _sample(number, path, archive, members)
+                    members = {}
+                key = (directory, stem)
+                members[(dot + ending).lower()] = member
+            if members:
+                yield _sample(number, path, archive, members)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{path}: no whole, plain tar file ({error}); where it is compressed, unpack it") from None
+
+
+def _sample(number: int, path: Path, archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> _Sample:
+    pictures = [member for ending, member in members.items() if ending.endswith(EXTENSIONS)]
+    if len(pictures) != 1 or LABEL not in members:
+        names = listed([shown(member.name) for member in members.values()])
+        raise DataError(f"{path}: expected one picture and its label (.cls) in each sample, found {names}")
+    file = archive.extractfile(members[LABEL])
+    text = file.read(MOST_LABEL_BYTES).strip() if file else b""
+    if not text.isdigit() or int(text) > MOST_LABEL:
+        raise DataError(
+            f"{path}, {shown(members[LABEL].name)}: expected a label from 0 to {MOST_LABEL}, found {shown(text)}"
+        )
+    (picture,) = pictures
+    return _Sample(number, picture.name, picture.offset_data, picture.size, int(text))
+
+
+def _pictures(paths: list[Path], samples: list[_Sample]) -> Pictures:
+    def name(number: int) -> str:
+        return f"{paths[samples[number].archive]}, {samples[number].name}"
+
+    def open_picture(number: int) -> IO[bytes]:
+        sample = samples[number]
+        with paths[sample.archive].open("rb") as file:
+            return io.BytesIO(os.pread(file.fileno(), sample.size, sample.offset))
+
+    return Pictures(np.array([sample.label for sample in samples], np.int64), name, open_picture)

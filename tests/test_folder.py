@@ -1,0 +1,425 @@
+"""A user's own folder of pictures: what torchvision's ImageFolder finds in it, and words for what is wrong with it."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from precompute.decode import Decoding
+from precompute.sources import SourceData, load
+from shards import DataError, MachineError, ShardSet, UsageError
+from tests.asked import precompute_command
+from tests.pictures import picture, write_folder
+from tests.small import files
+
+
+@pytest.fixture(scope="module")
+def ziffern(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 digits to train and 60 to test, as a folder of PNGs; read only."""
+    folder = tmp_path_factory.mktemp("folders") / "Ziffern für alle"
+    write_folder(digits, folder, most=60)
+    return folder
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    """Two classes of two colour pictures each, 8x6, to train and to test."""
+    for number, (split, name) in enumerate([(s, c) for s in ("train", "test") for c in ("cat", "dog")] * 2):
+        picture(tmp_path / "cats" / split / name / f"{number}.png", number)
+    return tmp_path / "cats"
+
+
+def read(folder: Path, **how: Any) -> SourceData:
+    return load(f"folder:{folder}", Path("unused"), Decoding(**how))
+
+
+def as_torchvision_has_it(root: Path, channels: int, side: int | None) -> tuple[list[str], list[Any], list[int]]:
+    """Return classes, pixels and labels as torchvision's own loader and transforms give them."""
+    transform = v2.Compose([v2.Resize(side), v2.CenterCrop(side)]) if side else None
+    loaded = ImageFolder(
+        root, transform=transform, loader=lambda path: Image.open(path).convert("L" if channels == 1 else "RGB")
+    )
+    pairs = [(np.asarray(image).reshape(image.height, image.width, channels), label) for image, label in loaded]
+    return loaded.classes, [pixels for pixels, _ in pairs], [label for _, label in pairs]
+
+
+def assert_as_torchvision_has_it(source: SourceData, folder: Path, channels: int, side: int | None = None) -> None:
+    for split, images in source.splits.items():
+        classes, pixels, labels = as_torchvision_has_it(folder / split, channels, side)
+        assert list(source.classes) == classes
+        assert images.labels_N.tolist() == labels
+        assert np.array_equal(images.images_NHWC, np.stack(pixels))
+
+
+def test_a_folder_is_baked_audited_and_repaired_by_commands_and_its_path_is_in_no_file(
+    ziffern: Path, tmp_path: Path
+) -> None:
+    named = f"folder:{ziffern}"
+    baked = precompute_command("--dataset", named, "--epochs", 2, "--augment", "plain", "--dtype", "uint8",
+                               "--out", tmp_path)  # fmt: skip
+    assert baked.status == 0, baked.said
+    assert "decode Ziffern-fur-alle: 120 pictures" in baked.said
+    data = ShardSet(tmp_path / "Ziffern-fur-alle")
+    source = read(ziffern)
+    for images, labels, index in data.records("train", 1):
+        assert np.array_equal(images, source.splits["train"].images_NHWC[index])
+        assert np.array_equal(labels, source.splits["train"].labels_N[index])
+    before = files(data.path)
+    assert not [name for name, content in before.items() if str(ziffern).encode() in content or b"alle/" in content]
+    refused = precompute_command("audit", data.path)
+    assert refused.status == 3
+    assert "--dataset folder:PATH" in refused.said
+    assert precompute_command("audit", data.path, "--all", "--dataset", named).status == 0
+    (data.path / "train-e001-000.tar").write_bytes(b"")
+    repaired = precompute_command("repair", data.path, "--dataset", named)
+    assert repaired.status == 0, repaired.said
+    assert files(data.path) == before
+    again = precompute_command("--dataset", named, "--epochs", 2, "--augment", "plain", "--dtype", "uint8",
+                               "--memory", "1MB", "--workers", 1, "--out", tmp_path / "again")  # fmt: skip
+    assert again.status == 0, again.said
+    assert files(tmp_path / "again" / data.path.name) == before
+
+
+def test_a_folder_gives_what_torchvision_s_image_folder_gives(ziffern: Path) -> None:
+    source = read(ziffern)
+    assert source.splits["train"].pixels.shape == (60, 8, 8, 1)
+    assert_as_torchvision_has_it(source, ziffern, 1)
+
+
+@pytest.mark.parametrize("side", [5, 7, 16])
+def test_pictures_of_several_sizes_are_resized_and_cropped_as_torchvision_does(side: int, tmp_path: Path) -> None:
+    sizes = [(8, 6), (6, 9), (7, 7), (31, 8), (5, 16), (16, 16)]
+    for number, size in enumerate(sizes * 2):
+        picture(tmp_path / "train" / str(number % 2) / f"{number}.png", number, size, "RGB" if number else "L")
+    with pytest.raises(DataError, match=r"pictures of 6 sizes, 8x6 \(2\), .* and 2 more; .* --image-size 64"):
+        read(tmp_path)
+    source = read(tmp_path, image_size=side)
+    assert source.splits["train"].pixels.shape == (12, side, side, 3)
+    assert_as_torchvision_has_it(source, tmp_path, 3, side)
+
+
+def test_names_endings_and_files_of_all_kinds(cats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        for name in ("Ваня и кот", "猫", "a b", "A B", "cat'\"$(x)"):
+            picture(cats / split / name / "Großes Bild.PNG", 1)
+            picture(cats / split / name / "deeper" / "still" / "x.Bmp", 2)
+        for junk in (".DS_Store", "cat/Thumbs.db", "cat/._0.png", "cat/notes.txt", ".ipynb_checkpoints/x.png"):
+            (cats / split / junk).parent.mkdir(exist_ok=True)
+            (cats / split / junk).write_bytes(b"junk")
+        (cats / split / "cat" / "link.png").symlink_to(next((cats / split / "dog").glob("?.png")))
+    shutil.rmtree(cats / "train" / ".ipynb_checkpoints")
+    (cats / "__MACOSX").mkdir()
+    source = read(cats)
+    assert source.classes == ("A B", "a b", "cat", "cat'\"$(x)", "dog", "Ваня и кот", "猫")
+    assert np.bincount(source.splits["train"].labels_N).tolist() == [2, 2, 3, 2, 2, 2, 2]
+    said = capsys.readouterr().err
+    assert "4 files are left out" in said
+    assert "notes.txt" in said
+
+
+def test_a_name_that_is_no_utf_8_is_escaped(cats: Path) -> None:
+    try:
+        os.mkdir(os.fsencode(cats / "train") + b"/caf\xe9")  # noqa: PTH102 - bytes
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    inside = os.fsencode(cats / "train") + b"/caf\xe9/\xff.png"
+    shutil.copy(os.fsencode(next((cats / "train" / "cat").iterdir())), inside)
+    assert read(cats).classes == ("caf\\xe9", "cat", "dog")
+    with open(inside, "wb"):  # noqa: PTH123 - as above
+        pass
+    with pytest.raises(DataError, match=re.escape(r"caf\xe9/\xff.png (")):
+        read(cats)
+
+
+def test_classes_alone_are_training_images(cats: Path) -> None:
+    source = read(cats / "train")
+    assert list(source.splits) == ["train"]
+    assert (source.name, source.classes) == ("train", ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "splits"),
+    [
+        ({"train": "train", "test": "val"}, ["train", "test"]),
+        ({"train": "Training", "test": "TESTING"}, ["train", "test"]),
+        ({"train": "train", "test": "valid"}, ["train", "test"]),
+    ],
+)
+def test_parts_have_the_names_that_people_use(parts: dict[str, str], splits: list[str], cats: Path) -> None:
+    expected = read(cats)
+    for before, after in parts.items():
+        (cats / before).rename(cats / after)
+    found = read(cats)
+    assert list(found.splits) == splits
+    for split in splits:
+        assert np.array_equal(found.splits[split].images_NHWC, expected.splits[split].images_NHWC)
+
+
+def test_a_test_part_without_classes_is_left_out_aloud(cats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(cats / "test")
+    picture(cats / "test" / "1.png", 1)
+    assert list(read(cats).splits) == ["train"]
+    said = capsys.readouterr().err
+    assert "test: no pictures in classes" in said
+    assert "1 files are left out" in said
+
+
+def test_a_validation_part_of_its_own_stays_one(cats: Path, tmp_path: Path) -> None:
+    shutil.copytree(cats / "test", cats / "val")
+    baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--out", tmp_path / "out")
+    assert baked.status == 0, baked.said
+    assert sorted(ShardSet(tmp_path / "out" / "cats").splits) == ["test", "train", "val"]
+    assert precompute_command("audit", tmp_path / "out" / "cats", "--dataset", f"folder:{cats}").status == 0
+    refused = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--val-fraction", 0.5, "--out", tmp_path)
+    assert refused.status == 2
+    assert "--val-fraction: cats has validation images of its own" in refused.said
+
+
+def saved(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+RED = Image.new("RGB", (8, 6), (200, 30, 10))
+NOISE = np.random.default_rng(5).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def sixteen_bits() -> tuple[bytes, Any]:
+    values = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1300
+    return saved(Image.fromarray(values), format="PNG"), (values // 256).astype(np.uint8)[..., None].repeat(3, 2)
+
+
+def half_transparent() -> tuple[bytes, Any]:
+    pixels = np.dstack([NOISE, np.zeros((6, 8), np.uint8)])
+    pixels[:3, :, 3] = 255
+    return saved(Image.fromarray(pixels), format="PNG"), np.vstack([NOISE[:3], np.full((3, 8, 3), 255)])
+
+
+def palette() -> tuple[bytes, Any]:
+    image = Image.fromarray(NOISE).quantize(16)
+    return saved(image, format="PNG"), np.asarray(image.convert("RGB"))
+
+
+def transparent_palette() -> tuple[bytes, Any]:
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) % 2, "P")
+    image.putpalette([9, 8, 7, 100, 50, 25])
+    expected = np.where((np.arange(48).reshape(6, 8, 1) % 2) == 0, 255, np.array([100, 50, 25]))
+    return saved(image, format="PNG", transparency=0), expected
+
+
+def lying() -> tuple[bytes, Any]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(Image.fromarray(np.rot90(NOISE)), format="PNG", exif=exif), NOISE
+
+
+def animated() -> tuple[bytes, Any]:
+    still = Image.fromarray(NOISE).quantize(256)
+    return saved(still, format="GIF", save_all=True, append_images=[RED.quantize(4)]), np.asarray(still.convert("RGB"))
+
+
+def four_inks() -> tuple[bytes, Any]:
+    data = saved(RED.convert("CMYK"), format="JPEG", quality=100)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "CMYK"
+        return data, np.asarray(image.convert("RGB"))
+
+
+def grey_with_alpha() -> tuple[bytes, Any]:
+    grey = NOISE[..., 0]
+    return saved(Image.fromarray(np.dstack([grey, grey * 0 + 255]), "LA"), format="PNG"), np.dstack([grey] * 3)
+
+
+KINDS: list[Callable[[], tuple[bytes, Any]]] = [
+    sixteen_bits, half_transparent, palette, transparent_palette, lying, animated, four_inks, grey_with_alpha,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_picture_of_any_kind_is_what_one_sees(kind: Callable[[], tuple[bytes, Any]], cats: Path) -> None:
+    data, expected = kind()
+    (cats / "train" / "cat" / "zz.png").write_bytes(data)  # Pillow goes by the content
+    assert np.array_equal(read(cats).splits["train"].images_NHWC[2], expected)
+
+
+def test_grey_pictures_of_every_depth_give_one_channel(tmp_path: Path) -> None:
+    grey = NOISE[..., 0]
+    pictures = {
+        "eight": Image.fromarray(grey),
+        "sixteen": Image.fromarray(grey.astype(np.uint16) * 256 + 77),
+        "alpha": Image.fromarray(np.dstack([grey, grey * 0 + 255]), "LA"),
+    }
+    for name, image in pictures.items():
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "x.png")
+    found = read(tmp_path).splits["train"].images_NHWC
+    assert found.shape == (3, 6, 8, 1)
+    assert all(np.array_equal(image[..., 0], grey) for image in found)
+    (tmp_path / "one").mkdir()
+    Image.fromarray(grey > 127).save(tmp_path / "one" / "x.png")
+    assert np.array_equal(read(tmp_path).splits["train"].images_NHWC[2, ..., 0], (grey > 127) * np.uint8(255))
+
+
+def spoil(folder: Path) -> list[str]:
+    """Put pictures that can't be read into a folder; return their names."""
+    part = folder / "train" / "dog"
+    whole = saved(Image.fromarray(NOISE), format="JPEG")
+    (part / "a empty.png").write_bytes(b"")
+    (part / "b truncated.jpg").write_bytes(whole[:-40])
+    (part / "c header.jpg").write_bytes(whole[:30])
+    (part / "d text.png").write_text("<html>")
+    (part / "e link.png").symlink_to(part / "nowhere.png")
+    os.mkfifo(part / "f pipe.png")
+    Image.fromarray(NOISE[..., 0].astype(np.float32)).save(part / "g float.tif")
+    return sorted(path.name for path in part.iterdir() if " " in path.name)
+
+
+def test_unreadable_pictures_are_counted_and_named_and_stop_the_bake_unless_they_are_to_be_left_out(
+    cats: Path, tmp_path: Path
+) -> None:
+    before = read(cats)
+    spoilt = spoil(cats)
+    command = ("--dataset", f"folder:{cats}", "--epochs", 1, "--out", tmp_path / "out")
+    stopped = precompute_command(*command)
+    assert stopped.status == 3
+    assert "Traceback" not in stopped.said
+    assert "error: cats: 7 of 15 pictures can't be read" in stopped.said
+    assert "--skip-unreadable" in stopped.said
+    assert all(name in stopped.said for name in spoilt)
+    assert not (tmp_path / "out").exists()
+    baked = precompute_command(*command, "--skip-unreadable")
+    assert baked.status == 0, baked.said
+    assert "cats: 7 unreadable pictures are left out" in baked.said
+    assert all(name in baked.said for name in spoilt)
+    left = read(cats, skip_unreadable=True)
+    for split, images in before.splits.items():
+        assert np.array_equal(left.splits[split].images_NHWC, images.images_NHWC)
+        assert left.splits[split].labels_N.tolist() == images.labels_N.tolist()
+    audited = precompute_command("audit", tmp_path / "out" / "cats", "--dataset", f"folder:{cats}", "--skip-unreadable")
+    assert audited.status == 0, audited.said
+
+
+def all_unreadable(folder: Path) -> None:
+    for path in folder.glob("train/*/*.png"):
+        path.write_bytes(b"")
+
+
+def move_up(folder: Path) -> None:
+    (folder / "cats").mkdir()
+    (folder / "train").rename(folder / "cats" / "train")
+    (folder / "test").rename(folder / "cats" / "test")
+
+
+def replaced_by_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"x")
+
+
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (shutil.rmtree, r"folder:.*cats: no such directory"),
+    "an archive": (replaced_by_a_file, "a file; unpack it first"),
+    "no train": (lambda f: shutil.rmtree(f / "train"), "has test, but no train"),
+    "one class": (lambda f: shutil.rmtree(f / "train" / "dog"), "expected at least two directories of classes.*'cat'"),
+    "one level up": (move_up, r"expected at least two.*try folder:.*cats/cats"),
+    "an empty folder": (emptied, "expected at least two .*, found none"),
+    "an empty class": (lambda f: (f / "train" / "eel").mkdir(), r"1 of 3 classes have no pictures \('eel'\)"),
+    "no pictures": (lambda f: picture(f / "train" / "eel" / "x.jp2", 1), r"1 of 3 classes have no pictures"),
+    "a class of the test": (lambda f: picture(f / "test" / "eel" / "1.png", 1), "1 classes that are not in train"),
+    "two trains": (lambda f: shutil.copytree(f / "train", f / "Train"), "both Train and train would be its train part"),
+    "a circle": (lambda f: (f / "train" / "cat" / "up").symlink_to(f / "train"), "leads to a directory above it"),
+    "nothing to read": (all_unreadable, "4 of 8 pictures can't be read"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_with_a_folder_is_said(wrong: str, cats: Path) -> None:
+    spoil_it, said = WRONG[wrong]
+    spoil_it(cats)
+    with pytest.raises(DataError, match=said):
+        read(cats, skip_unreadable=True)
+
+
+@pytest.mark.parametrize("side", [0, -3, 5000])
+def test_an_image_size_outside_its_range_is_refused(side: int, cats: Path) -> None:
+    with pytest.raises(UsageError, match=f"--image-size: expected 1 to 4096 pixels, found {side}"):
+        read(cats, image_size=side)
+
+
+def test_too_little_space_for_the_pixels_is_said_before_they_are_decoded(
+    cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precompute.decode.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
+    with pytest.raises(MachineError, match=r"1\.15 kB of decoded pixels .* 1\.00 kB are free"):
+        read(cats)
+
+
+def test_padding_and_cutout_grow_with_the_pictures_and_what_is_given_stays(cats: Path, tmp_path: Path) -> None:
+    for options, expected in (([], (8, 16)), (["--cutout", "3"], (8, 3))):
+        baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--image-size", 64, "--out",
+                                   tmp_path / str(len(options)), *options)  # fmt: skip
+        assert baked.status == 0, baked.said
+        manifest = json.loads((tmp_path / str(len(options)) / "cats" / "manifest.json").read_text())
+        assert (manifest["augmentation"]["pad"], manifest["augmentation"]["cutout"]) == expected
+
+
+def test_two_folders_of_one_name_are_refused(cats: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(cats, tmp_path / "other" / "cats")
+    refused = precompute_command("--dataset", f"folder:{cats}", f"folder:{copy}", "--epochs", 1, "--out", tmp_path)
+    assert refused.status == 2
+    assert "several are named cats" in refused.said
+
+
+def test_list_names_every_source() -> None:
+    listed = precompute_command("list")
+    assert listed.status == 0
+    assert [line.split()[0] for line in listed.said.splitlines()] == [
+        *("cifar10", "cifar100", "mnist", "fashion-mnist", "kmnist", "emnist", "svhn", "digits"),
+        *("folder:PATH", "hf:NAME", "webdataset:URLS"),
+    ]
+
+
+@pytest.mark.slow
+def test_cifar_10_as_60_000_pngs_bakes_the_pixels_of_the_torchvision_bake(
+    cifar10: SourceData, data_dir: Path, tmp_path: Path
+) -> None:
+    write_folder(cifar10, tmp_path / "pngs")
+    for name in (f"folder:{tmp_path / 'pngs'}", "cifar10"):
+        options = ["--data-dir", str(data_dir), "--epochs", "1", "--augment", "plain", "--out", str(tmp_path / "out")]
+        command = [sys.executable, "-m", "precompute", "--dataset", name, *options]
+        subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
+    ours, theirs = ShardSet(tmp_path / "out" / "pngs"), ShardSet(tmp_path / "out" / "cifar10")
+    assert ours.classes == theirs.classes
+    assert (ours.plan.source.mean, ours.plan.source.deviation) == (
+        theirs.plan.source.mean, theirs.plan.source.deviation)  # fmt: skip
+    for split in ("train", "test"):
+        # A folder's images are sorted by class, and by number in it.
+        labels = cifar10.splits[split].labels_N
+        place = np.argsort(np.argsort(labels, kind="stable"), kind="stable")
+        assert np.array_equal(by_index(ours, split)[place], by_index(theirs, split))
+
+
+def by_index(data: ShardSet, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return pixels and labels of a split as bytes, by source index."""
+    rows: list[Any] = [None] * data.samples(split)
+    for images, labels, index in data.records(split, 0):
+        for image, label, i in zip(images, labels, index, strict=True):
+            rows[i] = np.frombuffer(image.tobytes() + label.tobytes(), np.uint8)
+    return np.stack(rows)
