@@ -183,7 +183,8 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
 
 
 def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:
-    missing = bake_task(job.source, job.plan, job.augmentation, job.directory, task, workers=arguments.workers)
+    workers, memory = arguments.workers, memory_of(arguments)
+    missing = bake_task(job.source, job.plan, job.augmentation, job.directory, task, workers=workers, memory=memory)
     if arguments.json:
         found = {"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": job.plan.epochs}
         print(json.dumps({**found, "task": str(task), "missing": missing}))

@@ -69,8 +69,9 @@ def bake_task(
     task: Task,
     *,
     workers: int | None = None,
+    memory: int | None = None,
 ) -> list[str]:
-    """Write what is missing of a task's share, after checking every byte of what is there of it.
+    """Write what is missing of a task's share, after checking every byte of what is there of it; arguments as `bake`.
 
     Other tasks of this bake may run beside it, this very one too.
 
@@ -91,7 +92,7 @@ def bake_task(
             check_space([estimate(plan, directory, share=share)], directory)
             todo = [shard for shard in share if not oven.has(shard)]
             if todo:
-                pool = functools.partial(write_here, source, plan, augmentation, oven, workers)
+                pool = functools.partial(write_here, source, plan, augmentation, oven, workers, memory)
                 # What bears another token may be another task's, which is at work.
                 write_and_tidy(pool, plan, directory, todo, functools.partial(discard_parts, directory, oven.token))
             else:

@@ -71,9 +71,9 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
 ) -> None:
     loaded: list[str] = []
 
-    def loading(name: str, data_dir: Path) -> SourceData:
+    def loading(name: str, data_dir: Path, how: Decoding) -> SourceData:
         loaded.append(name)
-        return load(name, data_dir)
+        return load(name, data_dir, how)
 
     monkeypatch.setattr("precompute.cluster.load", loading)
     with ThreadPoolExecutor(4) as pool:
@@ -96,7 +96,7 @@ def test_a_worker_that_does_not_see_what_is_meant_says_so(
     digits = load("digits", Path("unused"))
     test = digits.splits["test"]
     others = replace(digits, name="others", splits={"train": test, "test": test})
-    monkeypatch.setattr("precompute.cluster.load", lambda name, _: others if name == "others" else digits)
+    monkeypatch.setattr("precompute.cluster.load", lambda name, *_: others if name == "others" else digits)
     with pytest.raises(DataError, match=rf"worker on '.*{said}.*Workers must see --out and --data-dir") as caught:
         bake_there(replace(shared, **change), baked.plan.shards()[0])  # type: ignore[arg-type]
     assert caught.value.exit_code == 3

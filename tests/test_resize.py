@@ -1,6 +1,5 @@
 """Progressive resizing: smaller images first, padding and cutout in proportion, training that follows."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +109,7 @@ def test_resized_shards_are_audited_and_another_resizing_is_found(
 ) -> None:
     options: dict[str, Any] = {"augment": AUGMENTATION, "epochs": 3, "val_fraction": 0, "test": None, "classes": None}
     precompute.audit(IMAGES, LABELS, out=bake(tmp_path / "right", **options).path, sample=100)
-    cut = sys.modules["precompute.bake"]  # the package's own `bake` is the function
-    monkeypatch.setattr(cut, "resized", lambda images, shape: images[:, : shape[0], : shape[1]])
+    monkeypatch.setattr("precompute.images.resized", lambda images, shape: images[:, : shape[0], : shape[1]])
     wrong = bake(tmp_path / "wrong", **options)
     with pytest.raises(DataError, match="images differ from what source and plan give"):
         precompute.audit(IMAGES, LABELS, out=wrong.path, sample=100)
