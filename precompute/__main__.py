@@ -9,6 +9,7 @@ from pathlib import Path
 from precompute.audit import main as audit_main
 from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for
 from precompute.bake import bake_source
+from precompute.elsewhere import check_writable
 from precompute.existing import settle
 from precompute.plan import Estimate, check_space, estimate, make_plan
 from precompute.progress import gigabytes
@@ -16,6 +17,7 @@ from precompute.repair import main as repair_main
 from precompute.sources import DATASETS, SourceData, hold_out, load
 from shards.command import run_command
 from shards.errors import UsageError
+from shards.files import Place, place
 from shards.plan import Plan
 from shards.record import ENCODINGS
 
@@ -35,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, required=True, help="variants of each training image")
     add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
     add("--data-dir", type=Path, default=Path("data"), help="torchvision root, filled where empty; default data")
-    add("--out", type=Path, default=Path("shards"), help="root of the shard sets; default shards")
+    add("--out", type=place, default=Path("shards"), help="root of the shard sets, or its URL; default shards")
     add("--augment", default="standard", metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}; default standard")
     add("--pad", type=int, help="pixels around the image before it is cropped")
     add("--pad-mode", help=f"of {', '.join(PAD_MODES)}")
@@ -61,6 +63,7 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
+    check_writable(arguments.out)
     unknown = [name for name in arguments.dataset if name not in DATASETS]
     if unknown:
         raise UsageError(f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}")
@@ -83,7 +86,7 @@ class Job:
     source: SourceData
     augmentation: Augmentation
     plan: Plan
-    directory: Path
+    directory: Place
 
 
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
@@ -127,10 +130,11 @@ def _report(job: Job, left: Estimate, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"dataset": name, "directory": str(job.directory), **asdict(left)}))
     else:
+        free = "no end known" if left.free_bytes is None else f"{left.free_bytes} bytes ({gigabytes(left.free_bytes)})"
         print(
             f"{name}: {left.shards} of {left.planned_shards} shards to write into {job.directory}, "
             f"{left.size_bytes} of {left.planned_bytes} bytes ({gigabytes(left.size_bytes)}); "
-            f"{left.free_bytes} bytes ({gigabytes(left.free_bytes)}) free"
+            f"{free} free"
         )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from precompute.augment import Augmentation, at_side, augmentation_for, resized
 from precompute.baker import Baker, TransformBaker
+from precompute.elsewhere import check_scratch, check_writable, claim
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
 from precompute.plan import check_space, estimate, make_plan, out_of_space
 from precompute.progress import Progress
@@ -21,9 +22,12 @@ from precompute.sources import Images, SourceData, checked_images, hold_out
 from precompute.workers import cores, each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
+from shards.files import Place, place
 from shards.lock import add_bake_seconds, locked
 from shards.plan import MANIFEST, Plan, Shard
 from shards.record import Frame
+from shards.remote import Remote
+from shards.scratch import scratch
 from shards.writer import make_directory, remove, remove_shards, write_plainly, write_shard, write_whole
 
 __all__ = ["bake", "bake_source"]
@@ -37,7 +41,7 @@ def bake(
     labels: NDArray[np.int64],
     *,
     epochs: int,
-    out: str | Path,
+    out: str | Place,
     augment: Augmentation | str = "standard",
     test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
     classes: Iterable[str] | None = None,
@@ -54,7 +58,7 @@ def bake(
         images: (N, H, W, C) or (N, H, W), uint8.
         labels: (N,) integers from 0.
         epochs: how many variants of each image.
-        out: the directory of this one set.
+        out: the directory of this one set, or its URL.
         augment: an `Augmentation`, or the name of a preset.
         test: images and labels of a test split, stored un-augmented.
         classes: names of the classes; by default the labels' numbers.
@@ -86,23 +90,33 @@ def bake(
     source = hold_out(SourceData(name, names, splits), val_fraction)
     augmentation = augmentation_for(name, augment) if isinstance(augment, str) else augment
     plan = make_plan(source, augmentation, epochs, encoding, seed)
-    bake_source(source, plan, augmentation, Path(out), workers=workers, overwrite=overwrite)
+    directory = place(out)
+    check_writable(directory)
+    bake_source(source, plan, augmentation, directory, workers=workers, overwrite=overwrite)
 
 
 def bake_source(
     source: SourceData,
     plan: Plan,
     augmentation: Augmentation,
-    directory: Path,
+    directory: Place,
     *,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write what is missing of a plan, after checking every byte of what is there.
+    """Write what is missing of a plan, after checking every byte of what is there; elsewhere, what it has no index of.
 
     Raises: as `bake`.
     """
     workers = workers or cores()
+    if isinstance(directory, Remote):
+        plan, todo = claim(plan, directory, overwrite=overwrite)
+        check_scratch(todo, workers)
+        if todo:
+            _write(source, plan, augmentation, directory, todo, workers)
+        else:
+            say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already")
+        return
     try:
         make_directory(directory)
         with locked(directory):
@@ -152,7 +166,7 @@ def _write(
     source: SourceData,
     plan: Plan,
     augmentation: Augmentation,
-    directory: Path,
+    directory: Place,
     todo: Sequence[Shard],
     workers: int,
 ) -> None:
@@ -174,7 +188,13 @@ def _write(
                 baker = Baker(_at(images, shape), scaled, plan, workers)
                 _write_in_threads(baker, plan, directory, list(group), workers, progress)
         else:
-            _write_in_processes(source.splits["train"], augmentation, plan, directory, train, workers, progress)
+            with contextlib.nullcontext(directory) if isinstance(directory, Path) else scratch() as here:
+                write = _ProcessWriter(
+                    directory, plan.identity, _shared(source.splits["train"], augmentation, plan, here)
+                )
+                each_in_processes(write, train, workers, here, progress.add, progress.finish)
+                remove(here / PIXELS)
+                remove(here / LABELS)
 
 
 def _at(images: Images, shape: tuple[int, int, int]) -> Images:
@@ -182,7 +202,7 @@ def _at(images: Images, shape: tuple[int, int, int]) -> Images:
 
 
 def _write_in_threads(
-    baker: Baker, plan: Plan, directory: Path, shards: Sequence[Shard], workers: int, progress: Progress
+    baker: Baker, plan: Plan, directory: Place, shards: Sequence[Shard], workers: int, progress: Progress
 ) -> None:
     def write(shard: Shard, stopped: threading.Event) -> None:
         fill = baker.filler(shard)
@@ -198,22 +218,12 @@ def _write_in_threads(
     each_in_threads(write, shards, workers)
 
 
-def _write_in_processes(
-    images: Images,
-    augmentation: Augmentation,
-    plan: Plan,
-    directory: Path,
-    shards: Sequence[Shard],
-    workers: int,
-    progress: Progress,
-) -> None:
-    pixels, labels = directory / PIXELS, directory / LABELS
+def _shared(images: Images, augmentation: Augmentation, plan: Plan, here: Path) -> TransformBaker:
+    """Lay the images where all processes can map them."""
+    pixels, labels = here / PIXELS, here / LABELS
     _share(images.images_NHWC, pixels)
     _share(images.labels_N, labels)
-    write = _ProcessWriter(directory, plan.identity, TransformBaker(pixels, labels, augmentation, plan))
-    each_in_processes(write, shards, workers, directory, progress.add, progress.finish)
-    remove(pixels)
-    remove(labels)
+    return TransformBaker(pixels, labels, augmentation, plan)
 
 
 def _share(array: NDArray[np.generic], path: Path) -> None:
@@ -227,7 +237,7 @@ def _share(array: NDArray[np.generic], path: Path) -> None:
 class _ProcessWriter:
     """Writes one shard in whichever process it is called."""
 
-    directory: Path
+    directory: Place
     identity: str
     baker: TransformBaker
 
