@@ -3,7 +3,6 @@
 fsspec is imported inside one function, and is needed for URLs alone.
 """
 
-import asyncio
 import random
 import re
 import time
@@ -151,6 +150,8 @@ class Store:
 async def _gather(
     method: Callable[..., Coroutine[Any, Any, Any]], questions: Sequence[Question], seconds: float
 ) -> list[Any]:
+    import asyncio  # which takes long, and on Windows what Windows alone has; URLs alone need it
+
     calls = [asyncio.wait_for(method(*arguments, **options), seconds) for *arguments, options in questions]
     return await asyncio.gather(*calls, return_exceptions=True)
 
