@@ -76,6 +76,6 @@ def filled(directory: Path) -> str:
     """Copy a shard set into the store; return its URL."""
     Shaky.clear()
     files = fsspec.filesystem("shaky")
-    for path in directory.iterdir():
+    for path in sorted(directory.glob("*[rn]")):  # but for the lock
         MemoryFileSystem.pipe_file(files, f"/bucket/set/{path.name}", path.read_bytes())
     return "shaky://bucket/set"
