@@ -165,13 +165,14 @@ def _attempt(method: Callable[..., Any], question: Question) -> Any:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status in an error of aiohttp, gcsfs or s3fs, where it has one."""
-    for name in ("status", "code"):
-        value = getattr(error, name, None)
-        if isinstance(value, int) and 100 <= value < 600:
-            return value
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status if isinstance(status, int) else None
-    return _status(error.__cause__) if error.__cause__ is not None else None
+    """Return the HTTP status that an error of aiohttp, gcsfs or s3fs tells of, where it does.
+
+    Only the store's: aiohttp puts a status of its own into what lies below a broken connection.
+    """
+    name = {"ClientResponseError": "status", "HttpError": "code"}.get(type(error).__name__)
+    status = getattr(error, name, None) if name else None
+    for answered in (error, error.__cause__):
+        response = getattr(answered, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None

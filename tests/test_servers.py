@@ -21,6 +21,7 @@ from tests.small import files
 pytestmark = pytest.mark.slow
 EPOCHS = 8
 BAKE = ("--dataset", "digits", "--epochs", EPOCHS)
+TRAIN = ("--model", "resnet20", *ON_CPU)  # the smallest
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(here: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of a training from this disk."""
     runs = tmp_path_factory.mktemp("trained") / "runs"
-    done = run("train", "--shards", here / "digits", "--out", runs, *ON_CPU)
+    done = run("train", "--shards", here / "digits", "--out", runs, *TRAIN)
     assert done.code == 0, done.err
     return (the_run(runs) / "weights.safetensors").read_bytes()
 
@@ -86,7 +87,7 @@ def small_cache(here: Path, cache: Path) -> tuple[object, ...]:
 
 def train_as_here(url: str, here: Path, work: Path, weights: bytes, more: Mapping[str, str] | None = None) -> None:
     """Train from a URL through a cache that is smaller than the set; the weights must be those of a local run."""
-    done = run("train", "--shards", url, "--out", work / "runs", *small_cache(here, work / "cache"), *ON_CPU, more=more)
+    done = run("train", "--shards", url, "--out", work / "runs", *small_cache(here, work / "cache"), *TRAIN, more=more)
     assert done.code == 0, done.err
     assert (the_run(work / "runs") / "weights.safetensors").read_bytes() == weights
     size = sum(path.stat().st_size for path in (work / "cache").iterdir())
