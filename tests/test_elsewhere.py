@@ -85,6 +85,7 @@ def test_again_it_uploads_what_is_missing_only(done: Path) -> None:
     assert Shaky.asked.count(("claim", MANIFEST)) == 1
 
 
+@pytest.mark.slow
 def test_a_larger_number_of_epochs_adds_some_and_a_smaller_one_takes_none(done: Path) -> None:
     bake_there(epochs=2)
     bake_there(epochs=3)
@@ -163,6 +164,7 @@ def test_a_set_that_is_unfinished_is_said_to_be_so(done: Path, tmp_path: Path, c
     assert f"{URL}: unfinished, 1 shards are missing (train-e001-000.tar)" in ended.err
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_scratch_that_the_next_bake_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def act() -> None:
         with shards.scratch.scratch() as here:
@@ -183,8 +185,13 @@ def test_a_kill_leaves_scratch_that_the_next_bake_sweeps(tmp_path: Path, monkeyp
     ("arguments", "code", "words"),
     [
         (["--out", "https://host/x"], 2, "--out: https://host/x: over HTTP shards are read, not written"),
-        (["--out", "nothing://x"], 2, "nothing://x/digits/manifest.json: nothing:// is unknown"),
-        (["--out", "shaky://bucket/x", "--dry-run"], 0, "0 of"),
+        pytest.param(
+            ["--out", "nothing://x"],
+            2,
+            "nothing://x/digits/manifest.json: nothing:// is unknown",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--out", "shaky://bucket/x", "--dry-run"], 0, "0 of", marks=pytest.mark.slow),
     ],
 )
 def test_precompute_takes_urls(

@@ -83,7 +83,12 @@ def test_a_stream_gives_the_same_batches_from_elsewhere(there: ShardSet, done: P
 
 
 @pytest.mark.parametrize(
-    "error", [lambda: OSError("gone away"), lambda: TimeoutError(), lambda: ConnectionError("reset")]
+    "error",
+    [
+        lambda: OSError("gone away"),
+        pytest.param(lambda: TimeoutError(), marks=pytest.mark.slow),
+        pytest.param(lambda: ConnectionError("reset"), marks=pytest.mark.slow),
+    ],
 )
 def test_what_fails_is_asked_again(url: str, done: Path, tmp_path: Path, error: Callable[[], Exception]) -> None:
     Shaky.trouble = staticmethod(once_each(error))
@@ -172,7 +177,7 @@ def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: 
     found = place(text)
     assert isinstance(found, Remote)
     assert (str(found), repr(found), f"{found}") == (shown, shown, shown)
-    assert (found / "m").url == below  # type: ignore[union-attr] # a Remote
+    assert (found / "m").url == below
 
 
 @pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x"])
