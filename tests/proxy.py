@@ -37,9 +37,10 @@ class Proxy(ThreadingHTTPServer):
         self._lock = threading.Lock()
 
     def fault(self) -> str | None:
-        """Draw what happens to the next request."""
+        """Draw whether something happens to the next request; all kinds come in turn."""
         with self._lock:
-            kind = self._random.choice(self.kinds) if self._random.random() < self.share else None
+            faults = sum(self.met.values()) - self.met["None"]
+            kind = self.kinds[faults % len(self.kinds)] if self._random.random() < self.share else None
             self.met[str(kind)] += 1
             return kind
 
