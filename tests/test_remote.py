@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,7 +112,13 @@ def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pyt
     # Of all pieces, asked for together, half is answered each time: together that takes longer than the patience.
     monkeypatch.setattr(shards.remote, "PIECE_BYTES", 1024)
     monkeypatch.setattr(shards.remote, "AT_ONCE", 128)
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.03)
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.04)
     Shaky.trouble = staticmethod(once_each(lambda: OSError("busy")))
     assert len(list(there.batches("train", batch_size=100))) == 3
 
