@@ -147,7 +147,7 @@ def test_digits_end_to_end_through_the_bad_proxy(
         assert set(proxy.met) >= set(FAULTS), proxy.met
 
 
-def test_an_mnist_bake_of_an_epoch_and_its_training_from_s3(port: int, data_dir: Path, tmp_path: Path) -> None:
+def test_an_mnist_bake_of_an_epoch_to_s3(port: int, data_dir: Path, tmp_path: Path) -> None:
     options = ("--dataset", "mnist", "--epochs", 1, "--data-dir", data_dir)
     more = environment(port)
     for out in (tmp_path, "s3://bucket/m"):
