@@ -25,7 +25,7 @@ from precompute.sources import channel_statistics, load
 from shards import ShardSet
 from shards.command import run_command
 from shards.index import Index
-from shards.reader import OpenShard, Scratch
+from shards.opened import OpenShard, Scratch
 from train.stream import Stream
 
 RECORD = 128

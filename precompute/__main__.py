@@ -13,6 +13,7 @@ from precompute.audit import main as audit_main
 from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for, in_proportion
 from precompute.bake import bake_source
 from precompute.cluster import SharedSet, bake_on_cluster
+from precompute.elsewhere import check_writable
 from precompute.existing import settle
 from precompute.options import add_memory_option, add_source_options, decoding, memory_of
 from precompute.plan import Estimate, check_space, estimate, make_plan
@@ -22,6 +23,7 @@ from precompute.sources import DATASETS, OWN, SourceData, hold_out, is_own, load
 from precompute.task import Task, bake_task
 from shards.command import run_command
 from shards.errors import UsageError
+from shards.files import Place, place
 from shards.plan import Plan
 from shards.record import ENCODINGS
 
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, required=True, help="variants of each training image")
     add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
     add_source_options(options)
-    add("--out", type=Path, default=Path("shards"), help="root of the shard sets; default shards")
+    add("--out", type=place, default=Path("shards"), help="root of the shard sets, or its URL; default shards")
     add("--augment", default="standard", metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}; default standard")
     add("--pad", type=int, help="pixels around the image before it is cropped")
     add("--pad-mode", help=f"of {', '.join(PAD_MODES)}")
@@ -84,6 +86,7 @@ def main() -> None:
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
     task = _task(arguments)
+    check_writable(arguments.out)
     unknown = [name for name in arguments.dataset if name not in DATASETS and not is_own(name)]
     if unknown:
         raise UsageError(
@@ -120,15 +123,14 @@ class Job:
     source: SourceData
     augmentation: Augmentation
     plan: Plan
-    directory: Path
+    directory: Place
 
 
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
     changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout", "plan")}
     changes["resize"] = _resize(arguments.resize, arguments.epochs)
     augmentation = augmentation_for(name, arguments.augment, **changes)
-    out = arguments.out.absolute()
-    how = decoding(arguments, next(path for path in (out, *out.parents) if path.is_dir()))
+    how = decoding(arguments, _disk_of(arguments.out))
     source = hold_out(load(name, arguments.data_dir, how), arguments.val_fraction)
     if is_own(name):
         given = [key for key, value in changes.items() if value is not None]
@@ -136,6 +138,13 @@ def _plan(name: str, arguments: argparse.Namespace) -> Job:
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
     directory = arguments.out / source.name
     return Job(name, source, augmentation, settle(plan, directory, overwrite=arguments.overwrite), directory)
+
+
+def _disk_of(out: Place) -> Path | None:
+    """Return a directory on the disk that shards are written to; elsewhere, there is none."""
+    if not isinstance(out, Path):
+        return None
+    return next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
 
 
 def _task(arguments: argparse.Namespace) -> Task | None:
@@ -163,8 +172,11 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
         # Workers run elsewhere: no relative path, and pictures are decoded into their own temporary directory.
         dataset, _, where = job.name.partition(":")
         dataset += f":{Path(where).absolute() if Path(where).exists() else where}" if where else ""
-        paths = arguments.data_dir.absolute(), decoding(arguments, None), job.directory.absolute()
-        pool = functools.partial(bake_on_cluster, arguments.dask, SharedSet(dataset, *paths, job.plan.identity))
+        directory = job.directory.absolute() if isinstance(job.directory, Path) else job.directory
+        shared = SharedSet(
+            dataset, arguments.data_dir.absolute(), decoding(arguments, None), directory, job.plan.identity
+        )
+        pool = functools.partial(bake_on_cluster, arguments.dask, shared)
     bake_source(
         job.source,
         job.plan,
@@ -198,10 +210,11 @@ def _report(job: Job, left: Estimate, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"dataset": name, "directory": str(job.directory), **asdict(left)}))
     else:
+        free = "no end known" if left.free_bytes is None else f"{left.free_bytes} bytes ({gigabytes(left.free_bytes)})"
         print(
             f"{name}: {left.shards} of {left.planned_shards} shards to write into {job.directory}, "
             f"{left.size_bytes} of {left.planned_bytes} bytes ({gigabytes(left.size_bytes)}); "
-            f"{left.free_bytes} bytes ({gigabytes(left.free_bytes)}) free"
+            f"{free} free"
         )
 
 

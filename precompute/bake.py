@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from precompute.augment import Augmentation, augmentation_for
 from precompute.baker import Baker, TransformBaker, baker_for
+from precompute.elsewhere import check_scratch, check_writable, claim
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
 from precompute.images import Images, SourceData
 from precompute.oven import Oven
@@ -25,8 +26,11 @@ from precompute.sources import checked_images, hold_out
 from precompute.workers import cores, each_in_processes, each_in_threads, stop_if
 from shards.command import say
 from shards.errors import UsageError
+from shards.files import Place, place
 from shards.lock import add_bake_seconds, locked
 from shards.plan import MANIFEST, Plan, Shard
+from shards.remote import Remote
+from shards.scratch import scratch
 from shards.writer import make_directory, part_name, remove, remove_shards, write_plainly, write_whole
 
 __all__ = ["Pool", "bake", "bake_source", "has_manifest", "write_and_tidy", "write_here", "write_manifest"]
@@ -39,7 +43,7 @@ def bake(
     labels: NDArray[np.int64],
     *,
     epochs: int,
-    out: str | Path,
+    out: str | Place,
     augment: Augmentation | str = "standard",
     test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
     classes: Iterable[str] | None = None,
@@ -57,7 +61,7 @@ def bake(
         images: (N, H, W, C) or (N, H, W), uint8.
         labels: (N,) integers from 0.
         epochs: how many variants of each image.
-        out: the directory of this one set.
+        out: the directory of this one set, or its URL.
         augment: an `Augmentation`, or the name of a preset.
         test: images and labels of a test split, stored un-augmented.
         classes: names of the classes; by default the labels' numbers.
@@ -91,25 +95,40 @@ def bake(
     source = hold_out(SourceData(name, names, splits), val_fraction)
     augmentation = augmentation_for(name, augment) if isinstance(augment, str) else augment
     plan = make_plan(source, augmentation, epochs, encoding, seed)
-    bake_source(source, plan, augmentation, Path(out), workers=workers, memory=memory, overwrite=overwrite)
+    directory = place(out)
+    check_writable(directory)
+    bake_source(source, plan, augmentation, directory, workers=workers, memory=memory, overwrite=overwrite)
 
 
 def bake_source(
     source: SourceData,
     plan: Plan,
     augmentation: Augmentation,
-    directory: Path,
+    directory: Place,
     *,
     workers: int | None = None,
     memory: int | None = None,
     overwrite: bool = False,
     pool: Pool | None = None,
 ) -> None:
-    """Write what is missing of a plan, after checking every byte of what is there; arguments and errors as `bake`.
+    """Write what is missing of a plan, after checking every byte of what is there; elsewhere, what it has no index of.
+
+    Arguments and errors as `bake`.
 
     `pool` is who writes the shards: by default threads or processes of this machine.
     """
     workers = workers or cores()
+    if isinstance(directory, Remote):
+        plan, todo = claim(plan, directory, overwrite=overwrite)
+        check_scratch(todo, workers)
+        if todo:
+            oven = Oven(directory, plan.identity)
+            pool = pool or functools.partial(write_here, source, plan, augmentation, oven, workers, memory)
+            with Progress(plan.source.name, "bake", todo) as progress:
+                pool(todo, progress)
+        else:
+            say(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already")
+        return
     try:
         make_directory(directory)
         with locked(directory):
@@ -122,7 +141,7 @@ def bake_source(
             discard_damaged(plan, directory, workers, plan.shards())
             check_space([estimate(plan, directory)], directory)  # what was damaged counts now
             oven = Oven(directory, plan.identity)
-            write_manifest(plan, oven)
+            write_manifest(plan, directory, oven.token)
             todo = [shard for shard in plan.shards() if not oven.has(shard)]
             if todo:
                 pool = pool or functools.partial(write_here, source, plan, augmentation, oven, workers, memory)
@@ -140,13 +159,13 @@ def has_manifest(plan: Plan, directory: Path) -> bool:
     return manifest.is_file() and manifest.read_bytes() == plan.to_bytes()
 
 
-def write_manifest(plan: Plan, oven: Oven) -> None:
-    """Write the manifest, where it does not stand there already; raises OSError."""
-    if not has_manifest(plan, oven.directory):
+def write_manifest(plan: Plan, directory: Path, token: str) -> None:
+    """Write the manifest, where it does not stand there already, under that temporary name; raises OSError."""
+    if not has_manifest(plan, directory):
         try:
-            write_whole(oven.directory / MANIFEST, plan.to_bytes(), oven.token)
+            write_whole(directory / MANIFEST, plan.to_bytes(), token)
         except FileNotFoundError:
-            if not has_manifest(plan, oven.directory):  # else another one wrote the same, and tidied up meanwhile
+            if not has_manifest(plan, directory):  # else another one wrote the same, and tidied up meanwhile
                 raise
 
 
@@ -210,13 +229,14 @@ def _write_in_processes(
     workers: int,
     progress: Progress,
 ) -> None:
-    pixels, labels, counts = (oven.directory / part_name(name, oven.token) for name in ("pixels", "labels", "counts"))
-    _share_pixels(images.pixels, pixels)
-    _share(images.labels_N, labels)
-    write = _ProcessWriter(oven, plan, augmentation, pixels, images.pixels.shape, labels)
-    each_in_processes(write, shards, workers, counts, progress.add, progress.finish)
-    remove(pixels)
-    remove(labels)
+    with contextlib.nullcontext(oven.directory) if isinstance(oven.directory, Path) else scratch() as here:
+        pixels, labels, counts = (here / part_name(name, oven.token) for name in ("pixels", "labels", "counts"))
+        _share_pixels(images.pixels, pixels)
+        _share(images.labels_N, labels)
+        write = _ProcessWriter(oven, plan, augmentation, pixels, images.pixels.shape, labels)
+        each_in_processes(write, shards, workers, counts, progress.add, progress.finish)
+        remove(pixels)
+        remove(labels)
 
 
 def _share_pixels(images: Pixels, path: Path) -> None:

@@ -25,6 +25,7 @@ from precompute.sources import load
 from shards import ShardSet
 from shards.command import say
 from shards.errors import DataError, MachineError, UsageError
+from shards.files import Place
 from shards.plan import Shard
 
 __all__ = ["SharedSet", "bake_on_cluster", "bake_there"]
@@ -48,7 +49,7 @@ class SharedSet:
     dataset: str
     data_dir: Path
     how: Decoding
-    directory: Path
+    directory: Place
     identity: str
 
 

@@ -9,6 +9,7 @@ from precompute.progress import Progress
 from precompute.workers import each_in_threads, stop_if
 from shards.command import say
 from shards.errors import DataError, listed
+from shards.files import Place, present
 from shards.plan import MANIFEST, Plan, Shard, differences
 from shards.verify import damage
 from shards.writer import remove
@@ -19,16 +20,17 @@ SHARD_FILE = re.compile(r"(train-e\d{3,}|test|val)-\d{3,}\.(tar|json)")
 PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|labels|counts)(\.[0-9a-f]{{16}})?\.part")
 
 
-def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
+def settle(plan: Plan, directory: Place, *, overwrite: bool) -> Plan:
     """Hold the plan against what stands there; return it with the larger number of epochs.
 
     Raises:
         DataError: another plan's shards, or shards without a manifest, and they are not to be overwritten.
     """
-    if overwrite or not directory.is_dir():
+    if overwrite or (isinstance(directory, Path) and not directory.is_dir()):
         return plan
     if not (directory / MANIFEST).exists():
-        strays = sorted(path.name for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
+        names = [path.name for path in directory.iterdir()] if isinstance(directory, Path) else directory.names()
+        strays = sorted(name for name in names if SHARD_FILE.fullmatch(name))
         if strays:
             raise DataError(
                 f"{directory}: holds {listed(strays, 2)}, but no {MANIFEST} to say what they are; "
@@ -44,14 +46,14 @@ def settle(plan: Plan, directory: Path, *, overwrite: bool) -> Plan:
     return there if there.epochs > plan.epochs else plan
 
 
-def is_begun(plan: Plan, directory: Path) -> bool:
+def is_begun(plan: Plan, directory: Place) -> bool:
     """Say whether this very plan stands there unfinished, as an interrupted bake leaves it."""
     try:
         there = Plan.read(directory)
     except DataError:
         return False
-    whole = all((directory / shard.index).is_file() for shard in plan.shards())
-    return there.to_bytes() == plan.to_bytes() and not whole
+    indexes = [shard.index for shard in plan.shards()]
+    return there.to_bytes() == plan.to_bytes() and len(present(directory, indexes)) < len(indexes)
 
 
 def files_of(directory: Path) -> list[Path]:

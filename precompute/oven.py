@@ -3,12 +3,11 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from precompute.baker import Baker, TransformBaker
 from shards.document import MOST_BYTES
 from shards.errors import DataError
-from shards.files import read_bytes
+from shards.files import Place, present, read_bytes
 from shards.plan import MANIFEST, Shard
 from shards.record import Frame
 from shards.writer import write_shard
@@ -30,13 +29,13 @@ class Oven:
         token: a part of all its temporary names.
     """
 
-    directory: Path
+    directory: Place
     identity: str
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def has(self, shard: Shard) -> bool:
         """Say whether a shard is there."""
-        return (self.directory / shard.index).is_file()
+        return bool(present(self.directory, [shard.index]))
 
     def bake(self, baker: Baker | TransformBaker, shard: Shard, count: Callable[[int], None]) -> None:
         """Write one shard; one that is there is left alone.

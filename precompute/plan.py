@@ -13,6 +13,7 @@ from precompute.existing import files_of, is_begun
 from precompute.images import SourceData, channel_statistics, sha256
 from precompute.progress import gigabytes
 from shards.errors import MachineError, UsageError
+from shards.files import Place, present
 from shards.plan import MOST_EPOCHS, MOST_SEED, NAME, Epoch, Plan, Shard, Source
 from shards.record import ENCODINGS
 
@@ -21,13 +22,16 @@ __all__ = ["Estimate", "check_space", "estimate", "make_plan", "out_of_space"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a bake has still to write, of how much in all, and the space for it; sizes in bytes."""
+    """What a bake has still to write, of how much in all, and the space for it; sizes in bytes.
+
+    What lies elsewhere has no end of space that we know of: None.
+    """
 
     shards: int
     size_bytes: int
     planned_shards: int
     planned_bytes: int
-    free_bytes: int
+    free_bytes: int | None
 
 
 def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encoding: str, seed: int) -> Plan:
@@ -86,7 +90,9 @@ def _shapes(shape: tuple[int, ...], augmentation: Augmentation, epochs: int) -> 
     return [found[side] for side in (last, *planned)]
 
 
-def estimate(plan: Plan, directory: Path, *, overwrite: bool = False, share: Sequence[Shard] | None = None) -> Estimate:
+def estimate(
+    plan: Plan, directory: Place, *, overwrite: bool = False, share: Sequence[Shard] | None = None
+) -> Estimate:
     """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of another plan.
 
     `share` is what this bake is to write of the plan; by default all.
@@ -94,25 +100,33 @@ def estimate(plan: Plan, directory: Path, *, overwrite: bool = False, share: Seq
     shards = plan.shards()
     overwrite = overwrite and not is_begun(plan, directory)
     mine = shards if share is None else share
-    todo = [shard for shard in mine if overwrite or not (directory / shard.index).is_file()]
-    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    # A transform's processes share the source through files, of one byte a pixel value and eight a label.
-    first = plan.splits["train"][0]
-    shared = first.samples * (math.prod(first.image_shape) + 8) if todo and "transform" in plan.augmentation else 0
-    reclaimed = sum(path.stat().st_size for path in files_of(directory)) if overwrite else 0
+    there = set() if overwrite else present(directory, [shard.index for shard in mine])
+    todo = [shard for shard in mine if shard.index not in there]
     return Estimate(
         shards=len(todo),
         size_bytes=sum(shard.size_bytes for shard in todo),
         planned_shards=len(shards),
         planned_bytes=sum(shard.size_bytes for shard in shards),
-        free_bytes=shutil.disk_usage(existing).free + reclaimed - shared,
+        free_bytes=_free_bytes(plan, directory, bool(todo), overwrite) if isinstance(directory, Path) else None,
     )
 
 
-def check_space(estimates: Sequence[Estimate], directory: Path) -> None:
+def _free_bytes(plan: Plan, directory: Path, todo: bool, overwrite: bool) -> int:
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    # A transform's processes share the source through files, of one byte a pixel value and eight a label.
+    first = plan.splits["train"][0]
+    shared = first.samples * (math.prod(first.image_shape) + 8) if todo and "transform" in plan.augmentation else 0
+    reclaimed = sum(path.stat().st_size for path in files_of(directory)) if overwrite else 0
+    return shutil.disk_usage(existing).free + reclaimed - shared
+
+
+def check_space(estimates: Sequence[Estimate], directory: Place) -> None:
     """Raise MachineError where what is to be written under `directory`, all together, does not fit."""
     needed = sum(estimate.size_bytes for estimate in estimates)
-    free = max(estimate.free_bytes for estimate in estimates)
+    known = [estimate.free_bytes for estimate in estimates if estimate.free_bytes is not None]
+    if not known:
+        return
+    free = max(known)
     if needed > free:
         raise MachineError(
             f"{directory}: {gigabytes(needed)} are to be written, {gigabytes(free)} are free; "
@@ -127,7 +141,7 @@ def out_of_space(error: OSError, plan: Plan, directory: Path) -> OSError | Machi
     left = estimate(plan, directory)
     return MachineError(
         f"{error.filename or directory}: {error.strerror}; {gigabytes(left.size_bytes)} are still to be written, "
-        f"{gigabytes(max(0, left.free_bytes))} are free. Free some space; then the same command goes on where "
+        f"{gigabytes(max(0, left.free_bytes or 0))} are free. Free some space; then the same command goes on where "
         "this one ended"
     )
 

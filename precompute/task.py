@@ -12,15 +12,19 @@ from pathlib import Path
 
 from precompute.augment import Augmentation
 from precompute.bake import has_manifest, write_and_tidy, write_here, write_manifest
+from precompute.elsewhere import check_scratch, claim
 from precompute.existing import discard_damaged, discard_parts, settle
 from precompute.oven import Oven
 from precompute.plan import check_space, estimate, out_of_space
+from precompute.progress import Progress
 from precompute.sources import SourceData
 from precompute.workers import cores
 from shards.command import say
 from shards.errors import UsageError
+from shards.files import Place, present
 from shards.lock import HeldError, locked
 from shards.plan import Plan, Shard
+from shards.remote import Remote
 from shards.writer import make_directory
 
 __all__ = ["Task", "bake_task"]
@@ -65,7 +69,7 @@ def bake_task(
     source: SourceData,
     plan: Plan,
     augmentation: Augmentation,
-    directory: Path,
+    directory: Place,
     task: Task,
     *,
     workers: int | None = None,
@@ -83,6 +87,8 @@ def bake_task(
         MachineError: not enough space, or a process was killed.
     """
     workers = workers or cores()
+    if isinstance(directory, Remote):
+        return _bake_elsewhere(source, plan, augmentation, directory, task, workers, memory)
     try:
         make_directory(directory)
         with contextlib.ExitStack() as held:
@@ -105,6 +111,25 @@ def bake_task(
         raise out_of_space(error, plan, directory) from None
 
 
+def _bake_elsewhere(
+    source: SourceData,
+    plan: Plan,
+    augmentation: Augmentation,
+    directory: Remote,
+    task: Task,
+    workers: int,
+    memory: int | None,
+) -> list[str]:
+    plan, missing = claim(plan, directory, overwrite=False)
+    share = set(task.share(plan))
+    todo = [shard for shard in missing if shard in share]
+    check_scratch(todo, workers)
+    with Progress(plan.source.name, "bake", todo) as progress:
+        write_here(source, plan, augmentation, Oven(directory, plan.identity), workers, memory, todo, progress)
+    there = present(directory, [shard.index for shard in plan.shards()])
+    return [shard.tar for shard in plan.shards() if shard.index not in there]
+
+
 def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
     """Hold the lock beside the other tasks, the manifest standing there; who comes first writes it, alone."""
     ends = time.monotonic() + PATIENCE_SECONDS
@@ -114,7 +139,7 @@ def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
             if not has_manifest(plan, directory):
                 with locked(directory, needed=False):
                     plan = settle(plan, directory, overwrite=False)
-                    write_manifest(plan, Oven(directory, plan.identity))
+                    write_manifest(plan, directory, Oven(directory, plan.identity).token)
             held.enter_context(locked(directory, shared=True, needed=False))
             return plan
         except HeldError:

@@ -12,6 +12,7 @@ from shards.command import run_command
 from shards.contents import describe, digest
 from shards.drop import drop_epochs
 from shards.errors import DataError, UsageError, listed, shown
+from shards.files import place
 from shards.reader import ShardSet
 from shards.show import draw_grid
 from shards.verify import damage
@@ -24,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, about: str, run: Any) -> argparse.ArgumentParser:  # a function of this module
         added = commands.add_parser(name, help=about, description=about)
-        added.add_argument("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
+        added.add_argument(
+            "directory", type=place, metavar="DIR", help="a shard set, such as shards/cifar10, or its URL"
+        )
         added.set_defaults(run=run)
         return added
 
@@ -80,7 +83,7 @@ def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
     missing = set(data.missing())
     whole = [shard for shard in data.plan.shards() if shard.tar not in missing]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda shard: damage(data.path, shard, data.plan), whole)
+        found = pool.map(lambda shard: damage(data.place, shard, data.plan), whole)
         damaged = {shard.tar: trouble for shard, trouble in zip(whole, found, strict=True) if trouble}
     size_bytes = sum(shard.size_bytes for shard in whole)
     if arguments.json:
@@ -93,11 +96,11 @@ def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
             print(f"damaged  {trouble}")
     if damaged or missing:
         raise DataError(
-            f"{data.path}: {len(damaged)} shards damaged ({listed(list(damaged)) or 'none'}), {len(missing)} missing. "
-            f"{data.plan.remedy(data.path)}"
+            f"{data.place}: {len(damaged)} shards damaged ({listed(list(damaged)) or 'none'}), {len(missing)} missing. "
+            f"{data.plan.remedy(data.place)}"
         )
     if not arguments.json:
-        print(f"{data.path}: {len(whole)} shards, {size_bytes} bytes, all as written")
+        print(f"{data.place}: {len(whole)} shards, {size_bytes} bytes, all as written")
 
 
 def _show(data: ShardSet, arguments: argparse.Namespace) -> None:

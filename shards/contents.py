@@ -17,7 +17,7 @@ def describe(data: ShardSet) -> dict[str, Any]:
     planned = plan.shards()
     missing = set(data.missing())
     return {
-        "directory": str(data.path),
+        "directory": str(data.place),
         "source": plan.source.to_json(),
         "augmentation": dict(plan.augmentation),
         "encoding": plan.encoding,
@@ -43,8 +43,8 @@ def digest(data: ShardSet) -> str:
     """
     missing = data.missing()
     if missing:
-        raise DataError(f"{data.path}: no digest of an unfinished set; {len(missing)} shards are missing")
+        raise DataError(f"{data.place}: no digest of an unfinished set; {len(missing)} shards are missing")
     whole = hashlib.sha256(data.plan.to_bytes())
     for shard in data.plan.shards():
-        whole.update(Index.read(data.path, shard, data.plan.identity).to_bytes())
+        whole.update(Index.read(data.place, shard, data.plan.identity).to_bytes())
     return whole.hexdigest()

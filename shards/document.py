@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from shards.errors import DataError, shown
-from shards.files import read_bytes
+from shards.files import Place, read_bytes
 
 __all__ = ["MOST_BYTES", "Fields", "parse", "read_document", "serialize"]
 
@@ -34,7 +33,7 @@ def serialize(content: Mapping[str, Any]) -> bytes:
     return _joined(parts)
 
 
-def read_document(path: Path) -> "Fields":
+def read_document(path: Place) -> "Fields":
     """Read a document, not over MOST_BYTES, and check every byte of it.
 
     Raises:
@@ -43,7 +42,7 @@ def read_document(path: Path) -> "Fields":
     return parse(read_bytes(path, MOST_BYTES), path)
 
 
-def parse(data: bytes, path: Path) -> "Fields":
+def parse(data: bytes, path: Place) -> "Fields":
     """Check every byte of a document that was read from `path`; raises as `read_document`."""
     try:
         content = json.loads(data, object_pairs_hook=_object, parse_constant=_refuse)

@@ -1,16 +1,54 @@
-"""Opening files of a shard set, which may come from a stranger."""
+"""Opening files of a shard set, which may come from a stranger, and may lie elsewhere."""
 
 import errno
 import os
 import stat
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from shards.errors import DataError
+from shards.remote import Remote, is_url
 
-__all__ = ["open_regular", "read_bytes"]
+__all__ = ["Place", "open_anew", "open_regular", "place", "present", "read_bytes"]
+
+Place = Path | Remote
 
 # What stands in a file's place can't be opened as one; permission and the machine's own troubles are another matter.
 NO_FILE = {errno.ENXIO, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENODEV, errno.EISDIR}
+
+
+def place(text: str | Place) -> Place:
+    """Return what a text names: a URL a place elsewhere, all else a path here."""
+    if not isinstance(text, str):
+        return text
+    return Remote(text) if is_url(text) else Path(text)
+
+
+def present(directory: Place, names: Sequence[str]) -> set[str]:
+    """Return those of these files of a directory that are there; elsewhere, raises as `Store.ask`."""
+    if isinstance(directory, Remote):
+        return directory.present(names)
+    # Not by `Path`, which takes longer than the question; a plan may have thousands of shards.
+    return {name for name in names if os.path.isfile(f"{directory}/{name}")}  # noqa: PTH113
+
+
+def open_anew(path: Place, size_bytes: int) -> int:
+    """Open a file as it is now, not as a cache has it, for reading; return its descriptor.
+
+    Args:
+        path: which one; what lies elsewhere is brought into a temporary file first.
+        size_bytes: which that is to have.
+
+    Raises:
+        DataError: no such file, or none that is regular; elsewhere, one of another size.
+        OSError: no permission, too many open files, no space.
+    """
+    if isinstance(path, Path):
+        return open_regular(path)
+    with tempfile.TemporaryFile() as file:
+        path.fill(file.fileno(), size_bytes)
+        return os.dup(file.fileno())
 
 
 def open_regular(path: Path) -> int:
@@ -41,7 +79,7 @@ def open_regular(path: Path) -> int:
     raise DataError(f"{path}: expected a regular file, found {_kind(mode)}")
 
 
-def read_bytes(path: Path, most: int) -> bytes:
+def read_bytes(path: Place, most: int) -> bytes:
     """Read a small file whole.
 
     Args:
@@ -51,6 +89,8 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises:
         DataError: no such file, none that is regular, or a larger one.
     """
+    if isinstance(path, Remote):
+        return path.read(most)
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = os.fstat(descriptor).st_size

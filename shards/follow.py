@@ -16,6 +16,7 @@ def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Ev
     """Wait until an epoch is whole, for as long as somebody bakes; return early once `stopped` is set.
 
     Raises:
+        UsageError: the set lies elsewhere.
         DataError: something is missing, and nobody bakes it.
     """
     said = False
@@ -27,8 +28,8 @@ def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Ev
             return
         if not baking:
             raise DataError(
-                f"{data.path}: {split} epoch {epoch} is missing ({listed(missing, 3)}) and nobody bakes it. "
-                f"{data.plan.remedy(data.path)}"
+                f"{data.place}: {split} epoch {epoch} is missing ({listed(missing, 3)}) and nobody bakes it. "
+                f"{data.plan.remedy(data.place)}"
             )
         if not said:
             said = True

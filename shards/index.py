@@ -4,12 +4,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from shards.document import Fields, parse, serialize
 from shards.errors import DataError, shown
-from shards.files import read_bytes
+from shards.files import Place, read_bytes
 from shards.plan import Shard
 
 __all__ = ["Extent", "Index"]
@@ -65,7 +64,7 @@ class Index:
         return cls(shard.tar, identity, shard.size_bytes, xxh3, tuple(extents))
 
     @classmethod
-    def read(cls, directory: Path, shard: Shard, identity: str) -> "Index":
+    def read(cls, directory: Place, shard: Shard, identity: str) -> "Index":
         """Read the index of a planned shard and hold it against the plan.
 
         Raises:
@@ -89,7 +88,7 @@ class Index:
         raise _trouble(parse(data, path), shard, identity, path)
 
 
-def _trouble(fields: Fields, shard: Shard, identity: str, path: Path) -> DataError:
+def _trouble(fields: Fields, shard: Shard, identity: str, path: Place) -> DataError:
     """Say why an index is not the one of a planned shard; raises instead where its fields make none."""
     index = Index(
         tar=fields.text("shard"),

@@ -6,14 +6,16 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shards.document import MOST_BYTES, read_document, serialize
 from shards.errors import DataError, UsageError, shown
-from shards.record import BLOCK_BYTES, ENCODINGS, Layout, samples_per_record
+from shards.files import Place
+from shards.record import ENCODINGS
+from shards.remote import Remote
+from shards.shard import MOST_EPOCHS, Epoch, Shard, divide, divided
 from shards.source import Source
 
 __all__ = [
@@ -36,88 +38,11 @@ VERSION = 1
 MOST_SEED = 2**63 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes a part of file names
 MOST_VALUES = 2**30  # an image; in float32 that is half of what a tar member may hold
-SHARD_BYTES = 256 * 1024 * 1024
 # What a manifest may ask of whoever opens it; a set of ours that has more is refused before it is baked.
-MOST_EPOCHS = 2**13
 MOST_SHARDS = 2**15
 MOST_CLASSES = 2**16
 MOST_CHANNELS = 2**12
 SPLITS = ("test", "val", "train")  # the order of baking: what is evaluated stands ready before epoch 0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of one split: how many samples, of which shape (height, width, channels)."""
-
-    samples: int
-    image_shape: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One planned shard: a run of consecutive records of an epoch.
-
-    `first_record` counts from the epoch's start, `first_sample` likewise.
-    """
-
-    split: str
-    epoch: int
-    number: int
-    first_record: int
-    first_sample: int
-    samples: int
-    record_samples: int
-    image_shape: tuple[int, int, int]
-    encoding: str
-
-    @property
-    def stem(self) -> str:
-        """File name without its ending."""
-        epoch = f"-e{self.epoch:03d}" if self.split == "train" else ""
-        return f"{self.split}{epoch}-{self.number:03d}"
-
-    @property
-    def tar(self) -> str:
-        """Name of the archive."""
-        return f"{self.stem}.tar"
-
-    @property
-    def index(self) -> str:
-        """Name of the index; it exists exactly when the archive is whole."""
-        return f"{self.stem}.json"
-
-    @property
-    def record_count(self) -> int:
-        """Number of records."""
-        return -(-self.samples // self.record_samples)
-
-    @functools.cached_property
-    def layouts(self) -> list[Layout]:
-        """Layout of each record, in file order; only the last one of an epoch may differ."""
-        return [layout for count, layout in self._kinds for _ in range(count)]
-
-    @property
-    def _kinds(self) -> list[tuple[int, Layout]]:
-        """How many records of which layout; there are at most two kinds."""
-        full, rest = divmod(self.samples, self.record_samples)
-        kinds = ((full, self.record_samples), (1 if rest else 0, rest))
-        return [(count, _layout(samples, self.image_shape, self.encoding)) for count, samples in kinds if count]
-
-    def records(self) -> Iterator[tuple[str, Layout]]:
-        """Yield key and layout of each record, in file order."""
-        prefix = f"e{self.epoch:03d}" if self.split == "train" else self.split
-        for number, layout in enumerate(self.layouts, self.first_record):
-            yield f"{prefix}-r{number:05d}", layout
-
-    @functools.cached_property
-    def size_bytes(self) -> int:
-        """Size of the archive: its records, then two zero blocks, as USTAR ends."""
-        return sum(count * layout.size_bytes for count, layout in self._kinds) + 2 * BLOCK_BYTES
-
-
-@functools.lru_cache(maxsize=64)
-def _layout(samples: int, image_shape: tuple[int, int, int], encoding: str) -> Layout:
-    return Layout(samples, image_shape, encoding)
 
 
 @dataclass(frozen=True)
@@ -147,8 +72,13 @@ class Plan:
         """Number of planned training epochs."""
         return len(self.splits["train"])
 
-    def remedy(self, directory: Path) -> str:
+    def remedy(self, directory: Place) -> str:
         """Return what to do where shards in that directory are missing or damaged, for the end of a message."""
+        if isinstance(directory, Remote):
+            return (
+                "Write it again: the command that baked it, with the same --out, writes what is missing there "
+                "(where an archive is damaged, remove its .json there first)"
+            )
         return (
             f"Rebuild it: python -m precompute repair {shlex.quote(str(directory))} "
             "(a set of your own arrays: precompute.bake() with the same arrays)"
@@ -168,7 +98,7 @@ class Plan:
             if name in self.splits and split in (None, name)
             for number, content in enumerate(self.splits[name])
             if epoch in (None, number)
-            for shard in _divide(name, number, content, self.encoding)
+            for shard in divide(name, number, content, self.encoding)
         ]
 
     def to_bytes(self) -> bytes:
@@ -193,13 +123,13 @@ class Plan:
         ]
         if self.epochs <= MOST_EPOCHS:  # else to count them takes too long as well
             epochs = [epoch for split in self.splits.values() for epoch in split]
-            counts.append(("shards", MOST_SHARDS, sum(_records(epoch, self.encoding)[2] for epoch in epochs)))
+            counts.append(("shards", MOST_SHARDS, sum(divided(epoch, self.encoding)[2] for epoch in epochs)))
         return next(
             (f"expected at most {most} {name}, found {found}" for name, most, found in counts if found > most), None
         )
 
     @classmethod
-    def read(cls, directory: Path) -> "Plan":
+    def read(cls, directory: Place) -> "Plan":
         """Read and check a manifest.
 
         Raises:
@@ -264,32 +194,7 @@ def _unequal(prefix: str, there: Mapping[str, Any], asked: Mapping[str, Any]) ->
     return found
 
 
-@functools.lru_cache(maxsize=MOST_EPOCHS)  # a stranger's epochs may all differ, and shards are listed often
-def _records(content: Epoch, encoding: str) -> tuple[int, int, int]:
-    """Return samples a record, records an epoch, and shards an epoch."""
-    record_samples = samples_per_record(content.image_shape, encoding)
-    records = -(-content.samples // record_samples)
-    extent = _layout(record_samples, content.image_shape, encoding).size_bytes
-    return record_samples, records, -(-records // max(1, SHARD_BYTES // extent))
-
-
-def _divide(split: str, epoch: int, content: Epoch, encoding: str) -> list[Shard]:
-    """Cut an epoch into shards of nearly equal numbers of records, none over 256 MiB where records allow."""
-    record_samples, records, count = _records(content, encoding)
-    bounds = [number * records // count for number in range(count + 1)]
-    shards = []
-    for number in range(count):
-        first = bounds[number] * record_samples
-        last = min(bounds[number + 1] * record_samples, content.samples)
-        shards.append(
-            Shard(
-                split, epoch, number, bounds[number], first, last - first, record_samples, content.image_shape, encoding
-            )
-        )
-    return shards
-
-
-def _epoch(item: object, path: Path) -> Epoch:
+def _epoch(item: object, path: Place) -> Epoch:
     if not (isinstance(item, list) and len(item) == 4 and all(type(n) is int and 0 < n < 2**32 for n in item)):
         raise DataError(f"{path}: splits: expected [samples, height, width, channels], found {shown(item)}")
     if math.prod(item[1:]) > MOST_VALUES:
@@ -297,7 +202,7 @@ def _epoch(item: object, path: Path) -> Epoch:
     return Epoch(item[0], (item[1], item[2], item[3]))
 
 
-def _check(plan: Plan, identity: str, path: Path) -> None:
+def _check(plan: Plan, identity: str, path: Place) -> None:
     if not NAME.fullmatch(plan.source.name):
         raise DataError(f"{path}: name: expected {NAME.pattern}, found {shown(plan.source.name)}")
     if plan.encoding not in ENCODINGS:

@@ -1,159 +1,57 @@
 """Reading a shard set: every record is checked before a sample of it is handed out."""
 
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
+from shards.cache import Cache
 from shards.errors import DataError, UsageError, listed
-from shards.files import open_regular
-from shards.index import Extent, Index
-from shards.plan import Epoch, Plan, Shard
-from shards.record import BLOCK_BYTES, Layout, normalized
+from shards.files import Place, place, present
+from shards.opened import OpenShard, Scratch
+from shards.plan import Epoch, Plan
+from shards.record import normalized
+from shards.remote import Remote
 
-__all__ = ["OpenShard", "ShardSet"]
-
-
-class OpenShard:
-    """One whole shard, open for reading: its index, and its records by number."""
-
-    def __init__(self, directory: Path, shard: Shard, plan: Plan) -> None:
-        self.path = directory / shard.tar
-        self._remedy = plan.remedy(directory)
-        try:
-            self.index = Index.read(directory, shard, plan.identity)
-        except DataError as error:
-            raise DataError(f"{error}. {self._remedy}") from None
-        self.layouts = shard.layouts
-        self._classes = len(plan.source.classes)
-        if not self.path.exists():
-            raise DataError(f"{self.path}: missing, though its index is there. {self._remedy}")
-        self.descriptor = open_regular(self.path)
-        try:
-            self._check_end()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "OpenShard":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self.descriptor)
-
-    def _check_end(self) -> None:
-        """Check the size, so that no memory is taken for what is not there, and the zeros behind the last record."""
-        expected, found = self.index.size_bytes, os.fstat(self.descriptor).st_size
-        if found != expected:
-            raise DataError(
-                f"{self.path}: {expected} bytes expected, {found} found: cut off, or not this shard. {self._remedy}"
-            )
-        zeros = bytes(2 * BLOCK_BYTES)
-        if os.pread(self.descriptor, len(zeros), expected - len(zeros)) != zeros:
-            raise DataError(f"{self.path}: bytes after the last record are not zero. {self._remedy}")
-
-    def read(self, number: int, pixels: Sequence[memoryview], scratch: "Scratch") -> None:
-        """Read and check a record: pixels to `pixels` in turn, all other bytes to `frame`.
-
-        Args:
-            number: of the record in this shard.
-            pixels: writable byte views that together take exactly the record's pixels.
-            scratch: takes the rest; its `labels` and `index` are this record's afterwards.
-
-        Raises:
-            DataError: the file ends too early, a byte differs, or a label is of no class.
-        """
-        extent, layout = self.index.extents[number], self.layouts[number]
-        head, tail = scratch.views(layout)
-        buffers = [head, *pixels, tail]
-        read = os.preadv(self.descriptor, buffers, extent.offset)
-        if read != extent.size_bytes:
-            self._read_rest(buffers, extent, read)
-        digest = xxhash.xxh3_64(head)
-        for view in pixels:
-            digest.update(view)
-        digest.update(tail)
-        if digest.intdigest() != extent.xxh3:
-            raise DataError(
-                f"{self.path}, record {extent.key}: bytes differ from the index (xxh3 {extent.xxh3:016x} expected, "
-                f"{digest.hexdigest()} found). {self._remedy}"
-            )
-        if scratch.unsigned_labels.max() >= self._classes:  # a negative one is a huge one
-            raise DataError(
-                f"{self.path}, record {extent.key}: expected labels from 0 to {self._classes - 1}, found "
-                f"{scratch.labels.min()} to {scratch.labels.max()}; whoever wrote this set made a mistake"
-            )
-
-    def _read_rest(self, buffers: Sequence[memoryview], extent: Extent, read: int) -> None:
-        """Go on where a read came back short, as network file systems may; at the end of the file, say so."""
-        offset = extent.offset
-        for view in buffers:
-            done = min(read, len(view))
-            read -= done
-            while done < len(view):
-                count = os.preadv(self.descriptor, [view[done:]], offset + done)
-                if count == 0:
-                    raise DataError(
-                        f"{self.path}, record {extent.key}: the file ended while it was read. {self._remedy}"
-                    )
-                done += count
-            offset += len(view)
-
-
-class Scratch:
-    """Takes what surrounds a record's pixels: headers before, source indices and labels behind."""
-
-    def __init__(self) -> None:
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._layout: Layout | None = None
-
-    def views(self, layout: Layout) -> tuple[memoryview, memoryview]:
-        """Return byte views for the head and the tail of a record of that layout."""
-        if layout is not self._layout:
-            self._layout = layout
-            self._head = bytearray(layout.pixels_offset)
-            start = layout.pixels_offset + layout.pixels_bytes
-            self._tail = bytearray(layout.size_bytes - start)
-            self._views = memoryview(self._head), memoryview(self._tail)
-            self.index: NDArray[np.uint32] = np.frombuffer(
-                self._tail, "<u4", layout.samples, layout.index_offset - start
-            )
-            self.labels: NDArray[np.int64] = np.frombuffer(
-                self._tail, "<i8", layout.samples, layout.labels_offset - start
-            )
-            self.unsigned_labels: NDArray[np.uint64] = self.labels.view("<u8")
-        return self._views
+__all__ = ["ShardSet"]
 
 
 class ShardSet:
-    """A baked data set on disk.
+    """A baked data set, on disk or elsewhere.
 
         data = ShardSet("shards/cifar10")
         for images, labels in data.batches("train", epoch=0, batch_size=512): ...
 
     Only the manifest is read when it is opened; indexes load when needed.
 
+    Args:
+        path: the directory, or its URL.
+        cache: where shards are kept that come by URL; one by default.
+
     Attributes:
-        path: the directory.
+        place: the directory, a `Remote` where that is elsewhere.
         plan: what was planned: source, augmentation, encoding, seed, epochs.
+        cache: None where the shards are here.
 
     Raises:
         DataError: no shard set there, or its manifest is damaged.
+        MachineError: a URL gives no answer, or denies access.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.plan = Plan.read(self.path)
+    def __init__(self, path: str | Place, cache: Cache | None = None) -> None:
+        self.place = place(path)
+        self.cache = (cache or Cache.default()) if isinstance(self.place, Remote) else None
+        self.plan = Plan.read(self.place)
+
+    @property
+    def path(self) -> Path:
+        """The directory; raises UsageError where it is elsewhere."""
+        if isinstance(self.place, Remote):
+            raise UsageError(f"{self.place}: expected a directory on this machine; bring the set here for that")
+        return self.place
 
     @property
     def name(self) -> str:
@@ -185,13 +83,9 @@ class ShardSet:
 
     def missing(self, split: str | None = None, epoch: int | None = None) -> list[str]:
         """List planned shards that are not whole yet, by file name."""
-        directory = str(self.path)
-        # Not by `Path`, which takes longer than the question; a plan may have thousands of shards.
-        return [
-            shard.tar
-            for shard in self.plan.shards(split, epoch)
-            if not os.path.isfile(f"{directory}/{shard.index}")  # noqa: PTH113
-        ]
+        planned = self.plan.shards(split, epoch)
+        there = present(self.place, [shard.index for shard in planned])
+        return [shard.tar for shard in planned if shard.index not in there]
 
     def open_shards(self, split: str, epoch: int = 0, *, numbers: Sequence[int] | None = None) -> Iterator[OpenShard]:
         """Open an epoch's shards one after the other; the caller closes them.
@@ -209,12 +103,12 @@ class ShardSet:
         missing = self.missing(split, epoch)
         if missing:
             raise DataError(
-                f"{self.path}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). "
-                f"{self.plan.remedy(self.path)}"
+                f"{self.place}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). "
+                f"{self.plan.remedy(self.place)}"
             )
         shards = self.plan.shards(split, epoch)
         for shard in shards if numbers is None else [shards[number] for number in numbers]:
-            yield OpenShard(self.path, shard, self.plan)
+            yield OpenShard(self.place, shard, self.plan, self.cache)
 
     def batches(
         self, split: str, epoch: int = 0, *, batch_size: int, drop_last: bool = False
@@ -330,7 +224,7 @@ class ShardSet:
         with np.errstate(over="ignore"):
             tables = normalized(self.plan.source.mean, self.plan.source.deviation).astype(np.float32)
         if not np.isfinite(tables).all():
-            raise DataError(f"{self.path}: its mean and deviation leave no finite pixels")
+            raise DataError(f"{self.place}: its mean and deviation leave no finite pixels")
         return tables
 
     def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
@@ -356,8 +250,8 @@ class ShardSet:
 
     def _content(self, split: str, epoch: int) -> Epoch:
         if split not in self.plan.splits:
-            raise UsageError(f"{self.path}: no split named {split!r}; there are {', '.join(self.splits)}")
+            raise UsageError(f"{self.place}: no split named {split!r}; there are {', '.join(self.splits)}")
         epochs = self.plan.splits[split]
         if not 0 <= epoch < len(epochs):
-            raise UsageError(f"{self.path}: {split} has epochs 0 to {len(epochs) - 1}, found {epoch}")
+            raise UsageError(f"{self.place}: {split} has epochs 0 to {len(epochs) - 1}, found {epoch}")
         return epochs[epoch]

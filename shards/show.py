@@ -80,7 +80,7 @@ def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:
             labels[int(found[position])] = int(found_labels[position])
     absent = sorted(set(index_N) - set(labels))
     if absent:
-        raise DataError(f"{data.path}: epoch 0 holds no image {absent[0]}; whoever wrote this set made a mistake")
+        raise DataError(f"{data.place}: epoch 0 holds no image {absent[0]}; whoever wrote this set made a mistake")
     return labels
 
 

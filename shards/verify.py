@@ -2,13 +2,12 @@
 
 import os
 from io import FileIO
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from shards.errors import DataError
-from shards.files import open_regular
+from shards.files import Place, open_anew
 from shards.index import Index
 from shards.plan import Plan, Shard
 from shards.record import BLOCK_BYTES, Frame, Layout
@@ -16,7 +15,7 @@ from shards.record import BLOCK_BYTES, Frame, Layout
 __all__ = ["damage"]
 
 
-def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
+def damage(directory: Place, shard: Shard, plan: Plan) -> str | None:
     """Read one shard whole; return what is wrong with it, or None.
 
     Checked: the index (its own checksum, the plan's identity and layout), the archive's size, each
@@ -27,7 +26,7 @@ def damage(directory: Path, shard: Shard, plan: Plan) -> str | None:
         return f"{path}: missing, though its index is there"
     try:
         index = Index.read(directory, shard, plan.identity)
-        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        with os.fdopen(open_anew(path, index.size_bytes), "rb", buffering=0) as file:
             found = os.fstat(file.fileno()).st_size
             if found != index.size_bytes:
                 return f"{path}: {index.size_bytes} bytes expected, {found} found"

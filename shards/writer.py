@@ -11,9 +11,12 @@ from pathlib import Path
 
 import xxhash
 
+from shards.files import Place
 from shards.index import Extent, Index
 from shards.plan import Shard
 from shards.record import BLOCK_BYTES, Frame, Layout
+from shards.remote import Remote
+from shards.scratch import scratch
 
 __all__ = [
     "PART",
@@ -31,9 +34,11 @@ PART = ".part"
 
 
 def write_shard(
-    directory: Path, shard: Shard, identity: str, fill: Callable[[int, Frame], None], token: str = ""
+    directory: Place, shard: Shard, identity: str, fill: Callable[[int, Frame], None], token: str = ""
 ) -> None:
     """Write one shard and then its index, which gets on the disk after the archive has its name there.
+
+    A shard that is to lie elsewhere is written on this disk first, and goes there when it is whole, and then its index.
 
     Args:
         directory: the shard set.
@@ -45,7 +50,14 @@ def write_shard(
 
     Raises:
         OSError: no space, no permission; nothing that is not whole stands under a final name then.
+        MachineError: elsewhere, no answer, or access denied; likewise.
     """
+    if isinstance(directory, Remote):
+        with scratch() as here:
+            write_shard(here, shard, identity, fill)
+            for name in (shard.tar, shard.index):
+                (directory / name).upload(here / name)
+        return
     frames: dict[Layout, Frame] = {}
     extents: list[Extent] = []
     offset = 0

@@ -186,19 +186,19 @@ PROMISES: tuple[Promise, ...] = (
         ("tests/attacks/test_detection.py", "tests/attacks/test_archives.py", "tests/attacks/test_changes.py"),
         (
             Mutant(
-                "shards/reader.py",
+                "shards/opened.py",
                 "        if digest.intdigest() != extent.xxh3:",
                 "        if False:",
                 "tests/attacks/test_detection.py::test_one_flipped_bit_at_any_byte_is_seen[train-e000-000.tar-a sample]",
             ),
             Mutant(
-                "shards/reader.py",
+                "shards/opened.py",
                 "        if os.pread(self.descriptor, len(zeros), expected - len(zeros)) != zeros:",
                 "        if False:",
                 "tests/attacks/test_detection.py::test_one_flipped_bit_at_any_byte_is_seen[train-e000-000.tar-a sample]",
             ),
             Mutant(
-                "shards/reader.py",
+                "shards/opened.py",
                 "        if found != expected:",
                 "        if False:",
                 "tests/attacks/test_detection.py::test_a_file_cut_at_any_length_or_going_on_is_seen[train-e000-000.tar-a sample]",
@@ -453,7 +453,7 @@ PROMISES: tuple[Promise, ...] = (
         ),
         (
             Mutant(
-                "shards/reader.py",
+                "shards/opened.py",
                 "        if scratch.unsigned_labels.max() >= self._classes:",
                 "        if scratch.labels.max() >= self._classes:",
                 "tests/attacks/test_attacks.py::test_whatever_a_file_says_is_refused_or_read_right[label_negative]",

@@ -67,7 +67,7 @@ def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
 
 
 def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_bake(
-    shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+    shared: SharedSet, baked: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
 
@@ -79,7 +79,7 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda shard: bake_there(shared, shard), baked.plan.shards() * 2))
     assert loaded == ["digits"]
-    assert files(shared.directory) == files(baked.path)
+    assert files(tmp_path) == files(baked.path)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,12 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
     ],
 )
 def test_a_worker_that_does_not_see_what_is_meant_says_so(
-    change: dict[str, object], said: str, shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, object],
+    said: str,
+    shared: SharedSet,
+    baked: ShardSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     digits = load("digits", Path("unused"))
     test = digits.splits["test"]
@@ -100,7 +105,7 @@ def test_a_worker_that_does_not_see_what_is_meant_says_so(
     with pytest.raises(DataError, match=rf"worker on '.*{said}.*Workers must see --out and --data-dir") as caught:
         bake_there(replace(shared, **change), baked.plan.shards()[0])  # type: ignore[arg-type]
     assert caught.value.exit_code == 3
-    assert files(shared.directory).keys() == {"manifest.json"}
+    assert files(tmp_path).keys() == {"manifest.json"}
 
 
 @dask

@@ -78,7 +78,7 @@ def test_the_order_is_pinned_since_runs_are_to_be_repeated() -> None:
 @pytest.fixture
 def three_shards(digits: SourceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
     """Two epochs of 700 digits in three shards of two records each, the last of which is short."""
-    monkeypatch.setattr("shards.plan.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    monkeypatch.setattr("shards.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
     train = digits.splits["train"]
     out = tmp_path / "digits"
     precompute.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out)

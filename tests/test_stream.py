@@ -14,7 +14,7 @@ from torch import Tensor
 import precompute
 from precompute.sources import SourceData
 from shards import DataError, ShardSet, UsageError
-from shards.reader import Scratch
+from shards.opened import Scratch
 from shards.record import Layout
 from train.stream import Stream, ring_slots
 
@@ -109,7 +109,7 @@ def test_batches_run_across_the_border_of_two_shards(
     digits: SourceData, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Layout(128, (8, 8, 1), "uint8").size_bytes
-    monkeypatch.setattr("shards.plan.SHARD_BYTES", 2 * record)
+    monkeypatch.setattr("shards.shard.SHARD_BYTES", 2 * record)
     train = digits.splits["train"]
     out = tmp_path / "digits"
     precompute.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out)

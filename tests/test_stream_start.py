@@ -25,7 +25,7 @@ def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
     """Two epochs of 700 digits: six records in three shards each; read only."""
     train, out = digits.splits["train"], tmp_path_factory.mktemp("three") / "digits"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shards.plan.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+        patch.setattr("shards.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
         precompute.bake(
             train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out
         )
@@ -35,7 +35,7 @@ def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the plan as it was baked."""
-    monkeypatch.setattr("shards.plan.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    monkeypatch.setattr("shards.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
 
 
 def streamed(data: ShardSet, start: int, batch_size: int, drop_last: bool) -> list[tuple[Tensor, Tensor]]:

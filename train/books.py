@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from shards.errors import DataError, DivergedError, UsageError
+from shards.files import Place, place
 from shards.writer import write_whole
 from train.checkpoint import Checkpoints
 from train.state import EpochReport
@@ -60,7 +61,7 @@ class Run:
         return cls(root / f"{settings['dataset']}-{settings['recipe']['name']}-s{settings['seed']}-{digest}", settings)
 
     @classmethod
-    def open(cls, path: Path) -> "tuple[Run, Path]":
+    def open(cls, path: Path) -> "tuple[Run, Place]":
         """Return the run that was begun in a directory, and where its shards were.
 
         Raises:
@@ -69,7 +70,7 @@ class Run:
         for line in reversed(cls(path, {})._lines()):
             settings, shards = line.get("settings"), line.get("shards")
             if line["event"] in ("start", "resume") and isinstance(settings, dict) and isinstance(shards, str):
-                return cls(path, settings), Path(shards)
+                return cls(path, settings), place(shards)
         raise DataError(
             f"--resume: {path} holds no run that was begun (log.jsonl would say so); "
             "name the directory of one, runs/..., or auto"
@@ -117,7 +118,7 @@ class Run:
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def begin(self, shards: Path, reports: Sequence[EpochReport] = (), step: int = 0) -> None:
+    def begin(self, shards: Place, reports: Sequence[EpochReport] = (), step: int = 0) -> None:
         """Open the books at a step: of the epochs, those that are done have their line, and no others.
 
         Args:
@@ -129,7 +130,8 @@ class Run:
         written = {line["epoch"] for line in kept if line["event"] == "epoch"}
         kept += [{"event": "epoch", **asdict(report)} for report in reports if report.epoch not in written]
         event = "resume" if step else "start"
-        kept.append({"event": event, "step": step, "shards": str(shards.absolute()), "settings": self.settings})
+        where = str(shards.absolute() if isinstance(shards, Path) else shards)
+        kept.append({"event": event, "step": step, "shards": where, "settings": self.settings})
         kept[-1]["versions"] = versions()
         write_whole(self._log, b"".join(_line(line) for line in kept))
 

@@ -3,12 +3,14 @@
 import argparse
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from shards.command import say
 from shards.errors import UsageError
+from shards.files import place
 from train.board import check_tensorboard
 from train.books import Run
 from train.device import PRECISIONS
@@ -41,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "heatmap RUN shows where a model looks.",
     )
     add = options.add_argument
-    add("--shards", type=Path, help="one shard set, or the root of several; --resume RUN knows its own")
+    add("--shards", type=place, help="one shard set, or the root of several, or its URL; --resume RUN knows its own")
     add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
     add("--recipe", metavar="NAME", help=f"of {', '.join(RECIPES)}; default what the shards suggest")
     add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; default the recipe's")
@@ -69,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
+    add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
+    add("--cache-size", type=byte_count, metavar="50GB", help="of it at most; default 50GB, or half the space if less")
     add("--out", type=Path, help="root of the runs; default runs")
     again = options.add_mutually_exclusive_group()
     again.add_argument(
@@ -81,6 +85,14 @@ def parser() -> argparse.ArgumentParser:
     add("--tensorboard", action="store_true", help="write each epoch's figures for TensorBoard, too")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
     return options
+
+
+def byte_count(text: str) -> int:
+    """Read a size such as 50GB, 500 MB or a number of bytes."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?(kB|MB|GB|TB)?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size like 50GB, 500MB or 1000000, found {text!r}")
+    return int(float(match[1]) * {None: 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[match[2]])
 
 
 def main() -> None:

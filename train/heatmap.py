@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shards import ShardSet
 from shards.errors import DataError, UsageError
+from shards.files import place
 from shards.writer import write_whole
 from train.device import choose_device, choose_precision
 from train.evaluate import final_split, predict
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
     options.add_argument("--against", type=Path, metavar="RUN", help="another run, such as one without augmentation")
     options.add_argument(
-        "--shards", type=Path, help="set whose test images to take, or its root; default the run's own"
+        "--shards", type=place, help="set whose test images to take, or its root; default the run's own"
     )
     options.add_argument("--images", type=int, default=2, help="of each class, of the first 100; default 2")
     options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     data = open_shards(chosen.shards, Record.read(chosen.run))
     split = final_split(data)
     if split is None:
-        raise DataError(f"{data.path}: holds no test split, and heat maps are of un-augmented images")
+        raise DataError(f"{data.place}: holds no test split, and heat maps are of un-augmented images")
     device = choose_device(chosen.device)
     rows: list[list[Tile]] = []
     for run in [chosen.run, chosen.against] if chosen.against else [chosen.run]:
@@ -80,6 +81,6 @@ def _check(trained: Trained, data: ShardSet, run: Path) -> None:
     ):
         if expected != found:
             raise DataError(
-                f"{run}: trained on other data than {data.path} holds: {what} differ; name shards of what it was "
+                f"{run}: trained on other data than {data.place} holds: {what} differ; name shards of what it was "
                 "trained on"
             )

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from shards import ShardSet
+from shards.cache import Cache
 from shards.command import say
 from shards.errors import DataError, MachineError, UsageError, listed
+from shards.files import Place
 from shards.plan import MANIFEST, MOST_SEED
+from shards.remote import Remote
 from train.books import Run
 from train.compile import check_compiler
 from train.device import choose_device, choose_precision
@@ -44,9 +47,13 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
         MachineError: no such device or compiler.
     """
     if arguments.follow:
+        if isinstance(arguments.shards, Remote):
+            raise UsageError(
+                f"--follow: a bake can be followed on one machine alone, and {arguments.shards} is elsewhere"
+            )
         _wait_for_manifest(arguments.shards, arguments.dataset)
     found = []
-    for data in find(arguments.shards, arguments.dataset):
+    for data in find(arguments.shards, arguments.dataset, Cache.default(arguments.cache, arguments.cache_size)):
         for settings in repeated(_settings(data, arguments), arguments.runs):
             run = Run.named(arguments.out or RUNS, _fixed(data, settings))
             if arguments.resume:
@@ -57,7 +64,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     return found
 
 
-def job_of(run: Run, shards: Path, arguments: argparse.Namespace) -> Job:
+def job_of(run: Run, shards: Place, arguments: argparse.Namespace) -> Job:
     """Return the job of going on with a run, all settings being its own.
 
     Args:
@@ -74,18 +81,19 @@ def job_of(run: Run, shards: Path, arguments: argparse.Namespace) -> Job:
     settings = _noted(run)
     _refuse_other_options(run, settings, arguments)
     run.refuse_diverged()
-    (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))])
+    cache = Cache.default(arguments.cache, arguments.cache_size)
+    (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))], cache)
     _check(data, settings, follow=arguments.follow)
     there = _fixed(data, settings)
     if there["shards"] != run.settings.get("shards"):
         raise DataError(
-            f"{data.path}: other shards than {run.path} was begun with (identity {run.settings.get('shards')} "
+            f"{data.place}: other shards than {run.path} was begun with (identity {run.settings.get('shards')} "
             f"expected, {there['shards']} found): source, augmentation, encoding or seed differ; --shards names others"
         )
     if there != run.settings:
         raise DataError(
-            f"{data.path}: {run.path} plays {run.settings.get('variants')} variants, found {there['variants']}; "
-            f"bake as many epochs as there were. {data.plan.remedy(data.path)}"
+            f"{data.place}: {run.path} plays {run.settings.get('variants')} variants, found {there['variants']}; "
+            f"bake as many epochs as there were. {data.plan.remedy(data.place)}"
         )
     return Job(data, settings, run)
 
@@ -161,17 +169,21 @@ def _wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
         time.sleep(0.1)
 
 
-def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
-    """Open the shard set at `root`, or those in it.
+def find(root: Place, names: Sequence[str] | None, cache: Cache | None = None) -> list[ShardSet]:
+    """Open the shard set at `root`, or those in it; what is elsewhere comes through the cache, or the user's own.
 
     Raises:
         DataError: none there, or none of a name.
+        MachineError: a URL gives no answer, or denies access.
     """
     bake_first = f"Bake first: python -m precompute --epochs 25 --out {root}"
-    if not root.is_dir():
+    if isinstance(root, Remote):
+        sets = [ShardSet(place, cache) for place in _elsewhere(root, names)]
+    elif not root.is_dir():
         raise DataError(f"--shards: no directory named {root}. {bake_first}")
-    one = (root / MANIFEST).is_file()
-    sets = [ShardSet(root)] if one else [ShardSet(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))]
+    else:
+        one = (root / MANIFEST).is_file()
+        sets = [ShardSet(root)] if one else [ShardSet(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))]
     if not sets:
         raise DataError(f"--shards: {root} holds no shard set. {bake_first}")
     there = {data.name: data for data in sets}
@@ -181,6 +193,19 @@ def find(root: Path, names: Sequence[str] | None) -> list[ShardSet]:
     if unknown:
         raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
     return [there[name] for name in dict.fromkeys(names)] if names else sets
+
+
+def _elsewhere(root: Remote, names: Sequence[str] | None) -> list[Remote]:
+    """Return the shard set at `root`, or those in it; where nothing can be listed, those that are named."""
+    if (root / MANIFEST).exists():
+        return [root]
+    if not names and not root.writable:
+        raise DataError(
+            f"--shards: {root} holds no {MANIFEST}, and over HTTP nothing can be listed; name the URL of one set, "
+            "or those in it by --dataset"
+        )
+    inside = [root / name for name in (names or sorted(root.names()))]
+    return [place for place in inside if (place / MANIFEST).exists()]
 
 
 def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
@@ -221,7 +246,7 @@ def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> in
         return epochs
     if asked > data.epochs and not arguments.replay:
         raise DataError(
-            f"{data.path}: {asked} epochs asked for, the shards hold {data.epochs}. Bake more: python -m precompute "
+            f"{data.place}: {asked} epochs asked for, the shards hold {data.epochs}. Bake more: python -m precompute "
             f"--dataset {data.name} --epochs {asked}; or --replay, which plays variant e mod {data.epochs} in epoch e"
         )
     return asked
@@ -234,24 +259,26 @@ def _smallest(data: ShardSet) -> tuple[int, int, int]:
 
 def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
     """Raise what stands in the way of training these shards so."""
+    if data.cache:
+        data.cache.check(data.plan)
     recipe, samples, shape = settings.recipe, data.samples("train"), _smallest(data)
     missing = [name for epoch in range(min(recipe.epochs, data.epochs)) for name in data.missing("train", epoch)]
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
     if missing and not follow:
         raise DataError(
-            f"{data.path}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). "
-            f"{data.plan.remedy(data.path)}"
+            f"{data.place}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). "
+            f"{data.plan.remedy(data.place)}"
         )
     if samples < 2:
-        raise UsageError(f"{data.path}: 1 training image; batch norm needs at least 2 in a batch")
+        raise UsageError(f"{data.place}: 1 training image; batch norm needs at least 2 in a batch")
     if recipe.batch_size > samples:
         raise UsageError(
-            f"{data.path}: batches of {recipe.batch_size} are larger than the {samples} training images; "
+            f"{data.place}: batches of {recipe.batch_size} are larger than the {samples} training images; "
             "take a smaller --batch-size"
         )
     if min(shape[:2]) < SMALLEST_SIDE:
         raise UsageError(
-            f"{data.path}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, found {shape}"
+            f"{data.place}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, found {shape}"
         )
     if settings.compiled:
         check_compiler(choose_device(settings.device))

@@ -107,7 +107,7 @@ class _Session:
 
     def train(self) -> dict[str, Any]:
         trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
-        self.run.begin(self.data.path, trainer.state.reports, trainer.steps_done)
+        self.run.begin(self.data.place, trainer.state.reports, trainer.steps_done)
         say(f"{name}: {recipe.name} on {self.settings.device} in {self.settings.precision}, into {self.run.path}")
         if trainer.steps_done:
             say(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from shards import MachineError, ShardSet, UsageError
 from shards.follow import wait_for_epoch
-from shards.reader import Scratch
+from shards.opened import OpenShard, Scratch
 from shards.record import samples_per_record
+from train.lookahead import Lookahead
 from train.order import reading_order
 
 __all__ = ["Stream"]
@@ -26,6 +28,17 @@ POLL_SECONDS = 500e-6
 # What lasts while it sleeps, in samples, where that is not too much memory.
 RING_SAMPLES = 1024
 RING_BYTES = 64 * 1024 * 1024
+# Of shards that come from elsewhere, so many are there before they are read.
+SHARDS_AHEAD = 2
+
+
+class _Turn(NamedTuple):
+    """A shard to be read: these of its records, but for the first samples, with `left` samples to come in its epoch."""
+
+    shard: OpenShard
+    records: Sequence[int]
+    skipped: int
+    left: int
 
 
 class _Slot:
@@ -56,6 +69,8 @@ def ring_slots(image_shape: tuple[int, int, int], encoding: str, batch_size: int
 
 class Stream:
     """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in or one's own.
+
+    Shards that lie elsewhere are fetched into the cache ahead of their turn.
 
     Pixels are read from the file straight into the batch they belong to; a batch is handed out when
     every record that touches it has passed its checksum.
@@ -103,7 +118,7 @@ class Stream:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
         shapes = {data.image_shape(split, epoch) for epoch in epochs}
         if len(shapes) != 1:
-            raise UsageError(f"{data.path}: expected epochs of one image size, found {sorted(shapes)}")
+            raise UsageError(f"{data.place}: expected epochs of one image size, found {sorted(shapes)}")
         if not 0 <= start <= data.samples(split, epochs[0]):
             raise UsageError(f"start: expected 0 to {data.samples(split, epochs[0])}, found {start}")
         self._data, self._split, self._epochs, self._start = data, split, list(epochs), start
@@ -118,10 +133,11 @@ class Stream:
             images = torch.empty((slots, batch_size, *shape), dtype=getattr(torch, data.plan.encoding), pin_memory=pin)
             labels = torch.empty((slots, batch_size), dtype=torch.int64, pin_memory=pin)
         except RuntimeError as error:
-            raise MachineError(f"{data.path}: no memory for {slots} batches of {batch_size} ({error})") from None
+            raise MachineError(f"{data.place}: no memory for {slots} batches of {batch_size} ({error})") from None
         self._sample_bytes = images[0, 0].nbytes
         for slot in map(_Slot, images, labels):
             self._free.put(slot)
+        self._scratch = Scratch()
         self._slot: _Slot | None = None  # the one that is being filled
         self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
 
@@ -167,41 +183,56 @@ class Stream:
                 time.sleep(POLL_SECONDS)
 
     def _fill(self) -> None:
+        turns = self._turns()
         try:
-            for number, epoch in enumerate(self._epochs):
-                self._fill_epoch(epoch, self._first_epoch + number, 0 if number else self._start)
+            if self._data.cache is None:
+                for turn in turns:
+                    self._fill_from(turn)
+            else:
+                with Lookahead(turns, SHARDS_AHEAD, lambda turn: turn.shard.close()) as ahead:
+                    for turn in iter(lambda: ahead.next(self._stopped), None):
+                        self._fill_from(turn)
+            self._stop_if_closed()
             self._ready.put(None)
         except _StoppedError:
             return
         except BaseException as error:
             self._ready.put(error)
 
-    def _fill_epoch(self, epoch: int, number: int, start: int) -> None:
-        if self._follow:
-            wait_for_epoch(self._data, self._split, epoch, self._stopped)
-            self._stop_if_closed()
-        left = self._data.samples(self._split, epoch) - start
-        scratch = Scratch()
-        order = reading_order(self._data, self._split, epoch, self._order_seed, number)
-        skipped, shards = start, self._data.plan.shards(self._split, epoch)
-        while order and skipped >= shards[order[0][0]].samples:
-            skipped -= shards[order.pop(0)[0]].samples
-        opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _ in order])
-        for shard, (_, records) in zip(opened, order, strict=True):
-            with shard:
-                for record in records:
-                    samples = shard.layouts[record].samples
-                    if skipped >= samples:
-                        skipped -= samples
-                        continue
-                    pieces = self._place(samples - skipped, left)
-                    left -= samples - skipped
-                    pixels = [pixels for _, _, pixels in pieces]
-                    if skipped:  # a record is read and checked whole
-                        pixels.insert(0, memoryview(bytearray(skipped * self._sample_bytes)))
-                    shard.read(record, pixels, scratch)
-                    self._hand_over(pieces, scratch, skipped)
-                    skipped = 0
+    def _turns(self) -> Iterator[_Turn]:
+        """Open all shards in turn; whoever takes one closes it."""
+        for number, epoch in enumerate(self._epochs):
+            if self._follow:
+                wait_for_epoch(self._data, self._split, epoch, self._stopped)
+                self._stop_if_closed()
+            start = 0 if number else self._start
+            left = self._data.samples(self._split, epoch) - start
+            order = reading_order(self._data, self._split, epoch, self._order_seed, self._first_epoch + number)
+            skipped, shards = start, self._data.plan.shards(self._split, epoch)
+            while order and skipped >= shards[order[0][0]].samples:
+                skipped -= shards[order.pop(0)[0]].samples
+            opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _ in order])
+            for shard, (turn, records) in zip(opened, order, strict=True):
+                yield _Turn(shard, records, skipped, left)
+                left -= shards[turn].samples - skipped
+                skipped = 0
+
+    def _fill_from(self, turn: _Turn) -> None:
+        skipped, left = turn.skipped, turn.left
+        with turn.shard as shard:
+            for record in turn.records:
+                samples = shard.layouts[record].samples
+                if skipped >= samples:
+                    skipped -= samples
+                    continue
+                pieces = self._place(samples - skipped, left)
+                left -= samples - skipped
+                pixels = [pixels for _, _, pixels in pieces]
+                if skipped:  # a record is read and checked whole
+                    pixels.insert(0, memoryview(bytearray(skipped * self._sample_bytes)))
+                shard.read(record, pixels, self._scratch)
+                self._hand_over(pieces, self._scratch, skipped)
+                skipped = 0
 
     def _place(self, samples: int, left: int) -> list[tuple[_Slot, slice, memoryview]]:
         """Find room for the next samples of `left` in this epoch: slots, where in their labels, and in their pixels."""

@@ -72,7 +72,7 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "val_accuracy": state.reports[-1].held_out_accuracy if trainer.held_out == "val" else None,
         "first_loss": state.first_loss,
         "seconds": {
-            "precompute": bake_seconds(data.path),
+            "precompute": bake_seconds(data.place) if isinstance(data.place, Path) else None,
             "compile": state.compile_seconds,
             "train": train_seconds,
             "wait": wait_seconds,

@@ -8,6 +8,7 @@ import torch
 
 from shards import ShardSet
 from shards.errors import DataError
+from shards.files import Place, place
 from shards.plan import MANIFEST
 from train.device import choose_device, choose_precision
 from train.evaluate import final_split, predict
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(prog="python -m train report", description="Write a run's report again.")
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
-    options.add_argument("--shards", type=Path, help="what it was trained on, or the root of that, if it was moved")
+    options.add_argument("--shards", type=place, help="what it was trained on, or the root of that, if it was moved")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     return options
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     data = open_shards(chosen.shards, record)
     if data.plan.identity != record.settings["shards"]:
         raise DataError(
-            f"--shards: {data.path} (identity {data.plan.identity}) is not what {chosen.run} was trained on (identity "
+            f"--shards: {data.place} (identity {data.plan.identity}) is not what {chosen.run} was trained on (identity "
             f"{record.settings['shards']}); name the set that it was trained on"
         )
     device = choose_device(chosen.device)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     print(chosen.run / "report.html")  # noqa: T201 - the command's result
 
 
-def open_shards(path: Path | None, record: Record) -> ShardSet:
+def open_shards(path: Place | None, record: Record) -> ShardSet:
     """Open the set at `path`, or that of the run's data set in it; where that is None, the set that the run read.
 
     Raises:
@@ -58,6 +59,6 @@ def open_shards(path: Path | None, record: Record) -> ShardSet:
         path = record.shards
         if path is None:
             raise DataError(f"{record.path}: log.jsonl does not say where its shards are; name them with --shards DIR")
-        if not (path / MANIFEST).is_file():
+        if not (path / MANIFEST).exists():
             raise DataError(f"{record.path}: its shards are no longer at {path}; --shards DIR says where they are now")
-    return ShardSet(path if (path / MANIFEST).is_file() else path / record.settings["dataset"])
+    return ShardSet(path if (path / MANIFEST).exists() else path / record.settings["dataset"])

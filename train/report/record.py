@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import DataError
+from shards.files import Place, place
 
 __all__ = ["Record"]
 
@@ -28,7 +29,7 @@ class Record:
     path: Path
     settings: Mapping[str, Any]
     versions: Mapping[str, Any]
-    shards: Path | None
+    shards: Place | None
     epochs: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
 
@@ -54,12 +55,12 @@ class Record:
         if not begun or sorted(epochs) != list(range(len(epochs))) or not epochs:
             raise DataError(f"{log}: expected the settings of a run and a line for each of its epochs; train it again")
         begin = begun[-1]
-        place = begin.get("shards")
+        shards = begin.get("shards")
         return cls(
             path,
             begin["settings"],
             begin.get("versions", {}),
-            Path(place) if isinstance(place, str) else None,
+            place(shards) if isinstance(shards, str) else None,
             [epochs[epoch] for epoch in sorted(epochs)],
             summary,
         )

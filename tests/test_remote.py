@@ -1,0 +1,254 @@
+"""Shards elsewhere: read as those here, whatever the store does on the way; errors name URLs without credentials."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import shards.__main__
+import shards.remote
+import shards.store
+from shards import DataError, MachineError, ShardSet, UsageError
+from shards.cache import Cache
+from shards.contents import digest
+from shards.files import place
+from shards.remote import Remote
+from shards.store import Store
+from tests.shaky import Shaky, filled
+from train.lookahead import Lookahead
+from train.stream import Stream
+
+MB = 10**6
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let nobody wait long, and no file go unfetched because of another test."""
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(shards.store, "MOST_PAUSE", 0.02)
+    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 16 * 1024)
+    yield
+    Shaky.clear()
+
+
+@pytest.fixture
+def url(done: Path) -> str:
+    return filled(done)
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> ShardSet:
+    return ShardSet(url, Cache(tmp_path / "cache", MB))
+
+
+def once_each(error: Callable[[], Exception]) -> Callable[[str, str], Exception | None]:
+    """Return a trouble that lets each first, third and so on call on a file fail."""
+    calls: dict[tuple[str, str], int] = {}
+
+    def trouble(method: str, name: str) -> Exception | None:
+        calls[method, name] = calls.get((method, name), 0) + 1
+        return error() if calls[method, name] % 2 else None
+
+    return trouble
+
+
+def assert_same(found: ShardSet, expected: ShardSet) -> None:
+    for split, epochs in (("test", 1), ("val", 1), ("train", expected.epochs)):
+        for epoch in range(epochs):
+            pairs = zip(found.records(split, epoch), expected.records(split, epoch), strict=True)
+            for one, other in pairs:
+                assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True))
+
+
+def test_a_set_elsewhere_is_read_as_one_here(there: ShardSet, done: Path) -> None:
+    here = ShardSet(done)
+    assert (there.plan, there.missing(), digest(there)) == (here.plan, [], digest(here))
+    assert_same(there, here)
+
+
+@pytest.mark.parametrize("start", [0, 130])
+def test_a_stream_gives_the_same_batches_from_elsewhere(there: ShardSet, done: Path, start: int) -> None:
+    options = {"start": start, "order_seed": 3, "first_epoch": 1}
+    with (
+        Stream(there, "train", [0, 2, 1], 64, **options) as found,  # type: ignore[arg-type] # of several types
+        Stream(ShardSet(done), "train", [0, 2, 1], 64, **options) as expected,  # type: ignore[arg-type] # likewise
+    ):
+        for (images, labels), (others, other_labels) in zip(found, expected, strict=True):
+            assert images.equal(others)
+            assert labels.equal(other_labels)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: OSError("gone away"),
+        pytest.param(lambda: TimeoutError(), marks=pytest.mark.slow),
+        pytest.param(lambda: ConnectionError("reset"), marks=pytest.mark.slow),
+    ],
+)
+def test_what_fails_is_asked_again(url: str, done: Path, tmp_path: Path, error: Callable[[], Exception]) -> None:
+    Shaky.trouble = staticmethod(once_each(error))
+    assert_same(ShardSet(url, Cache(tmp_path, MB)), ShardSet(done))
+
+
+def test_short_bodies_are_asked_for_again(url: str, done: Path, tmp_path: Path) -> None:
+    calls = iter(range(10**6))
+    Shaky.spoil = staticmethod(lambda data: data[: len(data) // 2] if next(calls) % 3 == 0 else data)
+    assert_same(ShardSet(url, Cache(tmp_path, MB)), ShardSet(done))
+
+
+def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(there: ShardSet) -> None:
+    Shaky.trouble = staticmethod(lambda _method, _name: OSError("no route to host"))
+    with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in 0 s.*no route to host"):
+        next(there.batches("train", batch_size=1))
+
+
+def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of all pieces, asked for together, half is answered each time: together that takes longer than the patience.
+    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 1024)
+    monkeypatch.setattr(shards.remote, "AT_ONCE", 128)
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.04)
+    Shaky.trouble = staticmethod(once_each(lambda: OSError("busy")))
+    assert len(list(there.batches("train", batch_size=100))) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (PermissionError("Access Denied"), 4, "access denied (403 Forbidden)"),
+        (OSError("Forbidden: bucket"), 4, "access denied (403 Forbidden)"),
+        (FileNotFoundError("x"), 3, "no manifest.json here"),
+    ],
+)
+def test_what_asking_again_will_not_change_ends_at_once(url: str, error: Exception, code: int, words: str) -> None:
+    Shaky.trouble = staticmethod(lambda _method, _name: error)
+    with pytest.raises((DataError, MachineError), match=re.escape(words)) as raised:
+        ShardSet(url)
+    assert raised.value.exit_code == code
+    assert len(Shaky.asked) == 1
+
+
+def test_a_missing_archive_is_named(there: ShardSet) -> None:
+    del Shaky.store["/bucket/set/train-e000-000.tar"]
+    with pytest.raises(DataError, match=r"shaky://bucket/set/train-e000-000\.tar: no such file.*same --out"):
+        next(there.batches("train", batch_size=1))
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-100], lambda data: data + b"x"])
+def test_an_archive_of_another_size_is_refused(there: ShardSet, change: Callable[[bytes], bytes]) -> None:
+    path = "/bucket/set/train-e000-000.tar"
+    data = Shaky("x").store[path].getvalue()
+    del Shaky.store[path]
+    Shaky("x").pipe_file(path, change(data))
+    with pytest.raises((DataError, MachineError), match=r"train-e000-000\.tar.*(more found|came)"):
+        next(there.batches("train", batch_size=1))
+
+
+def test_verify_reads_what_is_there_and_not_the_cache(
+    there: ShardSet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in there.batches("train", batch_size=100):
+        pass
+    archive = Shaky.store["/bucket/set/train-e000-000.tar"]
+    archive.getbuffer()[3000] ^= 1
+    monkeypatch.setattr("sys.argv", ["shards", "verify", str(there.place)])
+    with pytest.raises(DataError, match=r"1 shards damaged \(train-e000-000\.tar\)"):
+        shards.__main__.main()
+    assert "train-e000-000.tar, record e000-r00000: bytes differ" in capsys.readouterr().out
+
+
+def test_what_needs_a_directory_says_so(there: ShardSet) -> None:
+    with pytest.raises(UsageError, match="shaky://bucket/set: expected a directory on this machine"):
+        _ = there.path
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "below"),
+    [
+        ("s3://bucket/a/", "s3://bucket/a", "s3://bucket/a/m"),
+        ("https://me:secret@host:8/a?X-Sig=secret", "https://host:8/a", "https://me:secret@host:8/a/m?X-Sig=secret"),
+        ("s3://me:secret@bucket/a?b", "s3://bucket/a?b", "s3://me:secret@bucket/a?b/m"),
+    ],
+)
+def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: str, below: str) -> None:
+    found = place(text)
+    assert isinstance(found, Remote)
+    assert (str(found), repr(found), f"{found}") == (shown, shown, shown)
+    assert (found / "m").url == below
+
+
+@pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x"])
+def test_all_else_is_a_path(text: str) -> None:
+    assert place(text) == Path(text)
+
+
+def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://me:secret@host/a/b?X-Sig=secret&x=1"
+    said = [
+        f"400, url='{url}'",
+        "GET https://other/b?token=secret failed",
+        "//you:hidden@other",
+        "me:secret",
+        "?X-Sig=secret&x=1",
+    ]
+
+    def fail(_self: Store, _method: str, _questions: object, _seconds: float) -> list[Exception]:
+        return [OSError(said[0])]
+
+    monkeypatch.setattr(Store, "_ask_once", fail)
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.0)
+    for _ in range(len(said)):
+        with pytest.raises(MachineError, match=r"https://host/a/b: no answer") as raised:
+            Remote(url).read(10)
+        assert not re.search("secret|hidden", str(raised.value))
+        said.append(said.pop(0))
+
+
+def test_what_is_no_scheme_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"nothing://x.*nothing:// is unknown"):
+        ShardSet("nothing://x")
+
+
+def test_a_lookahead_gives_what_it_took_in_turn_and_no_more_than_it_may() -> None:
+    taken: list[int] = []
+    dropped: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            taken.append(number)
+            yield number
+        raise OSError("no more")
+
+    never = threading.Event()
+    with Lookahead(items(), 2, dropped.append) as ahead:
+        for number in range(5):
+            assert ahead.next(never) == number
+            assert len(taken) <= number + 3
+        with pytest.raises(OSError, match="no more"):
+            ahead.next(never)
+    assert dropped == []
+
+
+def test_a_lookahead_drops_what_nobody_took_and_ends_when_stopped() -> None:
+    dropped: list[int] = []
+    stopped = threading.Event()
+    with Lookahead(iter(range(100)), 3, dropped.append) as ahead:
+        assert ahead.next(stopped) == 0
+        stopped.set()
+        assert ahead.next(stopped) is None
+        thread = ahead._thread
+    thread.join(5)
+    assert not thread.is_alive()
+    assert dropped == list(range(1, 1 + len(dropped)))
+    assert len(dropped) <= 4

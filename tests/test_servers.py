@@ -1,0 +1,227 @@
+"""Shards on real servers, S3 and HTTP, also behind a bad proxy: baked there, trained from there, as from here."""
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from shards import MachineError, ShardSet
+from tests.commands import ON_CPU, ROOT, Ended, the_run
+from tests.proxy import FAULTS, proxied
+from tests.servers import environment, nginx, s3
+from tests.small import files
+
+pytestmark = pytest.mark.slow
+EPOCHS = 8
+BAKE = ("--dataset", "digits", "--epochs", EPOCHS)
+TRAIN = ("--model", "resnet20", *ON_CPU)  # the smallest
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with contextlib.ExitStack() as servers:
+        try:
+            port = servers.enter_context(s3(tmp_path_factory.mktemp("s3") / "work"))
+        except MachineError as error:
+            pytest.skip(str(error))
+        yield port
+
+
+@contextlib.contextmanager
+def web(root: Path, work: Path) -> Iterator[tuple[int, Path]]:
+    """Serve a directory by nginx, or skip the test."""
+    with contextlib.ExitStack() as servers:
+        try:
+            served = servers.enter_context(nginx(root, work))
+        except MachineError as error:
+            pytest.skip(str(error))
+        yield served
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits, baked on this disk."""
+    root = tmp_path_factory.mktemp("here")
+    done = run("precompute", *BAKE, "--out", root)
+    assert done.code == 0, done.err
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(here: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a training from this disk."""
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    done = run("train", "--shards", here / "digits", "--out", runs, *TRAIN)
+    assert done.code == 0, done.err
+    return (the_run(runs) / "weights.safetensors").read_bytes()
+
+
+def run(module: str, *arguments: object, more: Mapping[str, str] | None = None) -> Ended:
+    """Run one of the commands from the repository root."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def small_cache(here: Path, cache: Path) -> tuple[object, ...]:
+    """Return options for a cache that a training just takes, half the set's size."""
+    shards = ShardSet(here / "digits").plan.shards()
+    size = 4 * max(shard.size_bytes for shard in shards)
+    assert size <= sum(shard.size_bytes for shard in shards) / 2
+    return "--cache", cache, "--cache-size", size
+
+
+def train_as_here(url: str, here: Path, work: Path, weights: bytes, more: Mapping[str, str] | None = None) -> None:
+    """Train from a URL through a cache that is smaller than the set; the weights must be those of a local run."""
+    done = run("train", "--shards", url, "--out", work / "runs", *small_cache(here, work / "cache"), *TRAIN, more=more)
+    assert done.code == 0, done.err
+    assert (the_run(work / "runs") / "weights.safetensors").read_bytes() == weights
+    size = sum(path.stat().st_size for path in (work / "cache").iterdir())
+    assert size <= int(str(small_cache(here, work)[-1]))
+
+
+def there(port: int, name: str) -> dict[str, bytes]:
+    """Return the files of a set in the bucket, by name."""
+    code = f"""
+import fsspec, pickle, sys
+files = fsspec.filesystem("s3")
+found = files.cat(files.ls("bucket/{name}", detail=False))
+pickle.dump({{path.rpartition("/")[2]: data for path, data in found.items()}}, sys.stdout.buffer)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **environment(port)}, capture_output=True, check=True)
+    found: dict[str, bytes] = pickle.loads(done.stdout)  # noqa: S301 - our own
+    return found
+
+
+def test_digits_end_to_end_from_s3(port: int, here: Path, trained: bytes, tmp_path: Path) -> None:
+    done = run("precompute", *BAKE, "--out", "s3://bucket/a", more=environment(port))
+    assert done.code == 0, done.err
+    assert there(port, "a/digits") == files(here / "digits")
+    train_as_here("s3://bucket/a", here, tmp_path, trained, environment(port))
+    verified = run("shards", "verify", "s3://bucket/a/digits", more=environment(port))
+    assert (verified.code, verified.err) == (0, "")
+    about = run("shards", "info", "s3://bucket/a/digits", "--json", more=environment(port))
+    assert json.loads(about.out)["missing"] == []
+
+
+def test_digits_end_to_end_from_nginx(here: Path, trained: bytes, tmp_path: Path) -> None:
+    with web(here, tmp_path / "nginx") as (port, asked):
+        url = f"http://me:secret@127.0.0.1:{port}/digits?token=secret"
+        train_as_here(url, here, tmp_path, trained)
+        assert " 206 " in asked.read_text()
+        for written in (the_run(tmp_path / "runs")).rglob("*"):
+            assert not written.is_file() or b"secret" not in written.read_bytes(), written
+        verified = run("shards", "verify", url)
+        assert (verified.code, verified.err) == (0, "")
+        assert f"http://127.0.0.1:{port}/digits: {EPOCHS + 1} shards" in verified.out
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_digits_end_to_end_through_the_bad_proxy(
+    port: int, here: Path, trained: bytes, tmp_path: Path, seed: int
+) -> None:
+    with proxied(port, 0.2, seed=seed) as proxy:
+        more, name = environment(proxy.server_port), f"bad{seed}"
+        done = run("precompute", *BAKE, "--out", f"s3://bucket/{name}", more=more)
+        assert done.code == 0, done.err
+        assert there(port, f"{name}/digits") == files(here / "digits")
+        train_as_here(f"s3://bucket/{name}", here, tmp_path / "s3", trained, more)
+        assert set(proxy.met) >= set(FAULTS), proxy.met
+    with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.25, seed=seed) as proxy:
+        train_as_here(f"http://127.0.0.1:{proxy.server_port}/digits", here, tmp_path / "http", trained)
+        assert set(proxy.met) >= set(FAULTS), proxy.met
+
+
+def test_an_mnist_bake_of_an_epoch_to_s3(port: int, data_dir: Path, tmp_path: Path) -> None:
+    options = ("--dataset", "mnist", "--epochs", 1, "--data-dir", data_dir)
+    more = environment(port)
+    for out in (tmp_path, "s3://bucket/m"):
+        done = run("precompute", *options, "--out", out, more=more)
+        assert done.code == 0, done.err
+    assert there(port, "m/mnist") == files(tmp_path / "mnist")
+    verified = run("shards", "verify", "s3://bucket/m/mnist", more=more)
+    assert verified.code == 0, verified.err
+
+
+def test_bakes_that_are_killed_go_on_in_the_bucket(port: int, here: Path) -> None:
+    more = environment(port)
+    command = [sys.executable, "-m", "precompute", *map(str, BAKE), "--out", "s3://bucket/killed"]
+    for seconds in (4.0, 5.0, 6.0, 7.0):
+        with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **more}, stderr=subprocess.DEVNULL) as bake:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                bake.wait(seconds)
+            bake.kill()
+    done = run("precompute", *BAKE, "--out", "s3://bucket/killed", more=more)
+    assert done.code == 0, done.err
+    assert there(port, "killed/digits") == files(here / "digits")
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "words"),
+    [
+        ("forbidden/digits", 4, "/forbidden/digits/manifest.json: access denied (403 Forbidden)"),
+        ("nothing", 3, "/nothing holds no manifest.json, and over HTTP nothing can be listed"),
+        ("lacking", 3, "/lacking: unfinished, 1 shards are missing (train-e001-000.tar)"),
+        ("gone", 3, "/gone/train-e001-000.tar: no such file"),
+        ("cut", 3, "/cut/train-e001-000.tar: has fewer bytes than expected"),
+    ],
+)
+def test_what_is_wrong_on_a_server_is_said(here: Path, tmp_path: Path, place: str, code: int, words: str) -> None:
+    root = tmp_path / "root"
+    there = Path(shutil.copytree(here / "digits", root / place))
+    if place == "nothing":
+        (there / "manifest.json").unlink()
+    elif place == "lacking":
+        (there / "train-e001-000.json").unlink()
+    elif place == "gone":
+        (there / "train-e001-000.tar").unlink()
+    elif place == "cut":
+        data = (there / "train-e001-000.tar").read_bytes()
+        (there / "train-e001-000.tar").write_bytes(data[:-5000])
+    with web(root, tmp_path / "nginx") as (port, _):
+        url = f"http://me:secret@127.0.0.1:{port}/{place}?token=secret"
+        done = run("train", "--shards", url, "--out", tmp_path / "runs", "--cache", tmp_path / "cache", *ON_CPU)
+    assert done.code == code, done.err
+    assert words in done.err
+    assert "secret" not in done.err + done.out
+    assert "Traceback" not in done.err
+
+
+def test_wrong_credentials_and_no_bucket_are_said(port: int) -> None:
+    done = run("shards", "info", "s3://nobody/x", more=environment(port))
+    assert (done.code, "no manifest.json here" in done.err) == (3, True)
+    done = run("precompute", *BAKE, "--out", "s3://nobody/x", more=environment(port))
+    assert (done.code, "s3://nobody/x/digits/manifest.json: no such" in done.err) == (3, True), done.err
+    empty = {name: "" for name in environment(port) if "KEY" in name}
+    done = run("shards", "info", "s3://bucket/x", more={**environment(port), **empty, "HOME": "/nowhere"})
+    assert (done.code, "no credentials found" in done.err) == (4, True), done.err
+
+
+def test_a_server_that_does_not_answer_ends_the_command_after_the_deadline() -> None:
+    code = """
+import sys, shards.store
+shards.store.PATIENCE_SECONDS = 2.0
+from shards.__main__ import main
+from shards.command import run_command
+sys.argv = ["shards", "info", "http://me:secret@127.0.0.1:9/x?sig=secret"]
+run_command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "error: http://127.0.0.1:9/x/manifest.json: no answer in 2 s of asking again" in done.stderr
+    assert "secret" not in done.stderr
