@@ -176,6 +176,7 @@ def test_a_test_part_without_classes_is_left_out_aloud(cats: Path, capsys: pytes
     assert "1 files are left out" in said
 
 
+@pytest.mark.slow
 def test_a_validation_part_of_its_own_stays_one(cats: Path, tmp_path: Path) -> None:
     shutil.copytree(cats / "test", cats / "val")
     baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--out", tmp_path / "out")
@@ -371,6 +372,7 @@ def test_too_little_space_for_the_pixels_is_said_before_they_are_decoded(
         read(cats)
 
 
+@pytest.mark.slow
 def test_padding_and_cutout_grow_with_the_pictures_and_what_is_given_stays(cats: Path, tmp_path: Path) -> None:
     for options, expected in (([], (8, 16)), (["--cutout", "3"], (8, 3))):
         baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--image-size", 64, "--out",
@@ -380,6 +382,7 @@ def test_padding_and_cutout_grow_with_the_pictures_and_what_is_given_stays(cats:
         assert (manifest["augmentation"]["pad"], manifest["augmentation"]["cutout"]) == expected
 
 
+@pytest.mark.slow
 def test_two_folders_of_one_name_are_refused(cats: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(cats, tmp_path / "other" / "cats")
     refused = precompute_command("--dataset", f"folder:{cats}", f"folder:{copy}", "--epochs", 1, "--out", tmp_path)

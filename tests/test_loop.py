@@ -13,8 +13,10 @@ import precompute
 from precompute.sources import SourceData
 from shards import ShardSet
 from shards.errors import DivergedError
+from tests.runs import small_net
 from train.evaluate import evaluate
 from train.loop import Trainer
+from train.models import MODELS
 from train.recipes import recipe_for
 from train.state import EpochReport, Settings
 from train.stream import Stream
@@ -91,12 +93,17 @@ def test_a_run_resumed_in_the_middle_equals_an_uninterrupted_one_exactly(tiny: S
     assert len(resumed.state.waits) == len(trained.state.waits)
 
 
-def test_a_run_with_an_average_of_its_weights_goes_on_with_both_exactly(tiny: ShardSet) -> None:
+def test_a_run_with_an_average_of_its_weights_goes_on_with_both_exactly(
+    tiny: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "davidnet", small_net)
     chosen = settings(epochs=2, ema=0.9, bias_lr=4.0, low_momentum=0.8)
-    whole, stopped, resumed = (Trainer(tiny, chosen) for _ in range(3))
-    run(whole)
+    whole = run(Trainer(tiny, chosen))
+    stopped = Trainer(tiny, chosen)
     next(iter(stopped.run()))
-    resumed.restore(stopped.save())
+    saved = stopped.save()
+    resumed = Trainer(tiny, chosen)
+    resumed.restore(saved)
     run(resumed)
     ours, theirs = resumed.save().tensors, whole.save().tensors
     assert ours.keys() == theirs.keys()
