@@ -218,22 +218,22 @@ class Stream:
                         skipped -= samples
                         continue
                     # A record is read and checked whole, or not at all.
-                    pieces = [self._wasted(skipped)] if skipped else []
-                    pieces += self._place(samples - skipped, left)
+                    pieces = [self._wasted(0, skipped)] if skipped else []
+                    pieces += self._place(skipped, samples, left)
                     left -= samples - skipped
                     skipped = 0
                     if any(slot for slot, _, _ in pieces):
                         shard.read(record, [pixels for _, _, pixels in pieces], scratch)
                         self._hand_over(pieces, scratch)
 
-    def _place(self, samples: int, left: int) -> list[_Piece]:
-        """Find room for the next samples of `left` in this epoch."""
+    def _place(self, first: int, samples: int, left: int) -> list[_Piece]:
+        """Find room for a record's samples from `first` on, the next of `left` in this epoch."""
         pieces = []
-        while samples:
+        while first < samples:
             border = next(at for at in (self._slice.start, self._slice.stop, self._batch_size) if at > self._at)
-            count = min(border - self._at, samples)
-            pieces.append(self._mine(count, left) if self._at in self._slice else self._wasted(count))
-            samples, left = samples - count, left - count
+            count = min(border - self._at, samples - first)
+            pieces.append(self._mine(count, left) if self._at in self._slice else self._wasted(first, count))
+            first, left = first + count, left - count
             self._at = (self._at + count) % self._batch_size if left else 0
         return pieces
 
@@ -252,11 +252,13 @@ class Stream:
             slot.pixels[start * self._sample_bytes : slot.filled * self._sample_bytes],
         )
 
-    def _wasted(self, count: int) -> _Piece:
-        """Find room for so many samples that nobody wants."""
-        if len(self._waste) < count * self._sample_bytes:
-            self._waste = memoryview(bytearray(count * self._sample_bytes))
-        return None, slice(0, count), self._waste[: count * self._sample_bytes]
+    def _wasted(self, first: int, count: int) -> _Piece:
+        """Find room for so many samples that nobody wants, from `first` on in a record whose bytes are all hashed."""
+        end = (first + count) * self._sample_bytes
+        if len(self._waste) < end:
+            # Views of what was there before stay as they are.
+            self._waste = memoryview(bytearray(end))
+        return None, slice(0, count), self._waste[first * self._sample_bytes : end]
 
     def _hand_over(self, pieces: list[_Piece], scratch: Scratch) -> None:
         """Give the slots that are full to the consumer."""
