@@ -16,7 +16,7 @@ import train.__main__
 from shards import ShardSet
 from shards.command import run_command
 from tests.commands import ON_CPU
-from tests.runs import checkpoint_every, keep_the_end, patched
+from tests.runs import checkpoint_every, patched
 from tests.trials import CRASHED, trial
 from train.loop import Trainer
 from train.state import Settings
@@ -127,7 +127,6 @@ def command_in(
 
     def act(rank: int) -> None:
         checkpoint_every(every)
-        keep_the_end()
         patched("train.session.write_report", lambda *_: None)  # to import what draws takes a second
         if first is not None:
             first(rank)

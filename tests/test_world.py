@@ -1,10 +1,13 @@
 """Several processes that train one run: the same batches as one, the same weights in all, one end for all."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,7 @@ from precompute.sources import SourceData
 from shards import ShardSet
 from tests.commands import events_of, log_of, summary_of, the_run
 from tests.ranks import BATCH, Recorded, command_in, recorded
-from tests.runs import at_step, kill
+from tests.runs import at_step, kill, patched
 from tests.small import flip_byte
 from train.loop import Trainer
 from train.models import MODELS
@@ -71,9 +74,9 @@ def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Sh
     return ShardSet(out)
 
 
-def settings(epochs: int = 2, **changes: Any) -> Settings:
+def settings(**changes: Any) -> Settings:
     """Return the settings of a run on the CPU in batches of 20, in an order of its own."""
-    recipe = recipe_for("digits", epochs=epochs, batch_size=BATCH, **changes)
+    recipe = replace(recipe_for("digits", epochs=2, batch_size=BATCH), **changes)
     return Settings(recipe, 0, "cpu", "fp32", order_seed=5)
 
 
@@ -154,8 +157,9 @@ def assert_same_in_all(found: list[Recorded]) -> None:
             pytest.param(model, changes, size, marks=pytest.mark.slow, id=f"{name}-{size}")
             for name, model, changes in (
                 ("small", plain_net, {"ema": 0.9, "bias_lr": 4.0}),
-                ("davidnet", DAVIDNET, {"peak_lr": 0.01}),
-                ("fastnet", MODELS["fastnet"], {"ema": 0.9, "whiten": True, "train_scales": False, "peak_lr": 0.01}),
+                # Few steps and large slices: rounding grows fast in batch norm over few values.
+                ("davidnet", DAVIDNET, {"batch_size": 100}),
+                ("fastnet", MODELS["fastnet"], {"batch_size": 100, "ema": 0.9, "whiten": True, "train_scales": False}),
             )
             for size in (2, 4)
         ),
@@ -166,8 +170,7 @@ def test_several_processes_learn_what_one_does_from_the_same_batches_in_slices(
 ) -> None:
     name = "fastnet" if model is MODELS["fastnet"] else "davidnet"
     monkeypatch.setitem(MODELS, name, model)
-    chosen = settings()
-    chosen = replace(chosen, recipe=replace(chosen.recipe, model=name, **changes))
+    chosen = settings(model=name, **changes)
     found = recorded(size, numbered, chosen, tmp_path / "several")
     assert_same_in_all(found)
     assert_close(found[0], in_slices(numbered, chosen, [size] * 2))
@@ -199,6 +202,14 @@ def test_a_run_goes_on_with_another_number_of_processes_at_the_same_step(
     assert steps == [PER_EPOCH] * (first + second)
     assert_same_in_all(done)
     assert_close(done[0], in_slices(numbered, settings(), sizes))
+
+
+def alone_goes_on(data: ShardSet, root: Path) -> str:
+    """Go on with a run in one process, to its end; return after which step."""
+    ended = command_in(1, *new_run(data, root))
+    assert ended.codes == [0], ended.said
+    (step,) = re.findall(r"going on after step (\d+) of 20", ended.said)
+    return str(step)
 
 
 def stopping(rank: int, step: int, number: signal.Signals) -> Callable[[int], None]:
@@ -242,7 +253,7 @@ def test_a_run_of_two_that_was_stopped_again_and_again_ends_with_the_same_bits(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert command_in(2, *new_run(numbered, whole)).codes == [0, 0]
-    for step in (1, 4, 9, 10, 15):
+    for step in (1, 4, 9, 13, 17):
         ended = command_in(2, *new_run(numbered, stopped), first=stopping(step % 2, step, signal.SIGTERM), every=3)
         assert ended.codes == [143, 143], ended.said
     assert command_in(2, *new_run(numbered, stopped)).codes == [0, 0]
@@ -300,6 +311,37 @@ def test_a_damaged_shard_that_one_rank_meets_ends_all(numbered: ShardSet, tmp_pa
     assert ended.codes == [4, 3], ended.said
     assert "record e001-r00001: bytes differ" in ended.said
     assert ended.seconds < 30
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_where_no_signal_is_heard_ends_all_the_same(numbered: ShardSet, tmp_path: Path) -> None:
+    def prepare(rank: int) -> None:
+        patched("train.world.PATIENCE", 2.0)
+        pid = os.getpid()
+        if rank == 0:
+            at_step(7, lambda: threading.Timer(1, os.kill, (pid, signal.SIGTERM)).start())()
+        else:
+            subprocess.Popen(["/bin/sh", "-c", f"sleep 15; kill -9 {pid}"])
+            at_step(8, lambda: os.kill(pid, signal.SIGSTOP))()
+
+    ended = command_in(2, *new_run(numbered, tmp_path), first=prepare)
+    assert ended.codes == [143, -signal.SIGKILL], ended.said
+    assert "Traceback" not in ended.said
+    assert alone_goes_on(numbered, tmp_path) == "5"
+
+
+@pytest.mark.slow
+def test_runs_and_data_sets_in_turn_are_trained_by_all_and_told_by_one(shards: Path, tmp_path: Path) -> None:
+    options = ("--shards", shards, "--out", tmp_path, "--runs", 2, "--epochs", 1, "--json")
+    ended = command_in(2, *options)
+    assert ended.codes == [0, 0], ended.said
+    results = [json.loads(line) for line in ended.said.splitlines() if line.startswith("{")]
+    assert [result.get("dataset") for result in results] == ["digits"] * 2 + ["mirrored"] * 2 + [None] * 2
+    assert {tuple(result["world_sizes"]) for result in results[:4]} == {(2,)}
+    assert command_in(2, *options, "--resume", "auto").said.count("finished already") == 4
+    run = next(path for path in tmp_path.iterdir())
+    assert command_in(2, "--resume", run).codes == [0, 0]
+    assert command_in(2, *options).codes == [2, 2]
 
 
 @pytest.mark.parametrize(
