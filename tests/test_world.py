@@ -50,8 +50,9 @@ def plain_net(_recipe: Recipe, channels: int, classes: int) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the small net in DavidNet's place."""
+    """Put the small net in DavidNet's place, and let each of four processes have something to evaluate."""
     monkeypatch.setitem(MODELS, "davidnet", plain_net)
+    monkeypatch.setattr("train.evaluate.BATCH_SIZE", 30)
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +260,9 @@ def test_a_run_of_two_that_was_stopped_again_and_again_ends_with_the_same_bits(
     assert command_in(2, *new_run(numbered, stopped)).codes == [0, 0]
     ours, theirs = the_run(stopped), the_run(whole)
     assert (ours / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
-    losses = [[line["train_loss"] for line in log_of(run) if line["event"] == "epoch"] for run in (ours, theirs)]
-    assert losses[0] == losses[1]
+    epochs = [[line for line in log_of(run) if line["event"] == "epoch"] for run in (ours, theirs)]
+    for key in ("train_loss", "train_accuracy", "held_out_loss"):
+        assert [line[key] for line in epochs[0]] == [line[key] for line in epochs[1]], key
 
 
 @pytest.mark.slow

@@ -27,8 +27,8 @@ TIMEOUT = timedelta(minutes=10)
 # Seconds from a signal to the end of a process that comes to no border, since the others are gone and its device waits
 # for them. torchrun waits for 30 before it kills.
 PATIENCE = 20.0
-# What gloo, NCCL and the store say of a process that is gone: torch has no class of its own for it.
-LOST = re.compile("gloo|NCCL|TCPStore|by peer|[Tt]imed out|Broken pipe")
+# What gloo says of a process that is gone, in errors of no class of their own.
+LOST = re.compile("gloo|by peer|[Tt]imed out")
 
 T = TypeVar("T")
 
@@ -115,10 +115,13 @@ class World:
         if self._local_rank < torch.cuda.device_count():
             torch.cuda.set_device(self._local_rank)
         try:
-            dist.init_process_group(timeout=TIMEOUT)
+            store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+            # torchrun may keep its store when it starts all again, and in it the addresses of those that are gone.
+            attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            dist.init_process_group(store=attempt, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
             yield
         except RuntimeError as error:
-            if not LOST.search(str(error)):
+            if not isinstance(error, dist.DistError) and not LOST.search(str(error)):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise MachineError(
