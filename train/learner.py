@@ -49,12 +49,9 @@ class Learner:
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
         if sync_batchnorm and world.size > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        # Each rank's running statistics are of its own slices, and no step asks for them. Rank 0's are kept: what a
-        # checkpoint then holds is all there is, and a run that goes on from it is the run that was not interrupted.
-        # To give them to all is enough where all are asked for them, see `settle`, and need not be done at each step.
-        self.net: nn.Module = (
-            self.model if world.size == 1 else DistributedDataParallel(self.model, broadcast_buffers=False)
-        )
+        # Each rank's running statistics are of its own slices. Rank 0's are kept, and given to all before each step:
+        # what its checkpoint holds is all there is, and a run that goes on from it is the one that was not interrupted.
+        self.net: nn.Module = self.model if world.size == 1 else DistributedDataParallel(self.model)
         self._average = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema
@@ -103,7 +100,7 @@ class Learner:
             self.scheduler.step()
 
     def settle(self) -> None:
-        """Take over rank 0's running statistics: then all have one model, until the next step."""
+        """Take over rank 0's running statistics, as the next step would: then all have one model."""
         self._world.share(self.model.buffers())
         if self._average is not None:
             self._world.share(self._average.buffers())
