@@ -442,6 +442,49 @@ PROMISES: tuple[Promise, ...] = (
         ),
     ),
     Promise(
+        "Several processes train one run as one would from the same batches in slices: weights are the same in all; a signal to one stops all at one step, a dead one ends all within 30 s, and any number of processes goes on",
+        "1, 2 and 4 processes over gloo, forked and under torchrun; signals, SIGKILL, a hang, a bad loss and a damaged shard in one of them; torchrun's restart",
+        ("tests/test_world.py", "tests/test_torchrun.py"),
+        (
+            Mutant(
+                "train/stream.py",
+                "range(number * size, number * size + size)",
+                "range(size)",
+                "tests/test_world.py::test_the_sequence_of_global_batches_is_the_same_for_every_number_of_processes[4]",
+            ),
+            Mutant(
+                "train/learner.py",
+                "self.model if world.size == 1 else DistributedDataParallel(self.model)",
+                "self.model",
+                "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]",
+            ),
+            Mutant(
+                "train/learner.py",
+                "        self._world.share(self.model.buffers())\n",
+                "",
+                "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]",
+            ),
+            Mutant(
+                "train/tally.py",
+                "self._world.mean(self._losses).tolist()",
+                "self._losses.tolist()",
+                "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]",
+            ),
+            Mutant(
+                "train/world.py",
+                "        answer = self.answer()\n",
+                "        answer = word\n",
+                "tests/test_world.py::test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_goes_on[2-1-15-143-1]",
+            ),
+            Mutant(
+                "train/world.py",
+                "        if batch % self.size or batch < least:\n",
+                "        if False:\n",
+                "tests/test_world.py::test_what_several_processes_can_t_do_is_refused_by_all_and_said_by_one",
+            ),
+        ),
+    ),
+    Promise(
         "A stranger's shards run no code and write nothing; time and memory stay bounded, and the error is ours",
         "a maker of hostile files for each attack, through every command; numbered mutations in forks that end where anything is run or written, within 1 s and 256 MB",
         (

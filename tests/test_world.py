@@ -157,7 +157,7 @@ def assert_same_in_all(found: list[Recorded]) -> None:
         *(
             pytest.param(model, changes, size, marks=pytest.mark.slow, id=f"{name}-{size}")
             for name, model, changes in (
-                ("small", plain_net, {"ema": 0.9, "bias_lr": 4.0}),
+                ("averaged", plain_net, {"ema": 0.9, "bias_lr": 4.0}),
                 # Few steps and large slices: rounding grows fast in batch norm over few values.
                 ("davidnet", DAVIDNET, {"batch_size": 100}),
                 ("fastnet", MODELS["fastnet"], {"batch_size": 100, "ema": 0.9, "whiten": True, "train_scales": False}),

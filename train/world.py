@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from shards.command import undisturbed
 from shards.errors import MachineError, UsageError
@@ -115,9 +117,9 @@ class World:
         if self._local_rank < torch.cuda.device_count():
             torch.cuda.set_device(self._local_rank)
         try:
-            store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+            store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
             # torchrun may keep its store when it starts all again, and in it the addresses of those that are gone.
-            attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
             dist.init_process_group(store=attempt, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
             yield
         except RuntimeError as error:
