@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -78,13 +78,13 @@ class TerminatedError(BaseException):
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the block is left, as a step that must be whole wants it.
+def undisturbed() -> Iterator[Sequence[int]]:
+    """Let SIGINT and SIGTERM wait until the block is left, as a step that must be whole wants it; yield those heard.
 
     A second one ends the process at once. Outside of the main thread, which alone hears signals, nothing is held.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ()
         return
     heard: list[int] = []
 
@@ -95,7 +95,7 @@ def undisturbed() -> Iterator[None]:
 
     before = _handled_by(note)
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

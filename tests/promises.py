@@ -332,7 +332,7 @@ PROMISES: tuple[Promise, ...] = (
                 "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end",
             ),
             Mutant(
-                "train/loop.py",
+                "train/tally.py",
                 '        self._losses.copy_(tensors["losses"])',
                 "        pass",
                 "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end",
@@ -376,14 +376,14 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutant(
                 "train/session.py",
-                "        except (KeyboardInterrupt, TerminatedError, DataError, OSError):",
-                "        except (DataError, OSError):",
+                "        except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:",
+                "        except (DataError, OSError) as error:",
                 "tests/test_stopped_runs.py::test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on[15-143-terminated]",
             ),
             Mutant(
                 "train/session.py",
-                "        except (KeyboardInterrupt, TerminatedError, DataError, OSError):",
-                "        except (KeyboardInterrupt, TerminatedError):",
+                "        except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:",
+                "        except (KeyboardInterrupt, TerminatedError) as error:",
                 "tests/test_killed_runs.py::test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_missed_it",
             ),
         ),
@@ -395,7 +395,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutant(
                 "train/loop.py",
-                "            if on_cpu and not math.isfinite(loss.item()):",
+                "            if on_cpu and not math.isfinite(self.world.mean(loss).item()):",
                 "            if False:",
                 "tests/test_divergence.py::test_the_first_bad_step_is_named_with_its_rate_and_its_images[nan-nan]",
             ),
@@ -407,8 +407,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutant(
                 "train/loop.py",
-                "        self._stop_clock()\n        self.check_losses()",
-                "        self._stop_clock()",
+                "        self._stop_clock()\n        losses = self.check_losses()",
+                "        self._stop_clock()\n        losses = [0.0]",
                 "tests/test_divergence.py::test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look",
             ),
         ),
@@ -435,9 +435,52 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutant(
                 "train/session.py",
-                '    with locked(run.path, LOCK, "training"):',
-                "    with undisturbed():",
+                '    held.enter_context(locked(run.path, LOCK, "training"))\n',
+                "",
                 "tests/test_commands_train_input.py::test_of_two_trainings_of_one_run_the_second_ends_at_once_and_names_the_first",
+            ),
+        ),
+    ),
+    Promise(
+        "Several processes train one run as one would from the same batches in slices: weights are the same in all; a signal to one stops all at one step, a dead one ends all within 30 s, and any number of processes goes on",
+        "1, 2 and 4 processes over gloo, forked and under torchrun; signals, SIGKILL, a hang, a bad loss and a damaged shard in one of them; torchrun's restart",
+        ("tests/test_world.py", "tests/test_torchrun.py"),
+        (
+            Mutant(
+                "train/stream.py",
+                "range(number * size, number * size + size)",
+                "range(size)",
+                "tests/test_world.py::test_the_sequence_of_global_batches_is_the_same_for_every_number_of_processes[4]",
+            ),
+            Mutant(
+                "train/learner.py",
+                "self.model if world.size == 1 else DistributedDataParallel(self.model)",
+                "self.model",
+                "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]",
+            ),
+            Mutant(
+                "train/learner.py",
+                "        self._world.share(self.model.buffers())\n",
+                "",
+                "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]",
+            ),
+            Mutant(
+                "train/tally.py",
+                "self._world.mean(self._losses).tolist()",
+                "self._losses.tolist()",
+                "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]",
+            ),
+            Mutant(
+                "train/world.py",
+                "        answer = self.answer()\n",
+                "        answer = word\n",
+                "tests/test_world.py::test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_goes_on[2-1-15-143-1]",
+            ),
+            Mutant(
+                "train/world.py",
+                "        if batch % self.size or batch < least:\n",
+                "        if False:\n",
+                "tests/test_world.py::test_what_several_processes_can_t_do_is_refused_by_all_and_said_by_one",
             ),
         ),
     ),

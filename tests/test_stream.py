@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,17 @@ from torch import Tensor
 import precompute
 from precompute.sources import SourceData
 from shards import DataError, ShardSet, UsageError
-from shards.opened import Scratch
+from shards.opened import OpenShard, Scratch
 from shards.record import Layout
 from train.stream import Stream, ring_slots
 
+# Batch size, number of slices, first sample.
+PARTS = [
+    (batch_size, count, start)
+    for batch_size in (4, 36, 128, 256, 512, 1348, 2000)
+    for count in (2, 4)
+    for start in (0, 1, 36, 127, 128, 700, 1349, 1350)
+]
 BATCH_SIZES = [1, 2, 7, 64, 100, 127, 128, 129, 300, 512, 1350, 2000]
 
 
@@ -302,3 +310,47 @@ def test_leaving_a_loop_early_gives_its_batch_back(baked: ShardSet) -> None:
             for _, labels in stream:
                 assert len(labels)
                 break
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(
+    ("batch_size", "count", "start"),
+    [(20, 4, 0), (512, 2, 100), *(pytest.param(*case, marks=pytest.mark.slow) for case in PARTS)],
+)
+def test_the_slices_of_all_streams_laid_side_by_side_are_the_batches_of_one(
+    baked: ShardSet, batch_size: int, count: int, start: int, drop_last: bool
+) -> None:
+    def read(part: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        with Stream(
+            baked, "train", [0, 1], batch_size, start=start, drop_last=drop_last, order_seed=3, part=part
+        ) as stream:
+            return streamed(stream)
+
+    slices = [iter(read((number, count))) for number in range(count)]
+    size = batch_size // count
+    for images, labels in read((0, 1)):
+        cut = [(images[at : at + size], labels[at : at + size]) for at in range(0, len(labels), size)]
+        assert_same([next(part) for part, _ in zip(slices, cut, strict=False)], cut)
+    assert not any(list(part) for part in slices)
+
+
+def test_a_slice_is_read_without_the_records_that_it_does_not_touch(
+    baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = OpenShard.read
+
+    def noting(self: OpenShard, number: int, *rest: Any) -> None:
+        read.append(number)
+        original(self, number, *rest)
+
+    monkeypatch.setattr(OpenShard, "read", noting)
+    with Stream(baked, "train", [0], 1024, part=(1, 4)) as stream:
+        assert [len(labels) for _, labels in streamed(stream)] == [256, 70]
+    assert read == [2, 3, 10]
+
+
+def test_a_slice_that_is_none_is_refused(baked: ShardSet) -> None:
+    for batch_size, part in ((10, (0, 3)), (10, (2, 2)), (10, (-1, 2))):
+        with pytest.raises(UsageError, match=f"part: expected one of slices that 10 .* found {part[0]} of {part[1]}"):
+            Stream(baked, "train", [0], batch_size, part=part)

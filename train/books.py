@@ -26,14 +26,16 @@ LOCK = "run.lock"
 SUMMARY_BYTES = 1024 * 1024  # a hundred times what one has
 
 
-def versions() -> dict[str, str]:
-    """Return what a figure depends on: versions and hardware."""
+def versions(world_size: int = 1) -> dict[str, str]:
+    """Return what a figure depends on: versions and hardware, and where there are several the number of processes."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    several = {} if world_size == 1 else {"processes": str(world_size)}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "gpu": gpu,
+        **several,
     }
 
 
@@ -118,13 +120,14 @@ class Run:
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def begin(self, shards: Place, reports: Sequence[EpochReport] = (), step: int = 0) -> None:
+    def begin(self, shards: Place, reports: Sequence[EpochReport] = (), step: int = 0, *, world_size: int = 1) -> None:
         """Open the books at a step: of the epochs, those that are done have their line, and no others.
 
         Args:
             shards: where the shard set is.
             reports: of the epochs that are done.
             step: how many steps are done.
+            world_size: how many processes take the others.
         """
         kept = [line for line in self._lines() if step and _is_before(line, len(reports))]
         written = {line["epoch"] for line in kept if line["event"] == "epoch"}
@@ -132,7 +135,7 @@ class Run:
         event = "resume" if step else "start"
         where = str(shards.absolute() if isinstance(shards, Path) else shards)
         kept.append({"event": event, "step": step, "shards": where, "settings": self.settings})
-        kept[-1]["versions"] = versions()
+        kept[-1]["versions"] = versions(world_size)
         write_whole(self._log, b"".join(_line(line) for line in kept))
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ from shards.files import place
 from train.board import check_tensorboard
 from train.books import Run
 from train.device import PRECISIONS
-from train.jobs import job_of, jobs
+from train.jobs import Job, job_of, jobs
 from train.models import MODELS
 from train.recipes import RECIPES, SETTABLE
 from train.repeats import aggregate, check_cost, check_target, describe
 from train.results import read_result
 from train.session import train
 from train.summary import table
+from train.world import World
 
 __all__ = ["main", "parser"]
 
@@ -73,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
     add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
     add("--cache-size", type=byte_count, metavar="50GB", help="of it at most; default 50GB, or half the space if less")
+    add(
+        "--sync-batchnorm",
+        action="store_true",
+        help="under torchrun, normalize by the whole batch and not each process's slice by itself; on CUDA",
+    )
     add("--out", type=Path, help="root of the runs; default runs")
     again = options.add_mutually_exclusive_group()
     again.add_argument(
@@ -96,16 +102,28 @@ def byte_count(text: str) -> int:
 
 
 def main() -> None:
-    """Train the data sets one after the other, then print one table."""
+    """Train the data sets one after the other, then print one table; under torchrun, in all its processes."""
     if len(sys.argv) > 1 and sys.argv[1] in OTHERS:
         importlib.import_module(OTHERS[sys.argv[1]]).main(sys.argv[2:])
         return
+    world = World.of_torchrun()
+    with world.quiet():
+        _train(world)
+
+
+def _train(world: World) -> None:
     arguments = parser().parse_args()
     check_target(arguments.target)
     check_cost(arguments.usd_per_hour)
     if arguments.tensorboard:
         check_tensorboard()
-    summaries = _one_run(arguments) if arguments.resume not in (None, "auto") else _all_sets(arguments)
+    with world.joined():
+        if arguments.resume not in (None, "auto"):
+            summaries = _one_run(arguments, world)
+        else:
+            summaries = _all_sets(arguments, world)
+    if not world.leads:
+        return
     print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))  # noqa: T201 - the result
     if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
         for first in range(0, len(summaries), arguments.runs):
@@ -114,19 +132,28 @@ def main() -> None:
             print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")  # noqa: T201
 
 
-def _one_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    run, shards = Run.open(Path(arguments.resume))
-    summary = run.finished()
+def _one_run(arguments: argparse.Namespace, world: World) -> list[dict[str, Any]]:
+    run, shards = world.led(lambda: Run.open(Path(arguments.resume)))
+    summary = world.led(run.finished)
     if summary is not None:
         say(f"{summary['dataset']}: finished already, in {run.path}")
         return [summary]
-    job = job_of(run, shards, arguments)
-    return [train(job, overwrite=False, resume=True, follow=arguments.follow, board=arguments.tensorboard)]
+    job = world.together(lambda: job_of(run, shards, arguments, world))
+    return [_trained(job, arguments, world)]
 
 
-def _all_sets(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _all_sets(arguments: argparse.Namespace, world: World) -> list[dict[str, Any]]:
     if arguments.shards is None:
         raise UsageError("--shards: needed; it names one shard set or the root of several (--resume RUN knows its own)")
-    overwrite, resume = arguments.overwrite, arguments.resume is not None
-    follow, board = arguments.follow, arguments.tensorboard
-    return [train(job, overwrite=overwrite, resume=resume, follow=follow, board=board) for job in jobs(arguments)]
+    return [_trained(job, arguments, world) for job in world.together(lambda: jobs(arguments, world))]
+
+
+def _trained(job: Job, arguments: argparse.Namespace, world: World) -> dict[str, Any]:
+    return train(
+        job,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume is not None,
+        follow=arguments.follow,
+        board=arguments.tensorboard,
+        world=world,
+    )

@@ -46,8 +46,8 @@ def choose_device(name: str) -> torch.device:
             f"--device: this machine has no {name}; there is {', '.join(k for k in DEVICES if there[k])}"
         )
     device = torch.device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(int(number or 0))  # so that streams, pinned memory and names are all this device's
+    if number:
+        torch.cuda.set_device(int(number))  # so that streams, pinned memory and names are all this device's
     return device
 
 

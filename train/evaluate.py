@@ -10,6 +10,7 @@ from shards import ShardSet
 from train.device import PRECISIONS, autocast
 from train.feed import Converter, feed
 from train.stream import Stream
+from train.world import ALONE, World
 
 __all__ = ["Predictions", "Score", "evaluate", "final_split", "predict", "shifted"]
 
@@ -92,9 +93,18 @@ def _sources(side: int, pixels: int, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, data: ShardSet, split: str, device: torch.device, precision: str, *, tta: bool = False
+    model: nn.Module,
+    data: ShardSet,
+    split: str,
+    device: torch.device,
+    precision: str,
+    *,
+    tta: bool = False,
+    world: World = ALONE,
 ) -> Predictions:
     """Ask the model for a whole split.
+
+    Batches are dealt to the processes one by one, so that each is the one that a single process would ask for.
 
     With `tta` also for copies that are shifted by a pixel, and where the training images were flipped for the mirror
     images of all three, as Jordan does in airbench (arXiv 2404.00498).
@@ -112,7 +122,7 @@ def predict(
         return logits.float()
 
     labels, logits, mirrored, moved = [], [], [], []
-    with Stream(data, split, [0], BATCH_SIZE, pin=device.type == "cuda") as stream:
+    with Stream(data, split, [0], BATCH_SIZE * world.size, pin=device.type == "cuda", part=world.part) as stream:
         for images, labels_here in feed(stream, convert, device):
             logits.append(ask(images))
             if mirrors:
@@ -123,17 +133,24 @@ def predict(
                 moved.append(torch.stack([ask(copy) for copy in copies]).sum(0) / 2)
             labels.append(labels_here.clone())  # the stream's own memory, which the next batch takes
     model.train()
+
+    def whole(mine: list[Tensor]) -> Tensor:
+        return torch.cat(world.in_turn([batch.cpu() for batch in mine]))
+
     return Predictions(
-        split,
-        torch.cat(labels).cpu(),
-        torch.cat(logits).cpu(),
-        torch.cat(mirrored).cpu() if mirrors else None,
-        torch.cat(moved).cpu() if tta else None,
+        split, whole(labels), whole(logits), whole(mirrored) if mirrors else None, whole(moved) if tta else None
     )
 
 
 def evaluate(
-    model: nn.Module, data: ShardSet, split: str, device: torch.device, precision: str, *, tta: bool = False
+    model: nn.Module,
+    data: ShardSet,
+    split: str,
+    device: torch.device,
+    precision: str,
+    *,
+    tta: bool = False,
+    world: World = ALONE,
 ) -> Score:
     """Score the model on a split; with `tta` also with test-time augmentation."""
-    return predict(model, data, split, device, precision, tta=tta).score()
+    return predict(model, data, split, device, precision, tta=tta, world=world).score()

@@ -21,6 +21,7 @@ from train.models import HEEDED, MODELS, SMALLEST_SIDE
 from train.recipes import Recipe, changes_from, recipe_for, recipe_from
 from train.repeats import repeated
 from train.state import Settings
+from train.world import ALONE, World
 
 __all__ = ["Job", "find", "job_of", "jobs"]
 
@@ -37,7 +38,7 @@ class Job:
     run: Run
 
 
-def jobs(arguments: argparse.Namespace) -> list[Job]:
+def jobs(arguments: argparse.Namespace, world: World = ALONE) -> list[Job]:
     """Return what the command's options ask for, a job for every data set found.
 
     Raises:
@@ -60,20 +61,22 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
                 run.refuse_diverged()
             elif not arguments.overwrite:
                 run.refuse_existing()
+            world.check(settings, data.samples("train"))
             found.append(Job(data, settings, run))
     return found
 
 
-def job_of(run: Run, shards: Place, arguments: argparse.Namespace) -> Job:
+def job_of(run: Run, shards: Place, arguments: argparse.Namespace, world: World = ALONE) -> Job:
     """Return the job of going on with a run, all settings being its own.
 
     Args:
         run: that was begun.
         shards: where its shards were; `--shards` says where they are now.
         arguments: the command's options.
+        world: the processes that are to go on with it, which may be others than those that began it.
 
     Raises:
-        UsageError: an option contradicts the run's settings.
+        UsageError: an option contradicts the run's settings, or the run is not for so many processes.
         DataError: its shards are not there, or its books can't be read.
         DivergedError: it has diverged.
         MachineError: its device or compiler is not there.
@@ -84,6 +87,7 @@ def job_of(run: Run, shards: Place, arguments: argparse.Namespace) -> Job:
     cache = Cache.default(arguments.cache, arguments.cache_size)
     (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))], cache)
     _check(data, settings, follow=arguments.follow)
+    world.check(settings, data.samples("train"))
     there = _fixed(data, settings)
     if there["shards"] != run.settings.get("shards"):
         raise DataError(
@@ -116,13 +120,15 @@ def _noted(run: Run) -> Settings:
             noted["precision"],
             noted["compiled"],
             noted.get("order_seed"),
+            noted.get("sync_batchnorm"),
         )
         if (
             type(settings.seed) is not int
             or type(noted.get("order_seed", 0)) is not int
+            or not isinstance(noted.get("sync_batchnorm", True), bool)
             or not isinstance(settings.compiled, bool)
         ):
-            raise ValueError("seed or compiled is of another type")
+            raise ValueError("seed, compiled or sync_batchnorm is of another type")
         choose_precision(settings.precision, choose_device(settings.device))
     except MachineError as error:
         raise MachineError(f"{run.path} was begun on {noted['device']}, and goes on there only ({error})") from None
@@ -146,6 +152,7 @@ def _refuse_other_options(run: Run, settings: Settings, arguments: argparse.Name
         "--device": (None if arguments.device == "auto" else arguments.device, settings.device),
         "--precision": (None if arguments.precision == "auto" else arguments.precision, settings.precision),
         "--compile": (arguments.compile or None, settings.compiled),
+        "--sync-batchnorm": (arguments.sync_batchnorm or None, settings.sync_batchnorm),
         "--out": (arguments.out and arguments.out.resolve(), run.path.resolve().parent),
     }
     asked_and_noted |= {
@@ -233,7 +240,15 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     recipe = replace(recipe, **changes)
     recipe = replace(recipe, epochs=_epochs(data, recipe, arguments))
     precision = choose_precision(arguments.precision, device)
-    settings = Settings(recipe, seed, str(device), precision, arguments.compile, arguments.order_seed)
+    settings = Settings(
+        recipe,
+        seed,
+        str(device),
+        precision,
+        arguments.compile,
+        arguments.order_seed,
+        arguments.sync_batchnorm or None,
+    )
     _check(data, settings, follow=arguments.follow)
     return settings
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train.models import FastNet, build
 from train.recipes import Recipe, one_cycle
+from train.world import ALONE, World
 
 __all__ = ["Learner"]
 
@@ -22,17 +24,34 @@ class Learner:
         steps: of the whole run, which the schedule is laid out over.
         device: where.
         scaled: whether losses are scaled, as float16 needs it.
+        world: the processes that take each step together.
+        sync_batchnorm: whether batch norm normalizes by the whole batch, and not each slice by itself.
 
     Attributes:
         model: that steps change, on the device, in channels_last memory.
+        net: what a step calls for its logits: the model, which in several processes then learns from all slices.
     """
 
     def __init__(
-        self, recipe: Recipe, channels: int, classes: int, *, steps: int, device: torch.device, scaled: bool
+        self,
+        recipe: Recipe,
+        channels: int,
+        classes: int,
+        *,
+        steps: int,
+        device: torch.device,
+        scaled: bool,
+        world: World = ALONE,
+        sync_batchnorm: bool = False,
     ) -> None:
-        self._recipe, self._steps, self._device = recipe, steps, device
+        self._recipe, self._steps, self._device, self._world = recipe, steps, device, world
         model = build(recipe, channels, classes)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
+        if sync_batchnorm and world.size > 1:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        # Each rank's running statistics are of its own slices. Rank 0's are kept, and given to all before each step:
+        # what its checkpoint holds is all there is, and a run that goes on from it is the one that was not interrupted.
+        self.net: nn.Module = self.model if world.size == 1 else DistributedDataParallel(self.model)
         self._average = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema
@@ -67,6 +86,7 @@ class Learner:
         """Make the model's stem from some images, (N, C, H, W) float32, normalized."""
         if isinstance(self.model, FastNet):
             self.model.whiten(images.to(self._device))
+            self._world.share([self.model.stem.weight])  # libraries on other machines may choose other signs
 
     def learn(self, loss: Tensor) -> None:
         """Take a step down the loss."""
@@ -78,6 +98,12 @@ class Learner:
             self._average.update_parameters(self.model)
         if self.scheduler.last_epoch + 1 < self._steps:
             self.scheduler.step()
+
+    def settle(self) -> None:
+        """Take over rank 0's running statistics, as the next step would: then all have one model."""
+        self._world.share(self.model.buffers())
+        if self._average is not None:
+            self._world.share(self._average.buffers())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what was learnt as `model.NAME`, `momentum.NAME` and `average.NAME`; no copies."""
@@ -115,7 +141,8 @@ class Learner:
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Return the parameters that are trained, with rate and weight decay; batch norm's biases apart."""
-    biases = [module.bias for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    biases = [module.bias for module in model.modules() if isinstance(module, norms)]
     apart = {id(bias) for bias in biases}
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in apart]
     rate, decay, factor = recipe.peak_lr, recipe.weight_decay, recipe.bias_lr

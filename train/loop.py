@@ -23,7 +23,9 @@ from train.feed import Converter, feed
 from train.learner import Learner
 from train.state import EpochReport, Saved, Settings, State
 from train.stream import Stream
+from train.tally import Tally
 from train.waits import Waits
+from train.world import ALONE, World
 
 __all__ = ["Trainer"]
 
@@ -37,6 +39,7 @@ class Trainer:
         data: the shards.
         settings: all that the outcome depends on.
         follow: wait for shards that another process is still baking.
+        world: the processes that train it together, each a slice of each batch; all call all methods in step.
 
     Attributes:
         learner: model and optimizer.
@@ -44,8 +47,8 @@ class Trainer:
         steps: of the whole run.
     """
 
-    def __init__(self, data: ShardSet, settings: Settings, *, follow: bool = False) -> None:
-        self.data, self.settings, self._follow = data, settings, follow
+    def __init__(self, data: ShardSet, settings: Settings, *, follow: bool = False, world: World = ALONE) -> None:
+        self.data, self.settings, self._follow, self.world = data, settings, follow, world
         self.device = torch.device(settings.device)
         recipe = settings.recipe
         # Shapes don't change, so it pays to let cuDNN try which of its kernels are the fastest.
@@ -60,12 +63,12 @@ class Trainer:
             steps=self.steps,
             device=self.device,
             scaled=settings.precision == "fp16",
+            world=world,
+            sync_batchnorm=bool(settings.sync_batchnorm),
         )
         self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
         self.state = State()
-        # Of the steps of this epoch. They stay on the device: to fetch one would be to wait for its step.
-        self._losses = torch.zeros(self.steps_per_epoch, device=self.device)
-        self._right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._tally = Tally(self.steps_per_epoch, self.device, world)
         self._waits = Waits(self.device)
         self._started: float | None = None
         self._forward = compiled(self._eager_forward, self.device) if settings.compiled else self._eager_forward
@@ -85,6 +88,8 @@ class Trainer:
             MachineError: torch.compile failed.
         """
         epochs, state = self.settings.recipe.epochs, self.state
+        if state.world_sizes[-1:] != [self.world.size]:
+            state.world_sizes.append(self.world.size)
         if self._follow:
             for split in self.data.splits:
                 if split != "train":
@@ -121,6 +126,7 @@ class Trainer:
             follow=self._follow,
             order_seed=self.settings.order_seed,
             first_epoch=state.epoch,
+            part=self.world.part,
         ) as stream:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()
@@ -131,8 +137,7 @@ class Trainer:
                 with undisturbed():
                     state.reports.append(report)
                     state.epoch, state.step, state.train_seconds = state.epoch + 1, 0, 0.0
-                    self._losses.zero_()
-                    self._right.zero_()
+                    self._tally.clear()
                 yield report
 
     def warm_up(self) -> None:
@@ -145,9 +150,10 @@ class Trainer:
             MachineError: torch.compile failed.
         """
         started = time.perf_counter()
-        shape = (self.settings.recipe.batch_size, *self.data.image_shape("train", self.state.epoch % self.data.epochs))
-        images_NHWC = torch.zeros(shape, dtype=PRECISIONS[self.settings.precision], device=self.device)
-        labels = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
+        size = self.settings.recipe.batch_size // self.world.size
+        shape = self.data.image_shape("train", self.state.epoch % self.data.epochs)
+        images_NHWC = torch.zeros((size, *shape), dtype=PRECISIONS[self.settings.precision], device=self.device)
+        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         with compile_errors() if self.settings.compiled else contextlib.nullcontext():
             rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0], self.learner.model, self.device)
         synchronize(self.device)
@@ -162,10 +168,9 @@ class Trainer:
         for images, labels in with_bar(batches, title, state.step, self.steps_per_epoch):
             with undisturbed():
                 loss, right = self.step(images, labels)
-                self._losses[state.step] = loss
-                self._right += right
+                self._tally.add(state.step, loss, right)
                 state.step += 1
-            if on_cpu and not math.isfinite(loss.item()):
+            if on_cpu and not math.isfinite(self.world.mean(loss).item()):
                 self.check_losses()
             if at_border is not None:
                 at_border()
@@ -174,10 +179,10 @@ class Trainer:
 
     def _report(self) -> EpochReport:
         """Sum an epoch up whose steps are done, and score it."""
-        self.check_losses()
+        losses = self.check_losses()
+        self.learner.settle()
         state, steps = self.state, self.steps_per_epoch
         images = steps * self.settings.recipe.batch_size
-        losses = self._losses.tolist()
         if state.epoch == 0:
             state.first_loss = losses[0]
         evaluated = time.perf_counter()
@@ -187,7 +192,7 @@ class Trainer:
         return EpochReport(
             epoch=state.epoch,
             train_loss=math.fsum(losses) / steps,
-            train_accuracy=self._right.item() / images,
+            train_accuracy=self._tally.right() / images,
             held_out=self.held_out,
             held_out_loss=score.loss if score else None,
             held_out_accuracy=score.accuracy if score else None,
@@ -198,12 +203,13 @@ class Trainer:
             evaluate_seconds=time.perf_counter() - evaluated,
         )
 
-    def check_losses(self) -> None:
-        """Raise DivergenceError where a loss of this epoch is not finite; waits for the device."""
-        epoch = self.state.epoch
-        for step, loss in enumerate(self._losses.tolist()):
+    def check_losses(self) -> list[float]:
+        """Return this epoch's losses; raise DivergenceError where one is not finite; waits for the device."""
+        epoch, losses = self.state.epoch, self._tally.losses()
+        for step, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise of_step(self.data, self.settings, epoch, step, loss, epoch % self.data.epochs)
+        return losses
 
     @contextlib.contextmanager
     def off_the_clock(self) -> Iterator[None]:
@@ -218,7 +224,7 @@ class Trainer:
             synchronize(self.device)
             self.state.train_seconds += time.perf_counter() - self._started
             self._started = None
-            self.state.waits += self._waits.take()
+            self.state.waits += self.world.greatest(self._waits.take())
             del self.state.waits[self.steps_done :]  # a batch that was waited for, and not used
 
     @property
@@ -230,7 +236,7 @@ class Trainer:
         """Take one step; return the loss and the number of right answers, on the device, valid until the next step.
 
         Args:
-            images: (N, C, H, W), normalized, on the device, in the precision's dtype.
+            images: (N, C, H, W), this process's slice, normalized, on the device, in the precision's dtype.
             labels: (N,), on the device.
         """
         loss, right = self._forward(images, labels)
@@ -239,13 +245,15 @@ class Trainer:
 
     def _eager_forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.settings.precision):
-            logits = self.learner.model(images)
+            logits = self.learner.net(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.recipe.label_smoothing)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
     def evaluate(self, split: str, *, tta: bool = False) -> Score:
         """Score the model as it stands."""
-        return evaluate(self.learner.kept, self.data, split, self.device, self.settings.precision, tta=tta)
+        return evaluate(
+            self.learner.kept, self.data, split, self.device, self.settings.precision, tta=tta, world=self.world
+        )
 
     def save(self) -> Saved:
         """Return everything needed to go on at the next step as if nothing had been; waits for the device.
@@ -256,15 +264,16 @@ class Trainer:
             DivergenceError: a loss is not finite, or a weight or momentum, which the next loss would show.
         """
         self._stop_clock()
-        self.check_losses()
+        losses = self.check_losses()
+        self.learner.settle()
         state = self.state
         if state.epoch == 0 and state.step:
-            state.first_loss = self._losses[0].item()
+            state.first_loss = losses[0]
         tensors = self.learner.tensors()
         if bad := not_finite(tensors):
             raise of_weights(self.data, self.settings, self.steps_done, bad)
         tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
-        tensors |= {"losses": self._losses, "right": self._right}
+        tensors |= self._tally.tensors()
         tensors["waits"] = torch.tensor(state.waits, dtype=torch.float64)
         return Saved(tensors, {"state": state.to_json(), **self.learner.values()})
 
@@ -285,7 +294,6 @@ class Trainer:
         tensors, values = saved.tensors, saved.values
         self.learner.restore(tensors, values)
         self.state = State.from_json(values["state"], tensors["waits"].tolist())
-        self._losses.copy_(tensors["losses"])
-        self._right.copy_(tensors["right"])
+        self._tally.restore(tensors)
         random = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("random.")}
         restore_random_state(self.device, random)

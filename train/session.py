@@ -1,9 +1,13 @@
 """A session: one process that trains a run, from where it stands to where it ends or is interrupted."""
 
+import contextlib
+import math
 import re
 import shlex
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -24,18 +28,23 @@ from train.report.record import Record
 from train.state import Settings
 from train.summary import epoch_line, summarize, utilization_line
 from train.weights import Trained, save_weights
+from train.world import ALONE, World
 
 __all__ = ["train"]
 
 CHECKPOINT_SECONDS = 60.0
+DUE = 1  # what processes say to each other where a checkpoint is; where they are to stop, the number of the signal
 # CUDA has a class for it; MPS, the CPU's allocator and oneDNN, which says the last of these, have only words.
 MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
 
 
-def train(job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool = False) -> dict[str, Any]:
+def train(
+    job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool = False, world: World = ALONE
+) -> dict[str, Any]:
     """Train a run to its end; return its summary. A finished one stays as it is.
 
     An interruption leaves a checkpoint, one line that says how to go on, and exit code 130 or 143.
+    Where several processes train it, all stop at the same step, and rank 0 alone reads and writes the run's files.
 
     Args:
         job: what to train.
@@ -43,6 +52,7 @@ def train(job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool 
         resume: go on from a checkpoint, or keep what is finished.
         follow: wait for shards that another process is still baking.
         board: write each epoch's figures for TensorBoard.
+        world: the processes that train it.
 
     Raises:
         DataError: shards or checkpoints are not usable, or another process trains this run.
@@ -50,20 +60,16 @@ def train(job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool 
         DivergenceError: a loss is not finite.
     """
     run = job.run
-    run.path.mkdir(parents=True, exist_ok=True)
-    with locked(run.path, LOCK, "training"):
-        if overwrite:
-            run.clear()
-        elif not resume:
-            run.refuse_existing()  # again: another process may have had the lock until now
-        summary = run.finished()
+    with contextlib.ExitStack() as held:
+        summary = world.led(lambda: _opened(job, held, overwrite=overwrite, resume=resume))
         if summary is not None:
-            run.drop_checkpoints()
-            say(f"{job.data.name}: finished already, in {run.path}")
             return summary
         try:
-            return _Session(job, follow, board).train()
+            with world.patient() as heard:
+                return _Session(job, follow, board, world, heard).train()
         except DivergenceError as error:
+            if not world.leads:
+                sys.exit(error.exit_code)  # rank 0 says it
             run.log("diverged", message=str(error), **error.facts)
             raise
         except (MemoryError, RuntimeError) as error:
@@ -74,6 +80,22 @@ def train(job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool 
             _interrupted("interrupted", run, 130)
         except TerminatedError:
             _interrupted("terminated", run, 143)
+
+
+def _opened(job: Job, held: contextlib.ExitStack, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:
+    """Take the run's directory for as long as `held` holds it; return the summary of a run that is finished already."""
+    run = job.run
+    run.path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(run.path, LOCK, "training"))
+    if overwrite:
+        run.clear()
+    elif not resume:
+        run.refuse_existing()  # again: another process may have had the lock until now
+    summary = run.finished()
+    if summary is not None:
+        run.drop_checkpoints()
+        say(f"{job.data.name}: finished already, in {run.path}")
+    return summary
 
 
 def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
@@ -94,12 +116,13 @@ def _full(settings: Settings, error: Exception) -> MachineError:
 
 
 class _Session:
-    def __init__(self, job: Job, follow: bool, board: bool) -> None:
+    def __init__(self, job: Job, follow: bool, board: bool, world: World, heard: Sequence[int]) -> None:
         self.data, self.settings, self.run, self._board = job.data, job.settings, job.run, board
+        self._world, self._heard = world, heard
         if job.settings.compiled:
             torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
-        self.trainer = Trainer(job.data, job.settings, follow=follow)
-        saved = self.run.checkpoints.load()
+        self.trainer = Trainer(job.data, job.settings, follow=follow, world=world)
+        saved = world.led(self.run.checkpoints.load)
         if saved is not None:
             self.trainer.restore(saved)
         self._kept = self._position()
@@ -107,33 +130,51 @@ class _Session:
 
     def train(self) -> dict[str, Any]:
         trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
-        self.run.begin(self.data.place, trainer.state.reports, trainer.steps_done)
+        if self._world.leads:
+            size = self._world.size
+            self.run.begin(self.data.place, trainer.state.reports, trainer.steps_done, world_size=size)
         say(f"{name}: {recipe.name} on {self.settings.device} in {self.settings.precision}, into {self.run.path}")
         if trainer.steps_done:
             say(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
         try:
             reports = trainer.run(self._at_border)
-            for report in noted(reports, self.run.path / "tensorboard") if self._board else reports:
-                self.run.log("epoch", **asdict(report))
+            board = self._board and self._world.leads
+            for report in noted(reports, self.run.path / "tensorboard") if board else reports:
+                if self._world.leads:
+                    self.run.log("epoch", **asdict(report))
                 say(epoch_line(name, report, recipe.epochs))
+            self._heed(self._world.answer())
             return self._finish()
-        except (KeyboardInterrupt, TerminatedError, DataError, OSError):
+        except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:
+            if self._world.size > 1 and isinstance(error, (DataError, OSError)):
+                raise  # the others are at work on a step that will not be
             # None of these comes in the middle of a step: what was learnt so far is worth going on from.
             try:
                 self._save()
-            except OSError as error:
-                say(f"{name}: no checkpoint could be written ({error})")
+            except OSError as full:
+                say(f"{name}: no checkpoint could be written ({full})")
             raise
 
     def _at_border(self) -> None:
-        if time.monotonic() >= self._due:
+        due = self._world.leads and time.monotonic() >= self._due
+        if due:
+            self._due = math.inf  # until all have heard it
+        self._heed(self._world.agreed(max([DUE if due else 0, *self._heard])))
+
+    def _heed(self, word: int) -> None:
+        """Do what all have agreed on."""
+        if word == DUE:
             with undisturbed(), self.trainer.off_the_clock():
                 self._save()
             self._due = time.monotonic() + CHECKPOINT_SECONDS
+        elif word:
+            raise KeyboardInterrupt if word == signal.SIGINT else TerminatedError
 
     def _save(self) -> None:
         if self._position() != self._kept:
-            self.run.checkpoints.save(self.trainer.steps_done, self.trainer.save())
+            saved = self.trainer.save()
+            if self._world.leads:
+                self.run.checkpoints.save(self.trainer.steps_done, saved)
             self._kept = self._position()
 
     def _position(self) -> tuple[int, int]:
@@ -144,10 +185,14 @@ class _Session:
         started = time.perf_counter()
         split, settings = final_split(data), self.settings
         predictions = (
-            predict(trainer.learner.kept, data, split, trainer.device, settings.precision, tta=True) if split else None
+            predict(trainer.learner.kept, data, split, trainer.device, settings.precision, tta=True, world=self._world)
+            if split
+            else None
         )
         score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)
+        if not self._world.leads:
+            return summary
         say(utilization_line(summary))
         source, shape, recipe = (
             data.plan.source,

@@ -13,7 +13,7 @@ __all__ = ["EpochReport", "Saved", "Settings", "State"]
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run's outcome depends on, besides the shards."""
+    """All that a run's outcome depends on, besides the shards; what is None was not asked for."""
 
     recipe: Recipe
     seed: int
@@ -21,6 +21,7 @@ class Settings:
     precision: str
     compiled: bool = False
     order_seed: int | None = None
+    sync_batchnorm: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class State:
 
     Attributes:
         train_seconds: of the steps of this epoch so far.
-        waits: seconds that each step so far waited for its batch.
+        waits: seconds that each step so far waited for its batch, in the process that waited longest.
+        world_sizes: how many processes took the steps, in turn.
     """
 
     epoch: int = 0
@@ -65,6 +67,7 @@ class State:
     compile_seconds: float = 0.0
     reports: list[EpochReport] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
+    world_sizes: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the waits, of which there are many."""

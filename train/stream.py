@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -42,18 +42,27 @@ class _Turn(NamedTuple):
 
 
 class _Slot:
-    """One batch's worth of staging memory, and byte views to read into; `size` samples are to fill it."""
+    """One batch's worth of staging memory, and byte views to read into; `size` samples are to fill it.
+
+    Attributes:
+        dropped: whether nobody is to have the batch, since it is an epoch's last and short.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images_NHWC, self.labels_N = images, labels
         self.pixels = images.numpy().data.cast("B")
         self.labels = labels.numpy()
         self.size = self.filled = 0
+        self.dropped = False
 
     def batch(self) -> tuple[Tensor, Tensor]:
         if self.size == len(self.labels):
             return self.images_NHWC, self.labels_N
         return self.images_NHWC[: self.size], self.labels_N[: self.size]
+
+
+# Where some of a record's samples go: a slot, or none where nobody wants them; where in its labels; and in its pixels.
+_Piece: TypeAlias = tuple[_Slot | None, slice, memoryview]
 
 
 def ring_slots(image_shape: tuple[int, int, int], encoding: str, batch_size: int) -> int:
@@ -92,10 +101,13 @@ class Stream:
         follow: wait for epochs that another process is still baking.
         order_seed: of an order of shards and records of one's own, see `train.order`; None for the baked one.
         first_epoch: number in the training of the first of `epochs`, on which that order depends.
+        part: number and count of the equal slices that each batch is cut into, of which this stream yields one; records
+            that it does not touch are not read. Of a short batch, slices further back are shorter, and where nothing
+            is left for one, it is not yielded.
 
     Raises:
-        UsageError: no such split, epoch or start, epochs whose images differ in size, a batch size under 1, or
-            batches asked for outside of `with`.
+        UsageError: no such split, epoch or start, epochs whose images differ in size, a batch size under 1, one that
+            can't be cut so, or batches asked for outside of `with`.
         MachineError: no memory for so many such images.
         DataError: while iterating, where shards are missing or damaged.
     """
@@ -113,9 +125,15 @@ class Stream:
         follow: bool = False,
         order_seed: int | None = None,
         first_epoch: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        number, count = part
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
+        if batch_size % count or not 0 <= number < count:
+            raise UsageError(
+                f"part: expected one of slices that {batch_size} can be cut into, found {number} of {count}"
+            )
         shapes = {data.image_shape(split, epoch) for epoch in epochs}
         if len(shapes) != 1:
             raise UsageError(f"{data.place}: expected epochs of one image size, found {sorted(shapes)}")
@@ -128,17 +146,21 @@ class Stream:
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
         shape = shapes.pop()
-        slots = ring_slots(shape, data.plan.encoding, batch_size)
+        size = batch_size // count
+        self._slice = range(number * size, number * size + size)  # of each batch
+        self._at = 0  # samples of the batch that have passed, in whatever slice
+        slots = ring_slots(shape, data.plan.encoding, size)
         try:
-            images = torch.empty((slots, batch_size, *shape), dtype=getattr(torch, data.plan.encoding), pin_memory=pin)
-            labels = torch.empty((slots, batch_size), dtype=torch.int64, pin_memory=pin)
+            images = torch.empty((slots, size, *shape), dtype=getattr(torch, data.plan.encoding), pin_memory=pin)
+            labels = torch.empty((slots, size), dtype=torch.int64, pin_memory=pin)
         except RuntimeError as error:
-            raise MachineError(f"{data.place}: no memory for {slots} batches of {batch_size} ({error})") from None
+            raise MachineError(f"{data.place}: no memory for {slots} batches of {size} ({error})") from None
         self._sample_bytes = images[0, 0].nbytes
         for slot in map(_Slot, images, labels):
             self._free.put(slot)
         self._scratch = Scratch()
         self._slot: _Slot | None = None  # the one that is being filled
+        self._waste = memoryview(b"")  # takes pixels that nobody wants
         self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
 
     def __enter__(self) -> "Stream":
@@ -225,39 +247,59 @@ class Stream:
                 if skipped >= samples:
                     skipped -= samples
                     continue
-                pieces = self._place(samples - skipped, left)
+                # A record is read and checked whole, or not at all.
+                pieces = [self._wasted(0, skipped)] if skipped else []
+                pieces += self._place(skipped, samples, left)
                 left -= samples - skipped
-                pixels = [pixels for _, _, pixels in pieces]
-                if skipped:  # a record is read and checked whole
-                    pixels.insert(0, memoryview(bytearray(skipped * self._sample_bytes)))
-                shard.read(record, pixels, self._scratch)
-                self._hand_over(pieces, self._scratch, skipped)
                 skipped = 0
+                if any(slot for slot, _, _ in pieces):
+                    shard.read(record, [pixels for _, _, pixels in pieces], self._scratch)
+                    self._hand_over(pieces, self._scratch)
 
-    def _place(self, samples: int, left: int) -> list[tuple[_Slot, slice, memoryview]]:
-        """Find room for the next samples of `left` in this epoch: slots, where in their labels, and in their pixels."""
+    def _place(self, first: int, samples: int, left: int) -> list[_Piece]:
+        """Find room for a record's samples from `first` on, the next of `left` in this epoch."""
         pieces = []
-        while samples:
-            slot = self._slot
-            if slot is None or slot.filled == slot.size:
-                slot = self._slot = self._take()
-                slot.filled, slot.size = 0, min(self._batch_size, left)
-            start, count = slot.filled, min(slot.size - slot.filled, samples)
-            slot.filled += count
-            pixels = slot.pixels[start * self._sample_bytes : slot.filled * self._sample_bytes]
-            pieces.append((slot, slice(start, slot.filled), pixels))
-            samples, left = samples - count, left - count
+        while first < samples:
+            border = next(at for at in (self._slice.start, self._slice.stop, self._batch_size) if at > self._at)
+            count = min(border - self._at, samples - first)
+            pieces.append(self._mine(count, left) if self._at in self._slice else self._wasted(first, count))
+            first, left = first + count, left - count
+            self._at = (self._at + count) % self._batch_size if left else 0
         return pieces
 
-    def _hand_over(self, pieces: list[tuple[_Slot, slice, memoryview]], scratch: Scratch, done: int) -> None:
-        """Give the slots that are full to the consumer; the record's first samples, `done`, are in none of them."""
+    def _mine(self, count: int, left: int) -> _Piece:
+        """Find room for so many samples of this stream's slice of a batch."""
+        slot = self._slot
+        if slot is None or slot.filled == slot.size:
+            slot = self._slot = self._take()
+            slot.filled, slot.size = 0, min(len(self._slice), left)
+            slot.dropped = self._drop_last and self._at + left < self._batch_size
+        start = slot.filled
+        slot.filled += count
+        return (
+            slot,
+            slice(start, slot.filled),
+            slot.pixels[start * self._sample_bytes : slot.filled * self._sample_bytes],
+        )
+
+    def _wasted(self, first: int, count: int) -> _Piece:
+        """Find room for so many samples that nobody wants, from `first` on in a record whose bytes are all hashed."""
+        end = (first + count) * self._sample_bytes
+        if len(self._waste) < end:
+            # Views of what was there before stay as they are.
+            self._waste = memoryview(bytearray(end))
+        return None, slice(0, count), self._waste[first * self._sample_bytes : end]
+
+    def _hand_over(self, pieces: list[_Piece], scratch: Scratch) -> None:
+        """Give the slots that are full to the consumer."""
+        done = 0
         for slot, place, _ in pieces:
             count = place.stop - place.start
-            slot.labels[place] = scratch.labels[done : done + count]
+            if slot is not None:
+                slot.labels[place] = scratch.labels[done : done + count]
+                if place.stop == slot.size:
+                    (self._free if slot.dropped else self._ready).put(slot)
             done += count
-            if place.stop == slot.size:
-                short = slot.size < self._batch_size
-                (self._free if short and self._drop_last else self._ready).put(slot)
 
     def _take(self) -> _Slot:
         slot = self._free.get()

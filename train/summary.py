@@ -64,6 +64,8 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "precision": settings.precision,
         "compiled": settings.compiled,
         "order_seed": settings.order_seed,
+        "sync_batchnorm": settings.sync_batchnorm,
+        "world_sizes": state.world_sizes,
         "hyperparameters": asdict(settings.recipe),
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,

@@ -1,0 +1,49 @@
+"""Synchronized batch norm: slices are normalized by the whole batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from shards import ShardSet
+from tests.commands import ROOT
+from tests.sync import trained
+from train.learner import Learner
+from train.recipes import recipe_for
+from train.world import ALONE, World
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tiny: ShardSet, tmp_path: Path) -> None:
+    module = ["-m", "tests.sync", str(tiny.path), str(tmp_path)]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *module],
+        cwd=ROOT,
+        check=True,
+        timeout=300,
+    )
+    ours, theirs = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
+    alone = trained(tiny, ALONE)
+    for name, tensor in alone.items():
+        assert torch.equal(ours[name], theirs[name]), name
+        assert torch.allclose(ours[name].float(), tensor.float(), rtol=1e-2, atol=1e-3), name
+
+
+def test_a_synchronized_model_has_the_names_and_rates_of_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.learner.DistributedDataParallel", lambda model: model)  # which wants all processes
+    recipe = recipe_for("fast", batch_size=64)
+    device = torch.device("cpu")
+
+    plain, synchronized = (
+        Learner(recipe, 3, 10, steps=4, device=device, scaled=False, world=World(0, 2), sync_batchnorm=each)
+        for each in (False, True)
+    )
+    assert list(plain.tensors()) == list(synchronized.tensors())
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in synchronized.model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in synchronized.model.modules())
+    for ours, theirs in zip(plain.optimizer.param_groups, synchronized.optimizer.param_groups, strict=True):
+        assert [each.shape for each in ours["params"]] == [each.shape for each in theirs["params"]]
+        assert (ours["lr"], ours["weight_decay"]) == (theirs["lr"], theirs["weight_decay"])
