@@ -17,7 +17,8 @@ from precompute.sources import SourceData
 from shards import DataError, ShardSet, UsageError
 from shards.opened import OpenShard, Scratch
 from shards.record import Layout
-from train.stream import Stream, ring_slots
+from train.slots import ring_slots
+from train.stream import Stream
 
 # Batch size, number of slices, first sample.
 PARTS = [

@@ -1,6 +1,5 @@
 """Stream: records -> batches, through a ring of staging memory that a background thread fills."""
 
-import math
 import queue
 import threading
 import time
@@ -8,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from shards import MachineError, ShardSet, UsageError
 from shards.follow import wait_for_epoch
 from shards.opened import OpenShard, Scratch
-from shards.record import samples_per_record
 from train.lookahead import Lookahead
 from train.order import reading_order
+from train.slots import Slot, ring_slots
 
 __all__ = ["Stream"]
 
@@ -25,9 +23,6 @@ __all__ = ["Stream"]
 # while the reader is at work, since one of them then waits for the interpreter lock. So one that finds nothing sleeps
 # for a while, and finds several batches then. A consumer that is slower than the reader never does.
 POLL_SECONDS = 500e-6
-# What lasts while it sleeps, in samples, where that is not too much memory.
-RING_SAMPLES = 1024
-RING_BYTES = 64 * 1024 * 1024
 # Of shards that come from elsewhere, so many are there before they are read.
 SHARDS_AHEAD = 2
 
@@ -41,39 +36,8 @@ class _Turn(NamedTuple):
     left: int
 
 
-class _Slot:
-    """One batch's worth of staging memory, and byte views to read into; `size` samples are to fill it.
-
-    Attributes:
-        dropped: whether nobody is to have the batch, since it is an epoch's last and short.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images_NHWC, self.labels_N = images, labels
-        self.pixels = images.numpy().data.cast("B")
-        self.labels = labels.numpy()
-        self.size = self.filled = 0
-        self.dropped = False
-
-    def batch(self) -> tuple[Tensor, Tensor]:
-        if self.size == len(self.labels):
-            return self.images_NHWC, self.labels_N
-        return self.images_NHWC[: self.size], self.labels_N[: self.size]
-
-
 # Where some of a record's samples go: a slot, or none where nobody wants them; where in its labels; and in its pixels.
-_Piece: TypeAlias = tuple[_Slot | None, slice, memoryview]
-
-
-def ring_slots(image_shape: tuple[int, int, int], encoding: str, batch_size: int) -> int:
-    """Return how many batches the ring holds.
-
-    A record is read whole, so it must take all the batches that one may touch, and two more: one in the
-    consumer's hands and one to go on with. Small batches need more, to last while the consumer sleeps.
-    """
-    touched = (samples_per_record(image_shape, encoding) + batch_size - 2) // batch_size + 1
-    batch_bytes = batch_size * math.prod(image_shape) * np.dtype(encoding).itemsize
-    return max(4, touched + 2, 3 + min(RING_SAMPLES // batch_size, RING_BYTES // batch_bytes))
+_Piece: TypeAlias = tuple[Slot | None, slice, memoryview]
 
 
 class Stream:
@@ -143,8 +107,8 @@ class Stream:
         self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
         self._order_seed, self._first_epoch = order_seed, first_epoch
         self._stopped = threading.Event()
-        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[_Slot | BaseException | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Slot | BaseException | None] = queue.SimpleQueue()
         shape = shapes.pop()
         size = batch_size // count
         self._slice = range(number * size, number * size + size)  # of each batch
@@ -156,10 +120,10 @@ class Stream:
         except RuntimeError as error:
             raise MachineError(f"{data.place}: no memory for {slots} batches of {size} ({error})") from None
         self._sample_bytes = images[0, 0].nbytes
-        for slot in map(_Slot, images, labels):
+        for slot in map(Slot, images, labels):
             self._free.put(slot)
         self._scratch = Scratch()
-        self._slot: _Slot | None = None  # the one that is being filled
+        self._slot: Slot | None = None  # the one that is being filled
         self._waste = memoryview(b"")  # takes pixels that nobody wants
         self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
 
@@ -197,7 +161,7 @@ class Stream:
             finally:
                 self._free.put(item)
 
-    def _next(self) -> _Slot | BaseException | None:
+    def _next(self) -> Slot | BaseException | None:
         while True:
             try:
                 return self._ready.get_nowait()
@@ -301,7 +265,7 @@ class Stream:
                     (self._free if slot.dropped else self._ready).put(slot)
             done += count
 
-    def _take(self) -> _Slot:
+    def _take(self) -> Slot:
         slot = self._free.get()
         self._stop_if_closed()
         return slot
