@@ -13,6 +13,7 @@ import shards.__main__
 import train.command
 import train.heatmap
 import train.report.command
+from benchmarks import scaling
 from benchmarks.table import BEGIN, END, table
 from precompute.audit import parser as audit_parser
 from precompute.repair import parser as repair_parser
@@ -88,3 +89,7 @@ def test_format_names_every_field_of_a_document(baked: ShardSet, file: str, tabl
 
 def test_the_speeds_in_readme_are_those_of_the_results() -> None:
     assert BEGIN + table() + END in README
+
+
+def test_the_arithmetic_of_scaling_is_that_of_the_format() -> None:
+    assert scaling.BEGIN + scaling.tables() + scaling.END in scaling.PAGE.read_text()
