@@ -106,7 +106,8 @@ def in_slices(data: ShardSet, chosen: Settings, sizes: list[int]) -> Trainer:
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         size = sizes[trainer.state.epoch]
-        losses, rights, first = [], [], []
+        losses, rights = [], []
+        first: list[Tensor] = []
         before = [buffer.clone() for buffer in model.buffers()]
         for slice_images, slice_labels in zip(images.chunk(size), labels.chunk(size), strict=True):
             for buffer, value in zip(model.buffers(), before, strict=True):
@@ -213,7 +214,7 @@ def alone_goes_on(data: ShardSet, root: Path) -> str:
     return str(step)
 
 
-def stopping(rank: int, step: int, number: signal.Signals) -> Callable[[int], None]:
+def stopping(rank: int, step: int, number: signal.Signals) -> Callable[[int], object]:
     """Return what makes one rank send itself a signal after a step."""
     return lambda mine: at_step(step, lambda: os.kill(os.getpid(), number))() if mine == rank else None
 
