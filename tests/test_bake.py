@@ -151,7 +151,7 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "large", ignore_errors=True)
 
 
-@pytest.mark.parametrize(("encoding", "epochs"), [("float16", 2), ("uint8", 1)])
+@pytest.mark.parametrize(("encoding", "epochs"), [pytest.param("float16", 2, marks=pytest.mark.slow), ("uint8", 1)])
 def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
     encoding: str, epochs: int, cifar10: SourceData, scratch: Path, rng: np.random.Generator
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_finished_run_is_refused_and_untouched(finished: tuple[Ended, Path], s
     assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_overwriting_repeats_a_run_exactly(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -273,6 +273,7 @@ print(codes)
 """
 
 
+@pytest.mark.slow
 def test_locale_c_and_names_with_spaces_and_foreign_letters_change_nothing(shards: Path, tmp_path: Path) -> None:
     home = tmp_path / "Größe 大 mit Leerraum"
     copied, runs = shutil.copytree(shards / "digits", home / "digits set"), home / "meine Läufe"

@@ -72,6 +72,7 @@ def test_compiled_training_is_the_same_training(tiny: ShardSet, trained: Trainer
     assert trained.state.compile_seconds == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compiler")
 def test_a_compiled_run_resumed_in_the_middle_equals_an_uninterrupted_one(tiny: ShardSet, trained: Trainer) -> None:
     stopped = trainer(tiny, compiled=True)

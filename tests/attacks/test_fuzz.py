@@ -48,7 +48,7 @@ def visits(numbers: range, whole: Path, directory: Path) -> Trial:
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(300, id="a sample"), pytest.param(10_000, id="all", marks=pytest.mark.slow)]
+    "count", [pytest.param(150, id="a sample"), pytest.param(10_000, id="all", marks=pytest.mark.slow)]
 )
 def test_a_mutated_set_is_refused_or_read_right(
     count: int, whole: Path, tmp_path: Path, record_property: Callable[[str, object], None]
