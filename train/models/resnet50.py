@@ -9,14 +9,13 @@ __all__ = ["ResNet50"]
 def ResNet50(channels: int, classes: int) -> nn.Module:  # noqa: N802 - as its siblings, which are classes
     """Build the net: (N, channels, H, W) -> logits (N, classes).
 
-    Source: He et al. (arXiv 1512.03385), table 1; torchvision's resnet50. Blocks begin as identities, as in Goyal
-    et al. (arXiv 1706.02677), without which it hardly learns in few steps.
+    Source: He et al. (arXiv 1512.03385), table 1; torchvision's resnet50.
 
     Args:
         channels: of the images.
         classes: how many.
     """
-    net: nn.Module = resnet50(num_classes=classes, zero_init_residual=True)
+    net: nn.Module = resnet50(num_classes=classes)
     net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     return net
