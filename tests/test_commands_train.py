@@ -11,6 +11,7 @@ import pytest
 import precompute
 from precompute.sources import SourceData
 from tests.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
+from tests.small import flip_byte
 from train.recipes import RECIPES
 from train.weights import load_weights
 
@@ -72,6 +73,19 @@ def test_a_finished_run_is_refused_and_untouched(finished: tuple[Ended, Path], s
     assert f"error: {run}: this run is finished already; --overwrite" in ended.err
     assert ended.out == ""
     assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_is_kept_where_the_shards_to_repeat_it_from_can_not_be_read(
+    finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
+) -> None:
+    runs, damaged = shutil.copytree(finished[1], tmp_path / "runs"), shutil.copytree(shards, tmp_path / "shards")
+    flip_byte(damaged / "digits" / "train-e000-000.tar", 1000)
+    kept = [path for path in runs.rglob("*") if path.is_file() and path.name != "run.lock"]
+    before = [path.read_bytes() for path in kept]
+    options = ("--shards", damaged, "--dataset", "digits", "--recipe", "digits", "--out", runs)
+    ended = command(*options, *ON_CPU, "--overwrite")
+    assert ended.code == 3
+    assert [path.read_bytes() for path in kept] == before
 
 
 @pytest.mark.slow

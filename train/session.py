@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from shards import ShardSet
 from shards.command import TerminatedError, say, undisturbed
 from shards.errors import DataError, MachineError
 from shards.lock import locked
@@ -88,6 +89,7 @@ def _opened(job: Job, held: contextlib.ExitStack, *, overwrite: bool, resume: bo
     run.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(run.path, LOCK, "training"))
     if overwrite:
+        _try_to_read(job.data)  # before what is there is lost
         run.clear()
     elif not resume:
         run.refuse_existing()  # again: another process may have had the lock until now
@@ -96,6 +98,13 @@ def _opened(job: Job, held: contextlib.ExitStack, *, overwrite: bool, resume: bo
         run.drop_checkpoints()
         say(f"{job.data.name}: finished already, in {run.path}")
     return summary
+
+
+def _try_to_read(data: ShardSet) -> None:
+    """Read some images, where there are any yet."""
+    if not data.missing("train", 0):
+        with contextlib.closing(data.batches("train", 0, batch_size=2)) as batches:
+            next(batches)
 
 
 def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
