@@ -110,6 +110,13 @@ def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress
             future.release()  # else it is computed again where its worker dies
     except CancelledError:
         raise MachineError(f"{address}: the scheduler went away, or threw this bake out. {go_on}") from None
+    except RuntimeError as error:
+        if "deserialization" not in str(error):
+            raise
+        raise MachineError(
+            f"{address}: the scheduler could not read what it was asked ({str(error)[:200]}); this release "
+            f"must be installed there, too, as on the workers. {go_on}"
+        ) from None
     except KilledWorker as error:
         raise MachineError(
             f"{address}: {error.allowed_failures + 1} workers died over {error.task}, the last at "

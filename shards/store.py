@@ -110,7 +110,7 @@ class Store:
             raise MachineError(
                 f'{self.where}: a package is missing ({error}); pip install "prebake[remote]" brings it'
             ) from None
-        except ValueError:
+        except (TypeError, ValueError):  # no such scheme, or one that needs more than a URL says
             raise UsageError(
                 f"{self.where}: {self.scheme}:// is unknown; there are s3://, gs:// and https://"
             ) from None
