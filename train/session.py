@@ -103,8 +103,7 @@ def _opened(job: Job, held: contextlib.ExitStack, *, overwrite: bool, resume: bo
 def _try_to_read(data: ShardSet) -> None:
     """Read some images, where there are any yet."""
     if not data.missing("train", 0):
-        with contextlib.closing(data.batches("train", 0, batch_size=2)) as batches:
-            next(batches)
+        next(data.batches("train", 0, batch_size=2))
 
 
 def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
