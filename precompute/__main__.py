@@ -12,7 +12,7 @@ from pathlib import Path
 from precompute.audit import main as audit_main
 from precompute.augment import AUGMENTATIONS, FLIPS, PAD_MODES, PLANS, Augmentation, augmentation_for, in_proportion
 from precompute.bake import bake_source
-from precompute.cluster import SharedSet, bake_on_cluster
+from precompute.cluster import SharedSet, bake_on_cluster, check_scheduler
 from precompute.elsewhere import check_writable
 from precompute.existing import settle
 from precompute.options import add_memory_option, add_source_options, decoding, memory_of
@@ -94,6 +94,8 @@ def main() -> None:
             + ", ".join(f"{kind}:{own.where}" for kind, own in OWN.items())
         )
     memory_of(arguments)
+    if arguments.dask and not arguments.dry_run:
+        check_scheduler(arguments.dask)
     # Everything is checked before the first byte is written.
     jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
     twice = [name for name, times in Counter(job.plan.source.name for job in jobs).items() if times > 1]

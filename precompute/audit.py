@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from precompute.augment import order
 from precompute.derive import compare
-from precompute.options import add_source_options, decoding
+from precompute.options import add_source_options, decoding, given_source
 from precompute.origin import Origin, find_origin, match_origin
 from precompute.progress import Progress
 from precompute.sources import SourceData, checked_images
@@ -101,8 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         for words in (*(f"missing  {name}" for name in found.missing), *found.differing.values()):
             print(words)  # noqa: T201 - likewise
-    same = ["--dataset", chosen.dataset] if chosen.dataset else []
-    again = shlex.join([str(data.path), *found.differing, *same])
+    again = shlex.join([str(data.path), *found.differing, *given_source(chosen)])
     _refuse(data, found, f"Bake them anew: python -m precompute repair {again}")
     if not chosen.json:
         which = "" if found.records == found.planned else f" (drawn by --seed {seed})"

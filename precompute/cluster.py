@@ -24,11 +24,11 @@ from precompute.progress import Progress
 from precompute.sources import load
 from shards import ShardSet
 from shards.command import say
-from shards.errors import DataError, MachineError, UsageError
+from shards.errors import DataError, MachineError, PrebakeError, UsageError
 from shards.files import Place
 from shards.plan import Shard
 
-__all__ = ["SharedSet", "bake_on_cluster", "bake_there"]
+__all__ = ["SharedSet", "bake_on_cluster", "bake_there", "check_scheduler"]
 
 CONNECT_SECONDS = 20
 RETRIES = 2  # of a shard that fails; what a dead worker had is given to others as often as Dask is set to
@@ -76,6 +76,12 @@ def bake_on_cluster(address: str, shared: SharedSet, todo: Sequence[Shard], prog
                     [future for future in futures if not future.done()]
                 )  # what a worker has begun, it finishes: a whole shard, or nothing
             raise
+
+
+def check_scheduler(address: str) -> None:
+    """Connect once, so that a wrong address is said before pictures are decoded; raises as `bake_on_cluster`."""
+    with _client(address):
+        pass
 
 
 @contextlib.contextmanager
@@ -135,13 +141,19 @@ def bake_there(shared: SharedSet, shard: Shard) -> None:
     Source and prepared images are kept for the next call.
 
     Raises:
-        DataError: set or source are not seen here, or are not those that are meant.
+        PrebakeError: set or source are not seen here, or are not those that are meant; elsewhere, as `Store.ask`.
         OSError: no space, no permission.
     """
-    with _preparing:
-        baker = _baker(shared, shard.split, shard.image_shape)
-    with _transforming if isinstance(baker, TransformBaker) else contextlib.nullcontext():
-        Oven(shared.directory, shared.identity).bake(baker, shard, lambda _: None)
+    try:
+        with _preparing:
+            baker = _baker(shared, shard.split, shard.image_shape)
+        with _transforming if isinstance(baker, TransformBaker) else contextlib.nullcontext():
+            Oven(shared.directory, shared.identity).bake(baker, shard, lambda _: None)
+    except PrebakeError as error:
+        raise type(error)(f"worker on {platform.node()!r}: {error}") from None
+    except OSError as error:
+        words = f"{error.strerror or error}, on the worker {platform.node()!r}"
+        raise OSError(error.errno, words, error.filename) from None
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,6 +172,4 @@ def _origin(shared: SharedSet) -> tuple[ShardSet, Origin]:
             raise DataError(f"{shared.directory}: of another plan ({shared.identity} expected)")
         return data, match_origin(data, load(shared.dataset, shared.data_dir, shared.how))
     except DataError as error:
-        raise DataError(
-            f"worker on {platform.node()!r}: {error}. Workers must see --out and --data-dir under the same paths"
-        ) from None
+        raise DataError(f"{error}. Workers must see --out and --data-dir under the same paths") from None

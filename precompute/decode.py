@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from precompute.images import Images, SourceData
-from precompute.picture import Look, look, pixels_of
 from precompute.pixels import Chosen, PixelFile, Pixels
 from precompute.progress import gigabytes
 from precompute.workers import cores, stop_if
 from shards.command import say, undisturbed
 from shards.errors import DataError, MachineError, UsageError, listed
+from shards.picture import Look, look, pixels_of, why
 
 __all__ = ["Decoding", "Pictures", "decoded"]
 
@@ -104,8 +104,10 @@ class _Decoder:
         _check_space(sum(counts.values()) * math.prod(shape), scratch)
         files = {split: PixelFile.unnamed((count, *shape), scratch) for split, count in counts.items()}
 
+        size = None if self._how.image_size is None else shape[:2]
+
         def decode(file: IO[bytes]) -> NDArray[np.uint8]:
-            image_HWC = pixels_of(file, shape[2], self._how.image_size)
+            image_HWC = pixels_of(file, shape[2], size)
             if image_HWC.shape != shape:
                 raise ValueError(f"{image_HWC.shape[1]}x{image_HWC.shape[0]} pixels, where its header says otherwise")
             return image_HWC
@@ -136,7 +138,7 @@ class _Decoder:
                     raise
                 except Exception as error:  # Pillow's readers raise whatever damaged bytes make of them; all is told
                     with self._lock:
-                        self._bad[split, number] = (str(error).splitlines() or [type(error).__name__])[0]
+                        self._bad[split, number] = why(error)
                     continue
                 keep(split, number, found)
             return len(numbers)

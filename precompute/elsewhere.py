@@ -15,9 +15,11 @@ __all__ = ["check_scratch", "check_writable", "claim"]
 
 
 def check_writable(out: Place) -> None:
-    """Raise UsageError where nothing can be written to such a URL."""
+    """Raise UsageError where nothing can be written to such a URL, or nothing stays."""
     if isinstance(out, Remote) and not out.writable:
         raise UsageError(f"--out: {out}: over HTTP shards are read, not written; take a directory, s3:// or gs://")
+    if str(out).startswith("memory://"):
+        raise UsageError(f"--out: {out}: is gone when the command ends; take a directory, s3:// or gs://")
 
 
 def claim(plan: Plan, out: Remote, *, overwrite: bool) -> tuple[Plan, list[Shard]]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from precompute.decode import Decoding, Pictures, decoded
 from precompute.images import SourceData
-from precompute.picture import EXTENSIONS
 from shards.command import say
 from shards.errors import DataError, listed, shown
 from shards.files import open_regular
+from shards.picture import EXTENSIONS
 
 __all__ = ["held_out_names", "load_folder", "safe_name", "split_of"]
 

@@ -15,8 +15,9 @@ import numpy as np
 from precompute.decode import Decoding, Pictures, decoded
 from precompute.folder import held_out_names, safe_name, split_of
 from precompute.images import SourceData
-from precompute.picture import EXTENSIONS
+from shards.command import say
 from shards.errors import DataError, UsageError, listed, shown
+from shards.picture import EXTENSIONS
 
 __all__ = ["load_tars"]
 
@@ -60,6 +61,10 @@ def load_tars(where: str, how: Decoding) -> SourceData:
             f"webdataset:{where}: expected labels from 0 to at least 1 in train, and no higher ones elsewhere, found 0 "
             f"to {highest} in train{f', and {above[0].label} in {above[0].name}' if above else ''}"
         )
+    absent = sorted({*range(highest)} - {sample.label for sample in samples["train"]})
+    if absent:
+        names = listed([str(label) for label in absent])
+        say(f"webdataset:{where}: labels 0 to {highest}, of which {len(absent)} have no picture to train on: {names}")
     splits = {split: _pictures(paths, samples[split]) for split in ("train", "test", "val") if samples.get(split)}
     name = safe_name(paths[0].resolve().parent.name)
     return decoded(name, [str(label) for label in range(highest + 1)], held_out_names(splits), how)

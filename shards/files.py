@@ -2,26 +2,37 @@
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
-from shards.errors import DataError
+from shards.errors import DataError, UsageError
 from shards.remote import Remote, is_url
 
 __all__ = ["Place", "open_anew", "open_regular", "place", "present", "read_bytes"]
 
 Place = Path | Remote
+NO_PLACE = re.compile("file:/|(gs|https?|s3):/(?!/[^/])")  # a host or bucket lacks, or a slash
 
 # What stands in a file's place can't be opened as one; permission and the machine's own troubles are another matter.
 NO_FILE = {errno.ENXIO, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENODEV, errno.EISDIR}
 
 
 def place(text: str | Place) -> Place:
-    """Return what a text names: a URL a place elsewhere, all else a path here."""
+    """Return what a text names: a URL a place elsewhere, all else a path here.
+
+    Raises:
+        UsageError: a URL without a host or bucket, or with one slash where two belong.
+    """
     if not isinstance(text, str):
         return text
+    if text.startswith("file:///"):
+        return Path(unquote(text.removeprefix("file://")))
+    if NO_PLACE.match(text):
+        raise UsageError(f"{text}: expected a URL such as s3://BUCKET/shards; a path of that name here is ./{text}")
     return Remote(text) if is_url(text) else Path(text)
 
 

@@ -81,7 +81,8 @@ class Plan:
             )
         return (
             f"Rebuild it: python -m precompute repair {shlex.quote(str(directory))} "
-            "(a set of your own arrays: precompute.bake() with the same arrays)"
+            "(of pictures of your own, with --dataset and --image-size as they were baked; of arrays, "
+            "precompute.bake() with the same ones)"
         )
 
     def with_epochs(self, epochs: int) -> "Plan":

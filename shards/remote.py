@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from shards.errors import DataError, UsageError
+from shards.errors import DataError, MachineError, UsageError
 from shards.store import ANSWER_SECONDS, Store
 
 __all__ = ["Remote", "is_url"]
@@ -138,7 +138,7 @@ class Remote:
             last = min(first + window, size_bytes)
             ranges = [(start, min(start + PIECE_BYTES, last)) for start in range(first, last, PIECE_BYTES)]
             asked = [(self._path, {"start": start, "end": end}) for start, end in ranges]
-            for (start, _), data in zip(ranges, self._store.ask("cat_file", asked, _wrong_length), strict=True):
+            for (start, _), data in zip(ranges, self._store.ask("cat_file", asked, self._wrong_length), strict=True):
                 _write_at(file, self._found(data), start)
 
     def write(self, data: bytes, *, claim: bool = False) -> bool:
@@ -173,24 +173,29 @@ class Remote:
 
     def _piece(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` to before `end`, or to the end of the file; there is at least one."""
-        (answer,) = self._store.ask("cat_file", [(self._path, {"start": start, "end": end})], _wrong_end)
+        (answer,) = self._store.ask("cat_file", [(self._path, {"start": start, "end": end})], self._wrong_end)
         data: bytes = self._found(answer)
         return data
+
+    def _wrong_length(self, asked: dict[str, Any], data: bytes) -> Exception | None:
+        return self._wrong(asked["end"] - asked["start"], asked, data)
+
+    def _wrong_end(self, asked: dict[str, Any], data: bytes) -> Exception | None:
+        return self._wrong(1, asked, data)
+
+    def _wrong(self, least: int, asked: dict[str, Any], data: bytes) -> Exception | None:
+        most = asked["end"] - asked["start"]
+        if len(data) > most:
+            raise MachineError(
+                f"{self}: {most} bytes were asked for, {len(data)} came: the server does not answer range requests, "
+                "as nginx and every object store do"
+            )
+        return None if len(data) >= least else OSError(f"{least} to {most} bytes were asked for, {len(data)} came")
 
     def _found(self, answer: Any) -> Any:
         if isinstance(answer, FileNotFoundError):
             raise DataError(f"{self}: no such file")
         return answer
-
-
-def _wrong_length(asked: dict[str, Any], data: bytes) -> Exception | None:
-    expected = asked["end"] - asked["start"]
-    return None if len(data) == expected else OSError(f"{expected} bytes were asked for, {len(data)} came")
-
-
-def _wrong_end(asked: dict[str, Any], data: bytes) -> Exception | None:
-    expected = asked["end"] - asked["start"]
-    return None if 0 < len(data) <= expected else OSError(f"1 to {expected} bytes were asked for, {len(data)} came")
 
 
 def _write_at(file: int, data: bytes, offset: int) -> None:

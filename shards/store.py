@@ -127,6 +127,8 @@ class Store:
                 f"{self.where}: access denied ({named}); credentials are missing, wrong or out of date, or don't allow "
                 "this. Where they don't allow to list files either, a file that is missing is said to be forbidden, too"
             ) from None
+        if isinstance(error, FileNotFoundError) and _code(error) == "NoSuchBucket":
+            raise DataError(f"{self.where}: no such bucket; make it first, or take another") from None
         if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
             raise MachineError(f"{self.where}: no credentials found ({self._words(error)})") from None
         if status == 416:
@@ -140,6 +142,8 @@ class Store:
     def _words(self, error: Exception) -> str:
         """Return what an error says, without the secrets that it may repeat."""
         text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            text = f"{text}: not within the seconds that one question may take"
         for secret in self.secrets:
             text = text.replace(secret, "...")
         # Libraries write a URL anew, and others have come by redirection.
@@ -162,6 +166,13 @@ def _attempt(method: Callable[..., Any], question: Question) -> Any:
         return method(*arguments, **options)
     except Exception as error:
         return error  # looked at by `ask`, as those of `_gather` are
+
+
+def _code(error: BaseException) -> str | None:
+    """Return what S3 calls an error, where it is one of S3's."""
+    response = getattr(error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return code if isinstance(code, str) else None
 
 
 def _status(error: BaseException) -> int | None:

@@ -1,6 +1,7 @@
 """Baking on Dask's workers: the bytes of a local bake whatever dies, and our own errors."""
 
 import importlib.util
+import platform
 import random
 import re
 import signal
@@ -158,6 +159,7 @@ def test_a_shard_that_fails_ends_the_bake_with_our_error(tmp_path: Path) -> None
         code, said, err = start(found.address, tmp_path, epochs=20).ended(PATIENCE)
     assert (code, said) == (4, "")
     assert err.splitlines()[-1].startswith(f"error: {tmp_path / 'digits' / 'train-e003-000.tar'}")
+    assert f"on the worker {platform.node()!r}" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
@@ -238,3 +240,4 @@ def test_an_address_where_no_scheduler_is_ends_with_a_word(address: str, code: i
     assert (ended, out) == (code, "")
     assert "Traceback" not in err
     assert re.search(said, err.splitlines()[-1]), err
+    assert not list(tmp_path.iterdir())

@@ -210,7 +210,11 @@ def test_precompute_takes_urls(
     ("arguments", "code", "words"),
     [
         (["--shards", URL, "--follow"], 2, "--follow: a bake can be followed on one machine alone"),
-        (["--shards", URL, "--cache-size", "10 apples"], 2, "expected a size like 50GB, 500MB or 1000000"),
+        (
+            ["--shards", URL, "--cache-size", "10 apples"],
+            2,
+            "--cache-size: expected a size such as 500MB or 4GB",
+        ),
         (["--shards", URL, "--cache-size", "100kB"], 2, "--cache-size: expected at least 325632 bytes"),
         (["--shards", "shaky://bucket/none"], 3, "--shards: shaky://bucket/none holds no shard set"),
         (["--shards", "shaky://bucket", "--dataset", "mnist"], 3, "shaky://bucket holds no shard set"),

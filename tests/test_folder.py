@@ -311,6 +311,12 @@ def test_unreadable_pictures_are_counted_and_named_and_stop_the_bake_unless_they
         assert left.splits[split].labels_N.tolist() == images.labels_N.tolist()
     audited = precompute_command("audit", tmp_path / "out" / "cats", "--dataset", f"folder:{cats}", "--skip-unreadable")
     assert audited.status == 0, audited.said
+    (tmp_path / "out" / "cats" / "train-e000-000.json").unlink()
+    options = f"--dataset folder:{cats} --data-dir {tmp_path / 'data'} --skip-unreadable"
+    audited = precompute_command("audit", tmp_path / "out" / "cats", *options.split())
+    remedy = f"python -m precompute repair {tmp_path / 'out' / 'cats'} {options}"
+    assert f"Bake them anew: {remedy}\n" in audited.said
+    assert precompute_command(*remedy.split()[3:]).status == 0
 
 
 def all_unreadable(folder: Path) -> None:

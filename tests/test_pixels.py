@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import precompute
 from precompute.bake import bake_source
 from precompute.images import Images, SourceData, channel_statistics, sha256
-from precompute.memory import memory_bytes, usual_bytes
+from precompute.memory import usual_bytes
 from precompute.pixels import Chosen, PixelFile, blocks
 from precompute.plan import make_plan
 from shards import UsageError
+from shards.sizes import size_bytes
 from tests.small import IMAGES, LABELS, bake, files
 from tests.trials import trial
 
@@ -108,13 +109,13 @@ def test_memory_is_bounded_by_records_and_not_by_the_set(side: int, tmp_path: Pa
     [("500MB", 500_000_000), ("4GB", 4 * 10**9), ("2GiB", 2**31), ("1.5g", 1_500_000_000), ("7 kb", 7000), ("12", 12)],
 )
 def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
-    assert memory_bytes(text) == expected
+    assert size_bytes(text, "--memory") == expected
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "1XB", "GB", "1e9"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"--memory: expected a size such as 500MB or 4GB, found '{text}'"):
-        memory_bytes(text)
+        size_bytes(text, "--memory")
 
 
 def test_half_of_a_container_s_limit_is_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

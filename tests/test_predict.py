@@ -88,6 +88,23 @@ def test_predict_takes_pictures_of_any_size_and_colour(
     assert sum(plain.values()) == pytest.approx(1, abs=10 * 5e-5)
 
 
+def test_predict_reads_pictures_as_they_are_baked(
+    finished: tuple[Ended, Path], pictures: list[Path], tmp_path: Path, command: Command
+) -> None:
+    with Image.open(pictures[0]) as image:
+        plain = np.asarray(image)
+    Image.fromarray(plain.astype(np.uint16) << 8).save(tmp_path / "16 bits.png")
+    turned = Image.fromarray(np.rot90(plain))
+    turned.getexif()[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    Image.fromarray(np.pad(plain, ((3, 3), (0, 0)))).save(tmp_path / "high.png")
+    names = ("16 bits.png", "turned.png", "high.png")
+    ended = command("predict", the_run(finished[1]), pictures[0], *(tmp_path / name for name in names), "--json")
+    assert ended.code == 0, ended.err
+    expected, *others = (json.loads(line)["classes"] for line in ended.out.splitlines())
+    assert others == [expected] * 3
+
+
 def test_predict_refuses_a_file_that_is_no_picture(
     finished: tuple[Ended, Path], pictures: list[Path], tmp_path: Path, command: Command
 ) -> None:
@@ -95,8 +112,12 @@ def test_predict_refuses_a_file_that_is_no_picture(
     for content in (b"", b"no picture", pictures[0].read_bytes()[:60]):
         broken.write_bytes(content)
         ended = command("predict", the_run(finished[1]), pictures[0], broken)
-        assert (ended.code, ended.out) == (3, "")
-        assert f"error: {broken}: can't be read as an image" in ended.err
+        assert ended.code == 3
+        assert ended.out.startswith(f"{pictures[0]}: ")
+        assert ended.out.count("\n") == 1
+        assert f"error: {broken}: can't be read as an image (" in ended.err
+        assert "object at" not in ended.err
+        assert "<_io" not in ended.err
     assert command("predict", the_run(finished[1]), tmp_path / "nothing.png").code == 3
 
 

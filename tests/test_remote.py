@@ -102,6 +102,13 @@ def test_short_bodies_are_asked_for_again(url: str, done: Path, tmp_path: Path) 
     assert_same(ShardSet(url, Cache(tmp_path, MB)), ShardSet(done))
 
 
+def test_a_server_that_gives_more_than_a_range_is_not_asked_again(there: ShardSet) -> None:
+    Shaky.spoil = staticmethod(lambda data: data + b"more" if len(data) == 1 else data)
+    with pytest.raises(MachineError, match=r"2 bytes were asked for, 5 came: .*no.* range requests"):
+        next(there.batches("train", batch_size=1))
+    assert Shaky.asked.count(("read", "train-e000-000.tar")) == 1
+
+
 def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(there: ShardSet) -> None:
     Shaky.trouble = staticmethod(lambda _method, _name: OSError("no route to host"))
     with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in 0 s.*no route to host"):
@@ -188,9 +195,19 @@ def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: 
     assert (found / "m").url == below
 
 
-@pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x"])
+@pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x", "s3:"])
 def test_all_else_is_a_path(text: str) -> None:
     assert place(text) == Path(text)
+
+
+def test_a_url_of_a_file_here_is_a_path() -> None:
+    assert place("file:///a%20b/c") == Path("/a b/c")
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3:///x", "s3:/bucket/x", "https://", "gs:/", "file://host/x", "file:/x"])
+def test_a_url_that_says_too_little_is_no_path(text: str) -> None:
+    with pytest.raises(UsageError, match=rf"{text}: expected a URL such as s3://BUCKET/shards"):
+        ShardSet(text)
 
 
 def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

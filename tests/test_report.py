@@ -149,6 +149,7 @@ def test_names_from_strangers_are_words_and_nothing_else(run: Path, tmp_path: Pa
     data = bake(tmp_path / "set", names)
     page = written(run, data, small(data))
     assert not any(tag == "script" for tag, _ in page.tags)
+    assert "\x07" not in (run / "report.html").read_text()
     assert {name for name in names if name.isprintable()} <= page.cells()
 
 

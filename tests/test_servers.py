@@ -1,13 +1,16 @@
 """Shards on real servers, S3 and HTTP, also behind a bad proxy: baked there, trained from there, as from here."""
 
 import contextlib
+import functools
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -204,12 +207,26 @@ def test_what_is_wrong_on_a_server_is_said(here: Path, tmp_path: Path, place: st
 
 def test_wrong_credentials_and_no_bucket_are_said(port: int) -> None:
     done = run("shards", "info", "s3://nobody/x", more=environment(port))
-    assert (done.code, "no manifest.json here" in done.err) == (3, True)
+    assert (done.code, "error: s3://nobody/x/manifest.json: no such bucket" in done.err) == (3, True), done.err
+    done = run("train", "--shards", "s3://nobody/x", *TRAIN, more=environment(port))
+    assert (done.code, "no such bucket" in done.err) == (3, True), done.err
     done = run("precompute", *BAKE, "--out", "s3://nobody/x", more=environment(port))
-    assert (done.code, "s3://nobody/x/digits/manifest.json: no such" in done.err) == (3, True), done.err
+    assert (done.code, "s3://nobody/x/digits/manifest.json: no such bucket" in done.err) == (3, True), done.err
     empty = {name: "" for name in environment(port) if "KEY" in name}
     done = run("shards", "info", "s3://bucket/x", more={**environment(port), **empty, "HOME": "/nowhere"})
     assert (done.code, "no credentials found" in done.err) == (4, True), done.err
+
+
+def test_a_server_without_range_requests_is_named_at_once(here: Path, tmp_path: Path) -> None:
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(here))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/digits"
+        done = run("train", "--shards", url, "--out", tmp_path / "runs", "--cache", tmp_path / "cache", *TRAIN)
+        server.shutdown()
+    assert done.code == 4, done.err
+    assert f"error: {url}/train-e000-000.tar: 2 bytes were asked for" in done.err
+    assert "the server does not answer range requests" in done.err
 
 
 def test_a_server_that_does_not_answer_ends_the_command_after_the_deadline() -> None:

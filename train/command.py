@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
     add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
     add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
-    add("--cache-size", type=byte_count, metavar="50GB", help="of it at most; default 50GB, or half the space if less")
+    add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
     add(
         "--sync-batchnorm",
         action="store_true",
@@ -91,14 +90,6 @@ def parser() -> argparse.ArgumentParser:
     add("--tensorboard", action="store_true", help="write each epoch's figures for TensorBoard, too")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
     return options
-
-
-def byte_count(text: str) -> int:
-    """Read a size such as 50GB, 500 MB or a number of bytes."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?(kB|MB|GB|TB)?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"expected a size like 50GB, 500MB or 1000000, found {text!r}")
-    return int(float(match[1]) * {None: 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[match[2]])
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from shards.errors import DataError, MachineError, UsageError, listed
 from shards.files import Place
 from shards.plan import MANIFEST, MOST_SEED
 from shards.remote import Remote
+from shards.sizes import size_bytes
 from train.books import Run
 from train.compile import check_compiler
 from train.device import choose_device, choose_precision
@@ -54,7 +55,7 @@ def jobs(arguments: argparse.Namespace, world: World = ALONE) -> list[Job]:
             )
         _wait_for_manifest(arguments.shards, arguments.dataset)
     found = []
-    for data in find(arguments.shards, arguments.dataset, Cache.default(arguments.cache, arguments.cache_size)):
+    for data in find(arguments.shards, arguments.dataset, _cache(arguments)):
         for settings in repeated(_settings(data, arguments), arguments.runs):
             run = Run.named(arguments.out or RUNS, _fixed(data, settings))
             if arguments.resume:
@@ -64,6 +65,11 @@ def jobs(arguments: argparse.Namespace, world: World = ALONE) -> list[Job]:
             world.check(settings, data.samples("train"))
             found.append(Job(data, settings, run))
     return found
+
+
+def _cache(arguments: argparse.Namespace) -> Cache:
+    size = None if arguments.cache_size is None else size_bytes(arguments.cache_size, "--cache-size")
+    return Cache.default(arguments.cache, size)
 
 
 def job_of(run: Run, shards: Place, arguments: argparse.Namespace, world: World = ALONE) -> Job:
@@ -84,8 +90,7 @@ def job_of(run: Run, shards: Place, arguments: argparse.Namespace, world: World 
     settings = _noted(run)
     _refuse_other_options(run, settings, arguments)
     run.refuse_diverged()
-    cache = Cache.default(arguments.cache, arguments.cache_size)
-    (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))], cache)
+    (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))], _cache(arguments))
     _check(data, settings, follow=arguments.follow)
     world.check(settings, data.samples("train"))
     there = _fixed(data, settings)

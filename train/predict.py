@@ -9,31 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.errors import DataError, UsageError, shown
+from shards.errors import DataError, UsageError, listed, shown
 from train.weights import Trained, load_weights
 
 __all__ = ["classify", "main", "read_image"]
 
 
 def read_image(path: Path, trained: Trained) -> Tensor:
-    """Read an image file as (C, H, W), scaled to the size the model knows and normalized.
+    """Read an image file as (C, H, W): as pictures are baked, in the size that the model knows, and normalized.
 
     Raises:
         DataError: not a readable image.
     """
-    from PIL import Image
+    from shards.picture import pixels_of, why  # which imports Pillow
 
     height, width, channels = trained.image_shape
     if channels not in (1, 3):
         raise DataError(f"{path}: the model takes images of {channels} channels, and no image file is one")
     try:
-        with Image.open(path) as image:
-            converted = image.convert("L" if channels == 1 else "RGB")
-            # Bilinear in Pillow widens with the scale, so that shrinking does not alias.
-            scaled = converted.resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: can't be read as an image ({error})") from None
-    pixels = torch.from_numpy(np.array(scaled, np.float32)).reshape(height, width, channels)
+        with path.open("rb") as file:
+            pixels_HWC = pixels_of(file, channels, (height, width))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever damaged bytes make of them
+        raise DataError(f"{path}: can't be read as an image ({why(error)})") from None
+    pixels = torch.from_numpy(pixels_HWC.astype(np.float32))
     return ((pixels / 255 - torch.tensor(trained.mean)) / torch.tensor(trained.deviation)).permute(2, 0, 1)
 
 
@@ -55,11 +55,19 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.top < 1:
         raise UsageError(f"--top: expected at least 1, found {chosen.top}")
     trained = load_weights(chosen.run / "weights.safetensors")
-    images = torch.stack([read_image(path, trained) for path in chosen.images])
-    for path, probabilities in zip(chosen.images, classify(trained, images), strict=True):
+    unreadable = []
+    for path in chosen.images:
+        try:
+            image = read_image(path, trained)
+        except DataError as error:
+            unreadable.append(str(error))
+            continue
+        (probabilities,) = classify(trained, image[None])
         best = probabilities.argsort(descending=True)[: chosen.top].tolist()
         named = {trained.classes[label]: round(probabilities[label].item(), 4) for label in best}
         if chosen.json:
             print(json.dumps({"image": str(path), "classes": named}))  # noqa: T201 - the command's result
         else:
             print(f"{path}: " + ", ".join(f"{shown(name)[1:-1]} {100 * p:.1f} %" for name, p in named.items()))  # noqa: T201 - likewise
+    if unreadable:
+        raise DataError(listed(unreadable))

@@ -58,17 +58,19 @@ figcaption { font-size: .85rem; color: var(--faint); }
 .tiles span { display: block; font-size: .75rem; line-height: 1.25; white-space: pre-line; color: var(--faint); }
 .tiles .flawed span { color: var(--flaw); }
 """
+CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n")}, "\N{REPLACEMENT CHARACTER}")
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Return the whole document."""
-    return (
+    """Return the whole document, without control characters, which HTML does not allow."""
+    document = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+    return document.translate(CONTROLS)
 
 
 def section(title: str, *parts: str) -> str:

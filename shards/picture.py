@@ -9,9 +9,9 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-__all__ = ["EXTENSIONS", "Look", "look", "pixels_of"]
+__all__ = ["EXTENSIONS", "Look", "look", "pixels_of", "why"]
 
 # torchvision's, and .gif
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -49,13 +49,14 @@ def look(file: IO[bytes]) -> Look:
         return Look(size, image.mode in GREY, frames)
 
 
-def pixels_of(file: IO[bytes], channels: int, side: int | None) -> NDArray[np.uint8]:
+def pixels_of(file: IO[bytes], channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """Decode a picture: (height, width, channels).
 
     Args:
         file: what to read.
         channels: 1 or 3.
-        side: the shorter side is resized to it (bilinear, antialiased), and the middle square cut out; None: neither.
+        size: height and width that it is resized to cover (bilinear, antialiased) and then cut down to, in the middle;
+            None: neither.
 
     Raises:
         whatever Pillow makes of a damaged file; ValueError: pixels of more than 16 bits.
@@ -66,9 +67,16 @@ def pixels_of(file: IO[bytes], channels: int, side: int | None) -> NDArray[np.ui
         plain = _converted(image, "L" if channels == 1 else "RGB")
     if upright is not None:
         plain = plain.transpose(upright)
-    if side is not None:
-        plain = _square(plain, side)
+    if size is not None:
+        plain = _cut(plain, *size)
     return np.asarray(plain).reshape(plain.height, plain.width, channels)
+
+
+def why(error: Exception) -> str:
+    """Return a line on why a picture can't be read, from what Pillow raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture of a kind that Pillow knows"  # whose own words are on the open file, not on the path
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -89,11 +97,13 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
-    """Resize and crop as torchvision's Resize and CenterCrop do."""
-    width, height = image.size
-    if min(width, height) != side:
-        size = (side, side * height // width) if width <= height else (side * width // height, side)
+def _cut(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize and crop; where the two are equal, as torchvision's Resize and CenterCrop do."""
+    if image.size != (width, height):
+        if image.width * height <= image.height * width:
+            size = (width, max(height, width * image.height // image.width))
+        else:
+            size = (max(width, height * image.width // image.height), height)
         image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-    return image.crop((left, top, left + side, top + side))
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
