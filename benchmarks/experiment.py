@@ -66,6 +66,7 @@ def experiment(
     *,
     score: str = "test_accuracy",
     val_fraction: float = 0.0,
+    timed: bool = False,
 ) -> None:
     """Bake and train all ways, seed after seed, the first one being what the others are held against; print.
 
@@ -76,6 +77,7 @@ def experiment(
         goal: in words.
         score: key of a run's summary.
         val_fraction: cut from the training images.
+        timed: tell the seconds of training, too, which mean something where nothing else runs.
     """
     about = machine("torch", "numpy", "torchvision")
     source = _source(arguments.dataset, arguments.data_dir, arguments.images)
@@ -86,7 +88,7 @@ def experiment(
             given = ("--recipe", arguments.recipe, "--epochs", str(arguments.epochs), "--seed", str(seed), *way.train)
             found[way.name].append(_trained(shards, given, arguments.work_dir / "runs"))
             say(f"seed {seed}: {way.name}: {found[way.name][-1][score]:.4f}")
-    facts = _facts(found, score, goal)
+    facts = _facts(found, score, goal, timed=timed)
     images = len(source.splits["train"].labels_N)
     about |= {
         "experiment": f"{arguments.dataset}, {images} images, {arguments.epochs} epochs, {arguments.augment}, "
@@ -133,15 +135,18 @@ def _trained(shards: Path, given: Sequence[str], out: Path) -> dict[str, Any]:
     return summary
 
 
-def _facts(found: Mapping[str, list[dict[str, Any]]], score: str, goal: str) -> dict[str, Fact]:
+def _facts(found: Mapping[str, list[dict[str, Any]]], score: str, goal: str, *, timed: bool) -> dict[str, Fact]:
     scores = {name: [100 * summary[score] for summary in summaries] for name, summaries in found.items()}
     seconds = {name: [summary["seconds"]["train"] for summary in summaries] for name, summaries in found.items()}
     first = next(iter(found))
     facts = {}
     for name, values in scores.items():
-        whole, taken = spread(values), spread(seconds[name])
-        text = f"{_words(whole)} %; {taken.mean:,.1f} s of training"
-        kept: dict[str, Any] = {score: values, "train seconds": seconds[name], "spread": asdict(whole)}
+        whole = spread(values)
+        text = f"{_words(whole)} %"
+        kept: dict[str, Any] = {score: values, "spread": asdict(whole)}
+        if timed:
+            text += f"; {spread(seconds[name]).mean:,.1f} s of training"
+            kept["train seconds"] = seconds[name]
         if name != first:
             apart = spread([b - a for a, b in zip(scores[first], values, strict=True)])
             text += f"; {_words(apart, signed=True)} points against {first}"

@@ -1,6 +1,6 @@
-"""python -m benchmarks.table: README's tables of speeds and of goals, made from `results/`.
+"""python -m benchmarks.table: README's tables of speeds and of experiments, made from `results/`.
 
-With --write they take the place of what stands between README's two markers.
+With --write they take the place of what stands between README's markers.
 """
 
 import argparse
@@ -11,20 +11,27 @@ from typing import Any
 from benchmarks import measure
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- speeds: python -m benchmarks.table --write -->\n", "<!-- end of speeds -->\n"
-QUESTIONS = ("augment", "stream", "step", "bake", "soak", "end_to_end-digits", "break_even", "gpu")
+PARTS = {
+    "speeds": ("augment", "stream", "step", "bake", "soak", "end_to_end-digits", "break_even", "many", "remote", "gpu"),
+    "experiments": ("fast-cifar10", "plans-digits", "plans-cifar10", "resizing-cifar10"),
+}
 RATES = ["| `python -m benchmarks.` | who | images/s | ratio |", "| --- | --- | ---: | ---: |"]
 FACTS = ["| `python -m benchmarks.` | what | goal | measured | n |", "| --- | --- | --- | --- | ---: |"]
 
 
-def table() -> str:
-    """Return the tables as Markdown, in the order of the questions: rates, then facts, then what they depend on."""
-    results = {question: _read(question) for question in QUESTIONS}
+def table(part: str) -> str:
+    """Return the tables of a part as Markdown between its markers: rates, then facts, then what they depend on."""
+    results = {question: _read(question) for question in PARTS[part]}
     rates = [row for question, result in results.items() for row in _rates(question, result)]
     facts = [row for question, result in results.items() for row in _facts(question, result)]
     notes = [_note(question, result) + "  " for question, result in results.items()]
     blocks = [RATES + rates if rates else [], FACTS + facts if facts else [], notes]
-    return "\n\n".join("\n".join(block) for block in blocks if block).rstrip() + "\n"
+    begin, end = _markers(part)
+    return begin + "\n\n".join("\n".join(block) for block in blocks if block).rstrip() + "\n" + end
+
+
+def _markers(part: str) -> tuple[str, str]:
+    return f"<!-- {part}: python -m benchmarks.table --write -->\n", f"<!-- end of {part} -->\n"
 
 
 def _read(question: str) -> dict[str, Any] | None:
@@ -59,6 +66,8 @@ def _note(question: str, result: dict[str, Any] | None) -> str:
     about = result["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     on = f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, {packages}."
+    if "experiment" in about:
+        on = f"{about['experiment']}; mean and 95 % interval over seeds; {on}"
     if "rates" not in result:
         return f"`{question}`: {on}"
     return f'`{question}`: ratio to "{result["against"]}"; median of n = {result["n"]} interleaved rounds, {on}'
@@ -68,12 +77,14 @@ def main() -> None:
     """Print the tables, or put them into README."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     options.add_argument("--write", action="store_true", help="replace the tables in README.md")
-    if options.parse_args().write:
-        before, _, rest = README.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        README.write_text(before + BEGIN + table() + END + after)
-    else:
-        print(table(), end="")
+    write = options.parse_args().write
+    for part in PARTS:
+        if write:
+            begin, end = _markers(part)
+            before, _, rest = README.read_text().partition(begin)
+            README.write_text(before + table(part) + rest.partition(end)[2])
+        else:
+            print(table(part))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_the_tables_hold_rates_facts_and_what_is_not_measured() -> None:
     measure.report("stream", rates, "slow", ABOUT, as_json=True, skipped={"other": "why"})
     facts = {"memory": Fact("at most 2", "1.5", 3), "cold": Fact("at least 1", "skipped: no disk")}
     measure.report_facts("soak", facts, ABOUT, as_json=True)
-    text = table.table()
+    text = table.table("speeds")
     assert (
         "| `stream` | fast | 20 | 4 |\n| `stream` | slow | 5 | 1 |\n| `stream` | other | skipped: why | |\n\n" in text
     )
@@ -144,8 +144,9 @@ def test_the_tables_hold_rates_facts_and_what_is_not_measured() -> None:
 
 
 @pytest.mark.usefixtures("results")
-def test_the_tables_of_nothing_are_no_error() -> None:
-    assert table.table().count("not measured") == len(table.QUESTIONS)
+@pytest.mark.parametrize("part", table.PARTS)
+def test_the_tables_of_nothing_are_no_error(part: str) -> None:
+    assert table.table(part).count("not measured") == len(table.PARTS[part])
 
 
 def test_stream_and_the_bare_loops_count_every_image(baked: ShardSet) -> None:
