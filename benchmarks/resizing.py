@@ -14,8 +14,8 @@ def main() -> None:
     arguments = parser.parse_args()
     side = load(arguments.dataset, arguments.data_dir).splits["test"].images_NHWC.shape[1]
     fifth = arguments.epochs // 5
-    sizes = f"{side // 2}:{fifth},{side * 3 // 4}:{2 * fifth},{side}:{arguments.epochs - 3 * fifth}"
-    ways = (Way(f"{side}:{arguments.epochs}"), Way(sizes, bake={"resize": sizes}))
+    sizes = f"{side // 2}:{fifth},{side * 3 // 4}:{2 * fifth},{side}"  # the last one's epochs are all that are left
+    ways = (Way(f"{side} pixels"), Way(f"{sizes} pixels", bake={"resize": sizes}))
     experiment("resizing", ways, arguments, "fewer seconds, no less accuracy", timed=True)
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import bake, break_even, end_to_end, measure, soak, stream, table
+from benchmarks import bake, break_even, end_to_end, measure, plans, soak, stream, table
 from benchmarks.measure import Fact, Peer
 from precompute.augment import augmentation_for
 from precompute.baker import Baker
@@ -256,3 +256,19 @@ def test_baking_never_pays_where_augmenting_on_line_is_as_fast() -> None:
 def test_together_is_held_against_the_slower_of_the_two() -> None:
     rounds = [end_to_end.Round(4.0, 40.0, 42.0), end_to_end.Round(5.0, 41.0, 43.0), end_to_end.Round(4.5, 39.0, 41.0)]
     assert end_to_end.fact(rounds).measured == ("1.05 of it (42.0 s; alone the bake took 4.5 s, the training 40.0 s)")
+
+
+@pytest.mark.slow
+def test_an_experiment_holds_ways_against_each_other_seed_by_seed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--dataset", "digits", "--images", "128", "--recipe", "resnet20", "--epochs", "5", "--seeds", "2"]
+    monkeypatch.setattr("sys.argv", ["experiment", *options, "--work-dir", str(tmp_path / "work")])
+    plans.main()
+    facts = json.loads((results / "plans-digits.json").read_text())["facts"]
+    assert list(facts) == ["independent", "stratified"]
+    first, second = facts.values()
+    assert (first["n"], second["n"]) == (2, 2)
+    pairs = zip(first["values"]["test_accuracy"], second["values"]["test_accuracy"], strict=True)
+    assert second["values"]["difference"]["mean"] == pytest.approx(sum(b - a for a, b in pairs) / 2)
+    assert "points against independent" in second["measured"]
