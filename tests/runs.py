@@ -100,9 +100,9 @@ def keep_the_end() -> None:
     """Let a run leave a checkpoint of its end, to be looked at."""
     original = _Session._finish
 
-    def finish(self: _Session) -> dict[str, Any]:
+    def finish(self: _Session, usd_per_hour: float | None) -> dict[str, Any]:
         self.run.checkpoints.save(self.trainer.steps_done, self.trainer.save())
-        return original(self)
+        return original(self, usd_per_hour)
 
     patched("train.session._Session._finish", finish)
     patched("train.books.Run.drop_checkpoints", lambda _self: None)

@@ -57,7 +57,7 @@ def test_each_run_has_its_row_and_runs_that_differ_in_their_seed_are_of_one_sett
     assert [row[0] for row in cells] == ["#1", "#1", "#1", "#2", "#2"]
     assert [row[3] for row in cells] == ["0", "1", "2", "0", "1"]
     assert [row[5] for row in cells] == ["90.00 %", "92.00 %", "91.00 %", "93.00 %", "95.00 %"]
-    assert [row[6:10] for row in cells] == [["-", "-", "40.0 s", "97.50 %"]] * 5
+    assert [row[6:11] for row in cells] == [["-", "-", "-", "40.0 s", "97.50 %"]] * 5
     assert [row[-1] for row in cells] == list(map(str, two_settings))
 
 
@@ -129,6 +129,22 @@ def test_of_runs_without_a_test_split_no_difference_is_told(compare: Command, tm
     assert ended.code == 0, ended.err
     assert "test accuracy: no test split" in ended.out
     assert "no test: a setting has no test accuracy" in ended.out
+
+
+def test_where_all_runs_have_a_validation_split_settings_are_compared_on_that(compare: Command, tmp_path: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"{name}{seed}", 0.9 - gain, settings={"seed": seed, **more}, summary={"val_accuracy": found}
+        )
+        for name, more, gain in (("a", {}, 0.0), ("b", HIGHER, 0.1))
+        for seed, found in enumerate((0.7 + gain, 0.72 + gain))
+    ]
+    told = compare(*runs).out
+    assert "#2 against #1: +10.00 points of validation accuracy, 95 % interval" in told
+    assert "validation accuracy: mean 71.00 %" in told
+    (test,) = json.loads(compare(*runs, "--json").out)["differences"]
+    assert (test["score"], test["mean"]) == ("val_accuracy", pytest.approx(0.1))
+    assert "points of test accuracy" in compare(*runs, write_run(tmp_path / "c", 0.9, settings={"seed": 9})).out
 
 
 def test_other_hardware_or_versions_are_another_setting(compare: Command, tmp_path: Path) -> None:

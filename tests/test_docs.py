@@ -11,7 +11,9 @@ import pytest
 import precompute.__main__
 import shards.__main__
 import train.command
+import train.compare
 import train.heatmap
+import train.predict
 import train.report.command
 from benchmarks import scaling
 from benchmarks.table import PARTS, table
@@ -45,15 +47,19 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     [
         ("Baking", [precompute.__main__.parser()]),
         ("Looking after shards", [shards.__main__.parser(), audit_parser(), repair_parser()]),
-        ("Training", [train.command.parser(), train.heatmap.parser(), train.report.command.parser()]),
+        (
+            "Training",
+            [
+                module.parser()
+                for module in (train.command, train.compare, train.heatmap, train.predict, train.report.command)
+            ],
+        ),
     ],
 )
 def test_readme_names_exactly_the_options_that_a_command_has(
     title: str, parsers: list[argparse.ArgumentParser]
 ) -> None:
     named = set(re.findall(r"--[a-z][a-z-]*", section(title)))
-    if title == "Looking after shards":
-        named |= {"--images"}  # listed by --help only
     assert named == {text for parser in parsers for text in options(parser)}
 
 

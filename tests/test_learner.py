@@ -24,10 +24,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("train.models").models.MODELS, "davidnet", small_net)
 
 
-def learner(**changes: float) -> Learner:
+def learner(*, scaled: bool = False, **changes: float) -> Learner:
     torch.manual_seed(1)
     recipe = recipe_for("digits", weight_decay=0.0, **changes)
-    return Learner(recipe, 1, 10, steps=STEPS, device=torch.device("cpu"), scaled=False)
+    return Learner(recipe, 1, 10, steps=STEPS, device=torch.device("cpu"), scaled=scaled)
 
 
 def losses(learner: Learner, count: int) -> Iterator[Tensor]:
@@ -61,6 +61,24 @@ def test_what_is_kept_is_the_moving_average_of_weights_and_running_statistics() 
 def test_without_an_average_the_last_weights_are_kept() -> None:
     mine = learner()
     assert mine.kept is mine.model
+
+
+def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved_and_restored() -> None:
+    mine, plain = learner(scaled=True), learner()
+    steps = [*losses(mine, 1), *losses(plain, 1)]
+    mine.learn(steps[0])
+    plain.learn(steps[1])
+    scaled, unscaled = copied(mine.model), copied(plain.model)
+    assert all(torch.allclose(scaled[name], unscaled[name], atol=1e-6) for name in scaled)
+    scale = mine.values()["scaler"]["scale"]
+    mine.learn(next(losses(mine, 1)) * 1e38)
+    after = copied(mine.model)
+    assert all(torch.equal(after[name], scaled[name]) for name, _ in mine.model.named_parameters())
+    assert mine.values()["scaler"]["scale"] == scale / 2
+    assert mine.scheduler.last_epoch == 2
+    other = learner(scaled=True)
+    other.restore({name: tensor.clone() for name, tensor in mine.tensors().items()}, mine.values())
+    assert other.values() == mine.values()
 
 
 def test_biases_of_batch_norm_learn_at_their_own_rate_and_scales_only_where_they_are_trained() -> None:

@@ -27,6 +27,10 @@ def test_a_command_trains_a_run_for_each_seed_and_sums_them_up(shards: Path, tmp
     summed = last["aggregate"]
     assert summed == aggregate([read_result(Path(summary["run"])) for summary in (first, second)], 2, 3)
     assert (summed["seeds"], summed["test_samples"], summed["target"]["reached"]) == ([3, 4], 100, 2)
+    alone = aggregate([read_result(Path(first["run"]))], usd_per_hour=3)["cost"]
+    assert first["cost"] == alone
+    page = (Path(first["run"]) / "report.html").read_text()
+    assert f"<td>{alone['usd']:.4f} USD at 3 USD an hour</td>" in page
     mean = (first["test_accuracy"] + second["test_accuracy"]) / 2
     assert summed["test_accuracy"]["mean"] == pytest.approx(mean)
     # Again: the finished runs are kept, a third one comes to them, and people are told the same.
@@ -34,6 +38,7 @@ def test_a_command_trains_a_run_for_each_seed_and_sums_them_up(shards: Path, tmp
     assert again.code == 0, again.err
     assert again.err.count("finished already") == 2
     table, told = again.out.split("\n\n")
+    assert "validation accuracy" not in table
     assert len(table.splitlines()) == 4
     assert told.startswith("digits, recipe digits, 3 runs, seeds 3 to 5\n  test accuracy: mean ")
     assert "The runs read the same shards, and so share the noise of augmentation" in told

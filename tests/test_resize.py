@@ -102,6 +102,9 @@ def test_training_follows_the_sizes_and_is_judged_at_the_last(
     run = the_run(tmp_path)
     assert [line["epoch"] for line in log_of(run) if line["event"] == "epoch"] == [0, 1, 2]
     assert summary_of(run)["test_accuracy"] is not None
+    assert "of 12x12" not in ended.err
+    few = command(*options, "--epochs", 1, "--out", tmp_path / "few")
+    assert "digits: the last epoch has images of 8x8, test of 12x12\n" in few.err
 
 
 def test_resized_shards_are_audited_and_another_resizing_is_found(

@@ -146,5 +146,6 @@ def _trained(job: Job, arguments: argparse.Namespace, world: World) -> dict[str,
         resume=arguments.resume is not None,
         follow=arguments.follow,
         board=arguments.tensorboard,
+        usd_per_hour=arguments.usd_per_hour,
         world=world,
     )

@@ -11,12 +11,12 @@ from typing import Any
 
 from shards.command import say
 from shards.writer import write_whole
-from train.repeats import SCORES, aggregate, describe_score
-from train.results import SEEDS, Result, read_result
+from train.repeats import aggregate, describe_score
+from train.results import SCORES, SEEDS, Result, read_result
 from train.statistics import Difference, welch
 from train.summary import lay_out, percent
 
-__all__ = ["Group", "compare", "differing", "draw", "grouped", "main"]
+__all__ = ["Group", "compare", "differing", "draw", "grouped", "judged_by", "main", "parser"]
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,28 @@ class Group:
     name: str
     results: tuple[Result, ...]
 
-    @property
-    def accuracies(self) -> list[float]:
-        """Test accuracies, 0 to 1, of the runs that have one."""
-        found = (result.summary["test_accuracy"] for result in self.results)
+    def accuracies(self, score: str) -> list[float]:
+        """Return one of `SCORES`, 0 to 1, of the runs that have it."""
+        found = (result.summary.get(score) for result in self.results)
         return [accuracy for accuracy in found if accuracy is not None]
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print and draw runs side by side."""
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m train compare",
         description="Print and draw finished runs side by side. Runs that differ in their seeds alone are repetitions "
-        "of one setting; each setting is tested against the first one.",
+        "of one setting; each setting is tested against the first one, on the validation split where all have one.",
     )
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
     options.add_argument("--out", type=Path, default=Path("compare.png"), help="picture; default compare.png")
     options.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    chosen = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print and draw runs side by side."""
+    chosen = parser().parse_args(arguments)
     paths = {path.resolve(): path for path in chosen.runs}  # a run that is named twice is one run
     groups = grouped([read_result(path) for path in paths.values()])
     print(json.dumps(compare(groups)) if chosen.json else _words(groups))  # noqa: T201 - the command's result
@@ -66,38 +70,44 @@ def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
+def judged_by(groups: Sequence[Group]) -> str:
+    """Return which of `SCORES` settings are compared by: test images are not for choosing, where there are others."""
+    validated = all(len(group.accuracies("val_accuracy")) == len(group.results) for group in groups)
+    return "val_accuracy" if validated else "test_accuracy"
+
+
 def compare(groups: Sequence[Group]) -> dict[str, Any]:
     """Return everything that the command knows, as plain JSON values."""
-    tests = [(group, _test(groups[0], group)) for group in groups[1:]]
+    score = judged_by(groups)
+    tests = [(group, _test(groups[0], group, score)) for group in groups[1:]]
     return {
         "runs": [{"group": group.name, **result.summary} for group in groups for result in group.results],
         "differing": differing(groups),
         "groups": [{"group": group.name, **aggregate(group.results)} for group in groups],
         "differences": [
-            {"group": group.name, "from": groups[0].name, **asdict(test)}
+            {"group": group.name, "from": groups[0].name, "score": score, **asdict(test)}
             for group, test in tests
             if not isinstance(test, str)
         ],
     }
 
 
-def _test(first: Group, second: Group) -> Difference | str:
-    """Return the difference of test accuracy, or why nothing can be said of it."""
+def _test(first: Group, second: Group, score: str) -> Difference | str:
+    """Return the difference of one score, or why nothing can be said of it."""
     datasets = [str(group.results[0].summary["dataset"]) for group in (first, second)]
     if datasets[0] != datasets[1]:
         return f"not compared: {' and '.join(datasets)} are different data sets"
-    if not (first.accuracies and second.accuracies):
-        return "no test: a setting has no test accuracy"
-    points = 100 * (fmean(second.accuracies) - fmean(first.accuracies))
-    if min(len(first.accuracies), len(second.accuracies)) < 2:
-        return (
-            f"{points:+.2f} points of test accuracy; no test: it needs 2 runs or more of each setting, with other seeds"
-        )
-    test = welch(first.accuracies, second.accuracies)
-    return test or f"{points:+.2f} points of test accuracy; no test: within each setting all runs came to the same"
+    found = [group.accuracies(score) for group in (first, second)]
+    if not all(found):
+        return f"no test: a setting has no {SCORES[score]}"
+    points = f"{100 * (fmean(found[1]) - fmean(found[0])):+.2f} points of {SCORES[score]}"
+    if min(map(len, found)) < 2:
+        return f"{points}; no test: it needs 2 runs or more of each setting, with other seeds"
+    return welch(*found) or f"{points}; no test: within each setting all runs came to the same"
 
 
 def _words(groups: Sequence[Group]) -> str:
+    score = judged_by(groups)
     paragraphs = [lay_out(_rows(groups))]
     if len(groups) > 1:
         rows = [["setting", *(group.name for group in groups)]]
@@ -106,7 +116,8 @@ def _words(groups: Sequence[Group]) -> str:
     for group in groups:
         paragraphs.append("\n  ".join([f"{group.name}:", *describe_score(aggregate(group.results)), *_warnings(group)]))
     for group in groups[1:]:
-        paragraphs.append(f"{group.name} against {groups[0].name}: {_verdict(_test(groups[0], group))}")
+        verdict = _verdict(_test(groups[0], group, score), score)
+        paragraphs.append(f"{group.name} against {groups[0].name}: {verdict}")
     if len(groups) > 2:
         paragraphs.append(f"{len(groups) - 1} tests are made here: the p of each is not corrected for that.")
     return "\n\n".join(paragraphs)
@@ -137,19 +148,19 @@ def _warnings(group: Group) -> list[str]:
     return ["runs of the same seed stand here: they are no independent repetitions, and all that is said is too sure"]
 
 
-def _verdict(test: Difference | str) -> str:
+def _verdict(test: Difference | str, score: str) -> str:
     if isinstance(test, str):
         return test
     zero = "lies in it" if test.low <= 0 <= test.high else "lies outside"
     return (
-        f"{100 * test.mean:+.2f} points of test accuracy, "
+        f"{100 * test.mean:+.2f} points of {SCORES[score]}, "
         f"95 % interval {100 * test.low:+.2f} to {100 * test.high:+.2f} (zero {zero}), "
         f"p = {test.p:.2g} (Welch's t-test, {test.freedom:.1f} degrees of freedom)"
     )
 
 
 def draw(path: Path, groups: Sequence[Group]) -> None:
-    """Draw accuracy over epochs and over seconds of training, and each setting's test accuracies with their interval.
+    """Draw accuracy over epochs and over seconds of training, and each setting's accuracies with their interval.
 
     Without matplotlib it says how to get it, and draws nothing.
     """
@@ -158,6 +169,7 @@ def draw(path: Path, groups: Sequence[Group]) -> None:
     except ImportError:
         say(f"{path} is not drawn; it needs matplotlib: pip install -e '.[report]'")
         return
+    score = judged_by(groups)
     figure = Figure(figsize=(13, 4), layout="constrained")
     by_epoch, by_second, final = figure.subplots(1, 3)
     for number, group in enumerate(groups):
@@ -166,9 +178,10 @@ def draw(path: Path, groups: Sequence[Group]) -> None:
             epochs = range(1, len(result.accuracies) + 1)
             by_epoch.plot(epochs, result.accuracies, color=color, alpha=0.7, marker="." if len(epochs) == 1 else "")
             by_second.plot(result.train_seconds[: len(epochs)], result.accuracies, color=color, alpha=0.7)
-        final.plot([number] * len(group.accuracies), group.accuracies, "o", color=color, alpha=0.5)
-        _draw_interval(final, number, aggregate(group.results)["test_accuracy"], color)
-    final.set(title="test accuracy, mean and its 95 % interval", xlim=(-0.7, len(groups) - 0.3))
+        accuracies = group.accuracies(score)
+        final.plot([number] * len(accuracies), accuracies, "o", color=color, alpha=0.5)
+        _draw_interval(final, number, aggregate(group.results)[score], color)
+    final.set(title=f"{SCORES[score]}, mean and its 95 % interval", xlim=(-0.7, len(groups) - 0.3))
     final.set_xticks(range(len(groups)), [f"{group.name}\n{group.results[0].summary['recipe']}" for group in groups])
     splits = sorted({result.held_out or "none" for group in groups for result in group.results})
     by_epoch.set(title=f"accuracy on {' and '.join(splits)}", xlabel="epoch", ylabel="share of images")

@@ -300,5 +300,10 @@ def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
         raise UsageError(
             f"{data.place}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, found {shape}"
         )
+    last = data.image_shape("train", (recipe.epochs - 1) % data.epochs)
+    others = {split: data.image_shape(split) for split in data.splits if split != "train"}
+    for split, shape in others.items():
+        if shape != last:
+            say(f"{data.name}: the last epoch has images of {last[0]}x{last[1]}, {split} of {shape[0]}x{shape[1]}")
     if settings.compiled:
         check_compiler(choose_device(settings.device))

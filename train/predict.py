@@ -12,7 +12,7 @@ from torch import Tensor
 from shards.errors import DataError, UsageError, listed, shown
 from train.weights import Trained, load_weights
 
-__all__ = ["classify", "main", "read_image"]
+__all__ = ["classify", "main", "parser", "read_image"]
 
 
 def read_image(path: Path, trained: Trained) -> Tensor:
@@ -44,14 +44,19 @@ def classify(trained: Trained, images: Tensor) -> Tensor:
     return probabilities
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the most probable classes of each image."""
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     options = argparse.ArgumentParser(prog="python -m train predict", description="Classify image files.")
     options.add_argument("run", type=Path, help="directory of a finished run")
     options.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, of any size")
     options.add_argument("--top", type=int, default=3, help="how many classes to name; default 3")
     options.add_argument("--json", action="store_true", help="one JSON object an image")
-    chosen = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the most probable classes of each image."""
+    chosen = parser().parse_args(arguments)
     if chosen.top < 1:
         raise UsageError(f"--top: expected at least 1, found {chosen.top}")
     trained = load_weights(chosen.run / "weights.safetensors")

@@ -6,18 +6,13 @@ from typing import Any
 
 from shards.errors import UsageError
 from shards.plan import MOST_SEED
-from train.results import SEEDS, Result
+from train.results import SCORES, SEEDS, Result
 from train.state import Settings
 from train.statistics import Spread, binomial_error, spread
+from train.summary import cost
 
-__all__ = ["SCORES", "aggregate", "check_cost", "check_target", "describe", "describe_score", "repeated"]
+__all__ = ["aggregate", "check_cost", "check_target", "describe", "describe_score", "repeated"]
 
-# What `read_result` lets pass may lack the last one: older runs do.
-SCORES = {
-    "test_accuracy": "test accuracy",
-    "test_accuracy_tta": "with flip TTA",
-    "test_accuracy_shift_tta": "with shift TTA",
-}
 SHARED_SHARDS = (
     "The runs read the same shards, and so share the noise of augmentation: "
     "the spread over seeds understates the spread over bakes."
@@ -80,7 +75,7 @@ def aggregate(
     if target is not None:
         summed["target"] = _time_to(results, target)
     if usd_per_hour is not None:
-        summed["cost"] = _cost(results, usd_per_hour)
+        summed["cost"] = cost([result.summary["seconds"] for result in results], usd_per_hour)
     return summed
 
 
@@ -93,15 +88,6 @@ def _time_to(results: Sequence[Result], percent: float) -> dict[str, Any]:
         "reached": len(times),
         "seconds": asdict(spread(times)) if times else None,
     }
-
-
-def _cost(results: Sequence[Result], usd_per_hour: float) -> dict[str, Any]:
-    """Count the bake once, since it serves all runs; waiting is a part of training."""
-    books = [result.summary["seconds"] for result in results]
-    seconds = {"precompute": books[0]["precompute"]}
-    seconds |= {what: sum(book[what] for book in books) for what in ("compile", "train", "evaluate")}
-    total = sum(spent or 0.0 for spent in seconds.values())
-    return {"usd": total / 3600 * usd_per_hour, "usd_per_hour": usd_per_hour, "seconds": seconds}
 
 
 def describe(summed: Mapping[str, Any]) -> str:
@@ -125,7 +111,7 @@ def describe_score(summed: Mapping[str, Any]) -> list[str]:
     scores = {title: Spread(**summed[name]) for name, title in SCORES.items() if summed[name] is not None}
     lines = [f"{title}: {_spread_words(score)}" for title, score in scores.items()] or ["test accuracy: no test split"]
     images = summed["test_samples"]
-    if images and scores:
+    if images and summed["test_accuracy"] is not None:
         error = binomial_error(summed["test_accuracy"]["mean"], images)
         lines.append(
             f"{images:,} test images leave an accuracy a standard error of {100 * error:.2f} points (binomial), "

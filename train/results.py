@@ -8,10 +8,17 @@ from typing import Any
 
 from shards.errors import DataError
 
-__all__ = ["SEEDS", "Result", "read_result"]
+__all__ = ["SCORES", "SEEDS", "Result", "read_result"]
 
 # What repetitions of one setting may differ in.
 SEEDS = ("seed", "order_seed")
+# What summaries say of how good a run is. Older ones lack the third; the last needs a validation split.
+SCORES = {
+    "test_accuracy": "test accuracy",
+    "test_accuracy_tta": "with flip TTA",
+    "test_accuracy_shift_tta": "with shift TTA",
+    "val_accuracy": "validation accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,9 @@ def _check(result: Result) -> None:
     for key in ("dataset", "recipe", "run"):
         if not isinstance(summary[key], str):
             raise TypeError(f"{key} is no text")
-    scores = (summary["test_accuracy"], summary["test_accuracy_tta"], summary.get("test_accuracy_shift_tta"))
-    for number in (*summary["seconds"].values(), *scores):
+    for key in ("test_accuracy", "test_accuracy_tta"):
+        summary[key]
+    for number in (*summary["seconds"].values(), *map(summary.get, SCORES)):
         if not isinstance(number, int | float | None):
             raise TypeError(f"{number!r} is no number")
     for number in (summary["seed"], summary["epochs"], summary["utilization"], summary["seconds"]["train"]):

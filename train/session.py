@@ -27,7 +27,7 @@ from train.loop import Trainer
 from train.report import write_report
 from train.report.record import Record
 from train.state import Settings
-from train.summary import epoch_line, summarize, utilization_line
+from train.summary import cost, epoch_line, summarize, utilization_line
 from train.weights import Trained, save_weights
 from train.world import ALONE, World
 
@@ -40,7 +40,14 @@ MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memo
 
 
 def train(
-    job: Job, *, overwrite: bool, resume: bool, follow: bool, board: bool = False, world: World = ALONE
+    job: Job,
+    *,
+    overwrite: bool,
+    resume: bool,
+    follow: bool,
+    board: bool = False,
+    usd_per_hour: float | None = None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Train a run to its end; return its summary. A finished one stays as it is.
 
@@ -53,6 +60,7 @@ def train(
         resume: go on from a checkpoint, or keep what is finished.
         follow: wait for shards that another process is still baking.
         board: write each epoch's figures for TensorBoard.
+        usd_per_hour: price of the machine, for the books.
         world: the processes that train it.
 
     Raises:
@@ -67,7 +75,8 @@ def train(
             return summary
         try:
             with world.patient() as heard:
-                return _Session(job, follow, board, world, heard).train()
+                session = _Session(job, follow, board, world, heard)
+                return session.train(usd_per_hour)
         except DivergenceError as error:
             if not world.leads:
                 sys.exit(error.exit_code)  # rank 0 says it
@@ -136,7 +145,7 @@ class _Session:
         self._kept = self._position()
         self._due = time.monotonic() + CHECKPOINT_SECONDS
 
-    def train(self) -> dict[str, Any]:
+    def train(self, usd_per_hour: float | None) -> dict[str, Any]:
         trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
         if self._world.leads:
             size = self._world.size
@@ -152,7 +161,7 @@ class _Session:
                     self.run.log("epoch", **asdict(report))
                 say(epoch_line(name, report, recipe.epochs))
             self._heed(self._world.answer())
-            return self._finish()
+            return self._finish(usd_per_hour)
         except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:
             if self._world.size > 1 and isinstance(error, (DataError, OSError)):
                 raise  # the others are at work on a step that will not be
@@ -188,7 +197,7 @@ class _Session:
     def _position(self) -> tuple[int, int]:
         return self.trainer.state.epoch, self.trainer.state.step
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, usd_per_hour: float | None) -> dict[str, Any]:
         trainer, data, run = self.trainer, self.data, self.run
         started = time.perf_counter()
         split, settings = final_split(data), self.settings
@@ -199,6 +208,8 @@ class _Session:
         )
         score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)
+        if usd_per_hour is not None:
+            summary["cost"] = cost([summary["seconds"]], usd_per_hour)
         if not self._world.leads:
             return summary
         say(utilization_line(summary))

@@ -10,10 +10,11 @@ import numpy as np
 from shards.lock import bake_seconds
 from train.evaluate import Score
 from train.loop import Trainer
+from train.results import SCORES
 from train.state import EpochReport
 from train.waits import STALL_SECONDS
 
-__all__ = ["epoch_line", "lay_out", "percent", "summarize", "table", "utilization_line"]
+__all__ = ["cost", "epoch_line", "lay_out", "percent", "summarize", "table", "utilization_line"]
 
 
 def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
@@ -88,22 +89,30 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
     }
 
 
+def cost(books: Sequence[Mapping[str, float | None]], usd_per_hour: float) -> dict[str, Any]:
+    """Return what runs on the same shards cost.
+
+    Args:
+        books: the `seconds` of their summaries. The bake counts once, since it serves all runs; waiting is a part of
+            training.
+        usd_per_hour: price of the machine.
+    """
+    seconds = {"precompute": books[0]["precompute"]}
+    seconds |= {what: sum(book[what] or 0.0 for book in books) for what in ("compile", "train", "evaluate")}
+    total = sum(spent or 0.0 for spent in seconds.values())
+    return {"usd": total / 3600 * usd_per_hour, "usd_per_hour": usd_per_hour, "seconds": seconds}
+
+
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Lay summaries out for people."""
-    rows = [["data set", "epochs", "test accuracy", "with flip TTA", "with shift TTA", "training", "waiting for data"]]
+    validated = any(summary.get("val_accuracy") is not None for summary in summaries)
+    scores = {name: title for name, title in SCORES.items() if validated or name != "val_accuracy"}
+    rows = [["data set", "epochs", *scores.values(), "training", "waiting for data"]]
     for summary in summaries:
         seconds = summary["seconds"]
-        rows.append(
-            [
-                summary["dataset"],
-                str(summary["epochs"]),
-                percent(summary["test_accuracy"]),
-                percent(summary["test_accuracy_tta"]),
-                percent(summary.get("test_accuracy_shift_tta")),  # older runs have none
-                f"{seconds['train']:.1f} s",
-                percent(seconds["wait"] / seconds["train"]),
-            ]
-        )
+        found = [percent(summary.get(name)) for name in scores]  # older runs lack the last one
+        took = [f"{seconds['train']:.1f} s", percent(seconds["wait"] / seconds["train"])]
+        rows.append([summary["dataset"], str(summary["epochs"]), *found, *took])
     return lay_out(rows)
 
 

@@ -146,6 +146,7 @@ BY_DATASET: dict[str, dict[str, Any]] = {
     **{name: {"flip": "none"} for name in ("mnist", "kmnist", "emnist", "svhn")},
     "digits": {"flip": "none", "pad": 1, "cutout": 2},
 }
+NOTHING = (0, "none")
 PRESET_SIDE = 32  # of the images that the presets were made for
 # Those of recipes bear their recipe's name, which the manifest then suggests.
 WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0)
@@ -183,9 +184,11 @@ def augmentation_for(dataset: str, name: str = "standard", **changes: int | str 
     """
     if name not in AUGMENTATIONS:
         raise UsageError(f"--augment: no augmentation named {name!r}; there are {', '.join(AUGMENTATIONS)}")
-    defaults = BY_DATASET.get(dataset, {}) if name != "plain" else {}
-    chosen: dict[str, Any] = {**defaults, **{key: value for key, value in changes.items() if value is not None}}
-    return replace(AUGMENTATIONS[name], **chosen)
+    preset = AUGMENTATIONS[name]
+    # What a preset does not do at all, it does not do to any data set.
+    defaults = {key: value for key, value in BY_DATASET.get(dataset, {}).items() if getattr(preset, key) not in NOTHING}
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(preset, **{**defaults, **given})
 
 
 def in_proportion(augmentation: Augmentation, side: int, given: Collection[str]) -> Augmentation:

@@ -62,7 +62,7 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.first, self.second = _identity(inputs, outputs), _identity(outputs, outputs)
-        # Half of a running statistic is from the last batch: runs are short.
+        # Two fifths of a running statistic are from the last batch: runs are short.
         self.first_norm, self.second_norm = (nn.BatchNorm2d(outputs, momentum=0.4) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:

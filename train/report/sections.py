@@ -251,7 +251,10 @@ def books(record: Record, data: ShardSet) -> str:
         "bytes of shards": words.size(about["bytes"]),
         "bytes read for training": words.size(sum(shard.size_bytes for shard in read)),
     }
-    shown = {"seconds", "images_per_second", "utilization", "stalls", "wait_p99_seconds", "run"}
+    if "cost" in summary:
+        price = f"{summary['cost']['usd']:.4f} USD at {summary['cost']['usd_per_hour']:g} USD an hour"
+        named["cost of baking, compiling, training and evaluating"] = price
+    shown = {"seconds", "images_per_second", "utilization", "stalls", "wait_p99_seconds", "cost", "run"}
     named |= words.flat({key: value for key, value in summary.items() if key not in shown})
     return page.section("Books", page.table([], [[key, value] for key, value in named.items() if value]))
 
