@@ -9,6 +9,7 @@ Every answer is written as soon as it is known; a stage that fails says why, and
 import argparse
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import os
@@ -73,6 +74,7 @@ def train(bench: Bench, recipe: str, *, compiled: bool) -> dict[str, Fact]:
     """Train as `python -m train` does, with seed 0."""
     cuda = bench.device.type == "cuda"
     if cuda:
+        gc.collect()  # trainers of other stages refer to themselves
         torch.cuda.reset_peak_memory_stats(bench.device)
     trainer = bench.trainer(recipe, compiled=compiled)
     for report in trainer.run():

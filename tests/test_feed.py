@@ -1,5 +1,7 @@
 """The feed: one normalization for all encodings, in the memory order that the net takes."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,7 @@ def test_on_cuda_a_step_sees_its_own_batch_however_far_the_host_runs_ahead(
 def test_on_cuda_raw_batches_take_no_memory_of_their_own(encoded: dict[str, ShardSet]) -> None:
     data, cuda = encoded["float16"], torch.device("cuda")
     held: list[int] = []
+    gc.collect()  # the trainers of other tests
     with Stream(data, "train", [0] * 20, 16, pin=True) as stream:
         for _ in feed(stream, Converter(data.plan, cuda, torch.float16), cuda):
             held.append(torch.cuda.memory_allocated(cuda))

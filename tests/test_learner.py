@@ -81,6 +81,16 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved_and_res
     assert other.values() == mine.values()
 
 
+def test_momentum_is_of_gradients_alone_where_the_very_first_step_overflows() -> None:
+    mine = learner(scaled=True)
+    mine.learn(next(losses(mine, 1)) * float("inf"))
+    momenta = [tensor for name, tensor in mine.tensors().items() if name.startswith("momentum.")]
+    assert momenta
+    assert all(not momentum.any() for momentum in momenta)
+    mine.learn(next(losses(mine, 1)))
+    assert all(momentum.abs().max() < 1 for momentum in momenta)
+
+
 def test_biases_of_batch_norm_learn_at_their_own_rate_and_scales_only_where_they_are_trained() -> None:
     common, faster = learner(start=1.0), learner(start=1.0, bias_lr=8.0, train_scales=False)
     before = copied(common.model)

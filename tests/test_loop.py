@@ -200,3 +200,19 @@ def test_training_takes_every_encoding_alike(digits: SourceData, tmp_path: Path)
         )
         losses.append(run(Trainer(ShardSet(tmp_path / encoding), settings())).state.first_loss)
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_on_cuda_a_run_goes_on_where_it_stopped_with_its_scale_and_average(baked: ShardSet, precision: str) -> None:
+    settings = Settings(recipe_for("digits", epochs=2, ema=0.9), 0, "cuda", precision)
+    begun = Trainer(baked, settings)
+    first = next(iter(begun.run()))
+    resumed = Trainer(baked, settings)
+    resumed.restore(begun.save())
+    assert resumed.learner.values() == begun.learner.values()
+    (second,) = resumed.run()
+    assert second.train_loss < first.train_loss
+    kept, last = (model.state_dict() for model in (resumed.learner.kept, resumed.learner.model))
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)

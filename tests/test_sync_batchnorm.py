@@ -17,6 +17,7 @@ from train.world import ALONE, World
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Please use the new API settings to control TF32")  # torch 2.9 and later
 def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tiny: ShardSet, tmp_path: Path) -> None:
     module = ["-m", "tests.sync", str(tiny.path), str(tmp_path)]
     subprocess.run(

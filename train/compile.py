@@ -64,11 +64,11 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
     return step
 
 
-def rehearse(loss: Callable[[], Tensor], model: nn.Module, device: torch.device) -> None:
+def rehearse(forward: Callable[[], tuple[Tensor, ...]], model: nn.Module, device: torch.device) -> None:
     """Go forward and backward as often as the first real pass needs to be as all others are; leave no trace.
 
     Args:
-        loss: goes forward.
+        forward: returns a loss, and what else a step holds meanwhile: a CUDA graph expects dead what was dead.
         model: whose running statistics and gradients stay as they are.
         device: of the model.
     """
@@ -77,7 +77,8 @@ def rehearse(loss: Callable[[], Tensor], model: nn.Module, device: torch.device)
     try:
         with torch.random.fork_rng([device] if cuda else []):
             for _ in range(WARM_UP_PASSES if cuda else 1):
-                loss().backward()
+                outputs = forward()
+                outputs[0].backward()
                 model.zero_grad(set_to_none=True)
     finally:
         for buffer, saved in zip(model.buffers(), statistics, strict=True):

@@ -44,7 +44,7 @@ class Learner:
         world: World = ALONE,
         sync_batchnorm: bool = False,
     ) -> None:
-        self._recipe, self._steps, self._device, self._world = recipe, steps, device, world
+        self._recipe, self._steps, self._world = recipe, steps, world
         model = build(recipe, channels, classes)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
         if sync_batchnorm and world.size > 1:
@@ -52,11 +52,8 @@ class Learner:
         # Each rank's running statistics are of its own slices. Rank 0's are kept, and given to all before each step:
         # what its checkpoint holds is all there is, and a run that goes on from it is the one that was not interrupted.
         self.net: nn.Module = self.model if world.size == 1 else DistributedDataParallel(self.model)
-        self._average = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-            if recipe.ema
-            else None
-        )
+        self._mix = get_ema_multi_avg_fn(recipe.ema)
+        self._average = AveragedModel(self.model, multi_avg_fn=self._mix, use_buffers=True) if recipe.ema else None
         self.optimizer = torch.optim.SGD(
             _groups(self.model, recipe),
             momentum=recipe.momentum,
@@ -65,6 +62,12 @@ class Learner:
         )
         self.scheduler = one_cycle(recipe, self.optimizer, steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        if scaled:
+            # Where the very first step overflows, the fused one leaves its momentum as memory happens to be. From zeros
+            # the first step is the same.
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @property
     def kept(self) -> nn.Module:
@@ -85,7 +88,7 @@ class Learner:
     def whiten(self, images: Tensor) -> None:
         """Make the model's stem from some images, (N, C, H, W) float32, normalized."""
         if isinstance(self.model, FastNet):
-            self.model.whiten(images.to(self._device))
+            self.model.whiten(images)  # on the CPU: MPS has no float64
             self._world.share([self.model.stem.weight])  # libraries on other machines may choose other signs
 
     def learn(self, loss: Tensor) -> None:
@@ -95,9 +98,23 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
-            self._average.update_parameters(self.model)
+            self._follow(self._average)
         if self.scheduler.last_epoch + 1 < self._steps:
             self.scheduler.step()
+
+    def _follow(self, average: AveragedModel) -> None:
+        """Do as `update_parameters` does, which copies its counter to the device in each step, and waits for that."""
+        if average.n_averaged == 0:  # it is on the CPU; the first weights are the first average
+            average.update_parameters(self.model)
+            return
+        ours = [*average.module.parameters(), *average.module.buffers()]
+        theirs = [*self.model.parameters(), *self.model.buffers()]
+        pairs = list(zip(ours, theirs, strict=True))
+        for floats in (True, False):
+            alike = [pair for pair in pairs if pair[0].is_floating_point() == floats]
+            if alike:
+                self._mix([mine for mine, _ in alike], [new.detach() for _, new in alike], None)
+        average.n_averaged += 1
 
     def settle(self) -> None:
         """Take over rank 0's running statistics, as the next step would: then all have one model."""

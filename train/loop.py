@@ -155,7 +155,7 @@ class Trainer:
         images_NHWC = torch.zeros((size, *shape), dtype=PRECISIONS[self.settings.precision], device=self.device)
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         with compile_errors() if self.settings.compiled else contextlib.nullcontext():
-            rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels)[0], self.learner.model, self.device)
+            rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels), self.learner.model, self.device)
         synchronize(self.device)
         self.state.compile_seconds += time.perf_counter() - started
 

@@ -1,6 +1,7 @@
 """A session: one process that trains a run, from where it stands to where it ends or is interrupted."""
 
 import contextlib
+import gc
 import math
 import re
 import shlex
@@ -75,6 +76,7 @@ def train(
             return summary
         try:
             with world.patient() as heard:
+                gc.collect()  # the trainer of a run before this one refers to itself, and holds its device's memory
                 session = _Session(job, follow, board, world, heard)
                 return session.train(usd_per_hour)
         except DivergenceError as error:

@@ -120,12 +120,14 @@ class World:
             store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
             # torchrun may keep its store when it starts all again, and in it the addresses of those that are gone.
             attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-            dist.init_process_group(store=attempt, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
+            # Unnamed, the backend is since torch 2.6 that of the GPU alone; but words go from host to host.
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+            dist.init_process_group(backend, store=attempt, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not LOST.search(str(error)):
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:800]  # NCCL tells the cause last
             raise MachineError(
                 f"process {self.rank} of {self.size}: another one has ended or does not answer ({reason}). "
                 "What it said stands above; --resume auto goes on from the last checkpoint"
