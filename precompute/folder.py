@@ -4,6 +4,7 @@ Conventions of torchvision's ImageFolder: classes are directories in the order o
 ending of one, however deep in its class. Hidden files and directories are no one's pictures.
 """
 
+import errno
 import os
 import re
 import unicodedata
@@ -113,7 +114,16 @@ def _parts(path: Path) -> dict[str, Path]:
 
 def _directories(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name != FOREIGN)
+        return sorted(e.name for e in entries if _is_directory(e) and not e.name.startswith(".") and e.name != FOREIGN)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself is as good as one to nothing
 
 
 def _files(part: Path, classes: Sequence[str], left_out: list[str]) -> list[list[str]]:
@@ -125,7 +135,7 @@ def _files(part: Path, classes: Sequence[str], left_out: list[str]) -> list[list
             "learnt; remove them there, or add them to train"
         )
     with os.scandir(part) as entries:
-        left_out += [_text(e.name) for e in entries if not e.is_dir() and not e.name.startswith(".")]
+        left_out += [_text(e.name) for e in entries if not _is_directory(e) and not e.name.startswith(".")]
     return [_pictures_in(part / name, left_out) if (part / name).is_dir() else [] for name in classes]
 
 
@@ -146,7 +156,7 @@ def _walk(directory: str, above: frozenset[str]) -> Iterator[tuple[str, list[str
     if real in above:
         raise DataError(f"{_text(directory)}: leads to a directory above it, and so in a circle; remove that link")
     with os.scandir(directory) as entries:
-        seen = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+        seen = [(entry.name, _is_directory(entry)) for entry in entries if not entry.name.startswith(".")]
     yield directory, [name for name, is_directory in seen if not is_directory]
     for name, is_directory in seen:
         if is_directory:

@@ -1,11 +1,12 @@
 """Data sets of Hugging Face `datasets`: from the hub, or a directory that `save_to_disk` wrote."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precompute.decode import Decoding, Pictures, decoded
 from precompute.folder import held_out_names, safe_name, split_of
@@ -17,6 +18,7 @@ __all__ = ["load_hub"]
 
 IMAGE_NAMES = ("image", "img", "picture")
 LABEL_NAMES = ("label", "labels", "fine_label")
+NO_LABELS = {None, -1}  # of a test part whose labels nobody has
 
 
 def load_hub(where: str, how: Decoding) -> SourceData:
@@ -31,29 +33,24 @@ def load_hub(where: str, how: Decoding) -> SourceData:
     features = splits["train"].features
     image = _column(where, features, lambda feature: type(feature).__name__ == "Image", IMAGE_NAMES, "pictures")
     label = _column(where, features, _is_label, LABEL_NAMES, "labels")
-    labels = {split: part.select_columns([label])[:][label] for split, part in splits.items()}
-    names = getattr(features[label], "names", None)
-    if names is None:  # numbers or words
-        known = sorted(set(labels["train"]))
-        numbers = {value: number for number, value in enumerate(known)}
-        names = [str(value) for value in known]
-        labels = {split: [numbers.get(value, -1) for value in values] for split, values in labels.items()}
+    known = getattr(features[label], "names", None) or sorted({*_labels(splits["train"], label)} - {None})
+    classes = [str(value) for value in known]
+    if len(classes) < 2:
+        raise DataError(f"hf:{where}: expected at least two classes in {label!r}, found {listed(classes) or 'none'}")
     pictures = {}
     for split, part in splits.items():
-        labels_N = np.array([-1 if value is None else value for value in labels[split]], np.int64)
-        if (labels_N < 0).all() and split != "train":
+        absent = [column for column in (image, label) if column not in part.features]
+        if absent:
+            say(f"hf:{where}: {split} is left out, since it has no column {absent[0]!r}")
+            continue
+        labels = _labels(part, label)
+        if split != "train" and {*labels} <= NO_LABELS - {*known}:
             say(f"hf:{where}: {split} is left out, since its labels are not given")
-        elif (labels_N < 0).any():
-            raise DataError(
-                f"hf:{where}: {split} has {int((labels_N < 0).sum())} pictures whose label in {label!r} is none that "
-                "train has; remove them with datasets' filter, and bake what save_to_disk then writes"
-            )
-        else:
-            pictures[split] = _pictures(split, part.select_columns([image]), image, labels_N)
-    if len(names) < 2:
-        raise DataError(f"hf:{where}: expected at least two classes in {label!r}, found {listed(names) or 'none'}")
+            continue
+        labels_N = _numbers(f"hf:{where}: {split}", label, labels, known)
+        pictures[split] = _pictures(split, part.select_columns([image]), image, labels_N)
     name = safe_name(Path(where).expanduser().resolve().name)
-    return decoded(name, names, held_out_names(pictures), how)
+    return decoded(name, classes, held_out_names(pictures), how)
 
 
 def _splits(where: str) -> dict[str, Any]:
@@ -71,18 +68,46 @@ def _splits(where: str) -> dict[str, Any]:
             "directory that save_to_disk wrote, or, where a network is, a name on huggingface.co"
         ) from None
     parts: Mapping[str, Any] = found if isinstance(found, dict) else {"train": found}
-    splits = {split_of(name): part for name, part in parts.items()}
+    splits: dict[str | None, str] = {}
+    for name in parts:
+        split = split_of(name)
+        if split is not None and split in splits:
+            raise DataError(
+                f"hf:{where}: both {splits[split]} and {name} would be its {split} part; rename one, and bake what "
+                "save_to_disk then writes"
+            )
+        splits[split] = name
     others = [name for name in parts if split_of(name) is None]
     if others:
         say(f"hf:{where}: left out what is neither train, test nor validation: {listed(others)}")
     if "train" not in splits:
         raise DataError(f"hf:{where}: expected a part named train, found {listed(list(parts))}")
-    return {name: splits[name] for name in ("train", "test", "val") if name in splits}
+    return {split: parts[splits[split]] for split in ("train", "test", "val") if split in splits}
 
 
 def _is_label(feature: Any) -> bool:
     kind = getattr(feature, "dtype", "")
     return type(feature).__name__ == "ClassLabel" or (isinstance(kind, str) and kind.startswith(("int", "string")))
+
+
+def _labels(part: Any, column: str) -> list[Any]:
+    """Return the labels of a part: names, where it has them, since each part may number them in its own way."""
+    values = list(part.select_columns([column])[:][column])
+    names = getattr(part.features[column], "names", None)
+    return values if names is None else [None if value in NO_LABELS else names[value] for value in values]
+
+
+def _numbers(whose: str, column: str, labels: Sequence[Any], known: Sequence[Any]) -> NDArray[np.int64]:
+    """Return each label's place among those of train, (N,)."""
+    places = {value: place for place, value in enumerate(known)}
+    unknown = [value for value in labels if value not in places]
+    if unknown:
+        raise DataError(
+            f"{whose} has {len(unknown)} pictures whose label in {column!r} is missing or none of train's: "
+            f"{listed(sorted(map(shown, {*unknown})))}; remove them with datasets' filter, and bake what save_to_disk "
+            "then writes"
+        )
+    return np.array([places[value] for value in labels], np.int64)
 
 
 def _column(where: str, features: Mapping[str, Any], fits: Any, names: tuple[str, ...], what: str) -> str:

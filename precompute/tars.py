@@ -40,7 +40,8 @@ class _Sample:
 def load_tars(where: str, how: Decoding) -> SourceData:
     """Read WebDataset shards, local files: a directory of them, or a path with braces or wildcards.
 
-    A shard whose name has the word test or val is of that split, all others are to train on.
+    A shard whose name has the word test or val is of that split, all others are to train on. Where shards lie in
+    several directories, the names of these count, too.
 
     Raises:
         UsageError: not local, or as `decoded`.
@@ -48,12 +49,13 @@ def load_tars(where: str, how: Decoding) -> SourceData:
         MachineError: as `decoded`.
     """
     paths = _paths(where)
+    base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    names = [path.absolute().relative_to(base) for path in paths]
     samples: dict[str, list[_Sample]] = {}
     for number, path in enumerate(paths):
-        split = next(filter(None, map(split_of, re.split(r"[^A-Za-z]+", path.name))), "train")
-        samples.setdefault(split, []).extend(_samples(number, path))
+        samples.setdefault(_split(names[number]), []).extend(_samples(number, path))
     if not samples.get("train"):
-        raise DataError(f"webdataset:{where}: no sample to train on in {listed([path.name for path in paths])}")
+        raise DataError(f"webdataset:{where}: no sample to train on in {listed(list(map(str, names)))}")
     highest = max(sample.label for sample in samples["train"])
     above = [sample for part in samples.values() for sample in part if sample.label > highest]
     if not highest or above:
@@ -63,10 +65,10 @@ def load_tars(where: str, how: Decoding) -> SourceData:
         )
     absent = sorted({*range(highest)} - {sample.label for sample in samples["train"]})
     if absent:
-        names = listed([str(label) for label in absent])
-        say(f"webdataset:{where}: labels 0 to {highest}, of which {len(absent)} have no picture to train on: {names}")
+        these = listed([str(label) for label in absent])
+        say(f"webdataset:{where}: labels 0 to {highest}, of which {len(absent)} have no picture to train on: {these}")
     splits = {split: _pictures(paths, samples[split]) for split in ("train", "test", "val") if samples.get(split)}
-    name = safe_name(paths[0].resolve().parent.name)
+    name = safe_name(base.resolve().name)
     return decoded(name, [str(label) for label in range(highest + 1)], held_out_names(splits), how)
 
 
@@ -90,16 +92,22 @@ def _paths(where: str) -> list[Path]:
     return paths
 
 
+def _split(name: Path) -> str:
+    """Say of which split a shard is, by the last of its names that has a word for one."""
+    words = [word for part in reversed(name.parts) for word in re.split(r"[^A-Za-z]+", part)]
+    return next(filter(None, map(split_of, words)), "train")
+
+
 def _samples(number: int, path: Path) -> Iterator[_Sample]:
     """Yield the samples of one archive: neighbours whose names agree up to the first dot of the last part."""
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             key = ("", "")
             members: dict[str, tarfile.TarInfo] = {}
             for member in archive:
-                if not member.isreg():
-                    continue
                 directory, _, name = member.name.rpartition("/")
+                if not member.isreg() or name.startswith("."):  # macOS puts ._NAME beside each file
+                    continue
                 stem, dot, ending = name.partition(".")
                 if (directory, stem) != key and members:
                     yield _sample(number, path, archive, members)
@@ -108,7 +116,10 @@ def _samples(number: int, path: Path) -> Iterator[_Sample]:
                 members[(dot + ending).lower()] = member
             if members:
                 yield _sample(number, path, archive, members)
-    except (tarfile.TarError, EOFError) as error:
+            file.seek(archive.offset)  # tarfile takes what is no header for the end; zeros, or nothing, are one
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")
+    except (tarfile.TarError, EOFError, ValueError) as error:  # the last of numbers that are none
         raise DataError(f"{path}: no whole, plain tar file ({error}); where it is compressed, unpack it") from None
 
 

@@ -4,6 +4,7 @@ As torchvision's ImageFolder loads it, but for what would lose the picture: turn
 16 bits brought to 8 by their upper half, laid on white where it is transparent. Of several frames the first one counts.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import IO
 
@@ -28,6 +29,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 LYING = {5, 6, 7, 8}
+MOST_PIXELS = 2**27  # of a resized picture: 4096 x 32768
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Look:
 def look(file: IO[bytes]) -> Look:
     """Read a picture's header; raises whatever Pillow makes of a file that is none."""
     with Image.open(file) as image:
-        width, height = image.size
-        size = (width, height) if _orientation(image) in LYING else (height, width)
+        lying = _orientation(image) in LYING
+        size = image.size if lying else image.size[::-1]
         # Telephones keep previews as frames of their MPO.
         frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         return Look(size, image.mode in GREY, frames)
@@ -59,11 +61,12 @@ def pixels_of(file: IO[bytes], channels: int, size: tuple[int, int] | None) -> N
             None: neither.
 
     Raises:
-        whatever Pillow makes of a damaged file; ValueError: pixels of more than 16 bits.
+        whatever Pillow makes of a damaged file; ValueError: pixels of more than 16 bits, or a picture so thin that it
+            would become too large when it is resized.
     """
     with Image.open(file) as image:
-        image.load()
         upright = UPRIGHT.get(_orientation(image))
+        image.load()
         plain = _converted(image, "L" if channels == 1 else "RGB")
     if upright is not None:
         plain = plain.transpose(upright)
@@ -80,8 +83,19 @@ def why(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # As the base class has it: that of PNG decodes the whole picture to look for a note at its end.
-    return int(Image.Image.getexif(image).get(ORIENTATION) or 1)
+    """Say how an opened picture lies, of which nothing is decoded yet, as EXIF numbers it; 1 where that can't be read.
+
+    What a PNG says behind its pixels is not heeded: it is seen only once these are decoded.
+    """
+    try:
+        # As the base class has it: that of PNG decodes the whole picture to look for a note at its end.
+        found = Image.Image.getexif(image).get(ORIENTATION, 1)
+    except (LookupError, SyntaxError, TypeError, ValueError, struct.error):  # all that Pillow makes of damaged notes
+        return 1
+    if image.format == "TIFF" and found != 1:
+        image.load()  # Pillow turns these itself, and some of its versions know their size from then on only
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
@@ -104,6 +118,8 @@ def _cut(image: Image.Image, height: int, width: int) -> Image.Image:
             size = (width, max(height, width * image.height // image.width))
         else:
             size = (max(width, height * image.width // image.height), height)
+        if size[0] * size[1] > MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels would become {size[0]}x{size[1]}, which is too much")
         image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))

@@ -5,11 +5,13 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -119,14 +121,16 @@ def test_names_endings_and_files_of_all_kinds(cats: Path, capsys: pytest.Capture
             (cats / split / junk).parent.mkdir(exist_ok=True)
             (cats / split / junk).write_bytes(b"junk")
         (cats / split / "cat" / "link.png").symlink_to(next((cats / split / "dog").glob("?.png")))
+        (cats / split / "eel").symlink_to("eel")
     shutil.rmtree(cats / "train" / ".ipynb_checkpoints")
     (cats / "__MACOSX").mkdir()
     source = read(cats)
     assert source.classes == ("A B", "a b", "cat", "cat'\"$(x)", "dog", "Ваня и кот", "猫")
     assert np.bincount(source.splits["train"].labels_N).tolist() == [2, 2, 3, 2, 2, 2, 2]
     said = capsys.readouterr().err
-    assert "4 files are left out" in said
+    assert "6 files are left out" in said
     assert "notes.txt" in said
+    assert "eel" in said
 
 
 def test_a_name_that_is_no_utf_8_is_escaped(cats: Path) -> None:
@@ -221,10 +225,39 @@ def transparent_palette() -> tuple[bytes, Any]:
     return saved(image, format="PNG", transparency=0), expected
 
 
+def orientation(kind: int, value: bytes) -> bytes:
+    """Return EXIF that says one thing: how a picture lies, as a value of that kind (3: a number, 2: text)."""
+    return struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 0x0112, kind, len(value) // 2, value, 0)
+
+
+LYING = orientation(3, b"\6\0")
+
+
 def lying() -> tuple[bytes, Any]:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return saved(Image.fromarray(np.rot90(NOISE)), format="PNG", exif=exif), NOISE
+    return saved(Image.fromarray(np.rot90(NOISE)), format="PNG", exif=LYING), NOISE
+
+
+def lying_tiff() -> tuple[bytes, Any]:
+    return saved(Image.fromarray(np.rot90(NOISE)), format="TIFF", tiffinfo={0x0112: 6}), NOISE
+
+
+def lying_by_words() -> tuple[bytes, Any]:
+    return saved(Image.fromarray(NOISE), format="PNG", exif=orientation(2, b"up\0\0")), NOISE
+
+
+def damaged_exif() -> tuple[bytes, Any]:
+    return saved(Image.fromarray(NOISE), format="PNG", exif=LYING[:6]), NOISE
+
+
+def no_exif() -> tuple[bytes, Any]:
+    return saved(Image.fromarray(NOISE), format="PNG", exif=b"nothing of the kind"), NOISE
+
+
+def lying_as_is_said_behind_the_pixels() -> tuple[bytes, Any]:
+    """What stands there is not heeded: to find it, all pixels have to be decoded twice."""
+    chunk = b"eXIf" + LYING
+    whole = saved(Image.fromarray(NOISE), format="PNG")
+    return whole[:-12] + struct.pack(">I", len(LYING)) + chunk + struct.pack(">I", crc32(chunk)) + whole[-12:], NOISE
 
 
 def animated() -> tuple[bytes, Any]:
@@ -245,7 +278,8 @@ def grey_with_alpha() -> tuple[bytes, Any]:
 
 
 KINDS: list[Callable[[], tuple[bytes, Any]]] = [
-    sixteen_bits, half_transparent, palette, transparent_palette, lying, animated, four_inks, grey_with_alpha,
+    sixteen_bits, half_transparent, palette, transparent_palette, animated, four_inks, grey_with_alpha,
+    lying, lying_tiff, lying_by_words, lying_as_is_said_behind_the_pixels, damaged_exif, no_exif,
 ]  # fmt: skip
 
 
@@ -285,6 +319,7 @@ def spoil(folder: Path) -> list[str]:
     (part / "e link.png").symlink_to(part / "nowhere.png")
     os.mkfifo(part / "f pipe.png")
     Image.fromarray(NOISE[..., 0].astype(np.float32)).save(part / "g float.tif")
+    (part / "h circle.png").symlink_to("h circle.png")
     return sorted(path.name for path in part.iterdir() if " " in path.name)
 
 
@@ -297,13 +332,13 @@ def test_unreadable_pictures_are_counted_and_named_and_stop_the_bake_unless_they
     stopped = precompute_command(*command)
     assert stopped.status == 3
     assert "Traceback" not in stopped.said
-    assert "error: cats: 7 of 15 pictures can't be read" in stopped.said
+    assert "error: cats: 8 of 16 pictures can't be read" in stopped.said
     assert "--skip-unreadable" in stopped.said
     assert all(name in stopped.said for name in spoilt)
     assert not (tmp_path / "out").exists()
     baked = precompute_command(*command, "--skip-unreadable")
     assert baked.status == 0, baked.said
-    assert "cats: 7 unreadable pictures are left out" in baked.said
+    assert "cats: 8 unreadable pictures are left out" in baked.said
     assert all(name in baked.said for name in spoilt)
     left = read(cats, skip_unreadable=True)
     for split, images in before.splits.items():
@@ -362,6 +397,14 @@ def test_what_is_wrong_with_a_folder_is_said(wrong: str, cats: Path) -> None:
     spoil_it(cats)
     with pytest.raises(DataError, match=said):
         read(cats, skip_unreadable=True)
+
+
+def test_a_picture_that_is_too_thin_to_be_resized_is_unreadable(cats: Path) -> None:
+    Image.new("RGB", (30000, 1)).save(cats / "train" / "cat" / "flat.png")
+    Image.new("RGB", (1, 30000)).save(cats / "train" / "cat" / "thin.png")
+    with pytest.raises(DataError, match=r"2 of 10 pictures can't be read: .*flat\.png .*thin\.png .*would become "):
+        read(cats, image_size=224)
+    assert read(cats, image_size=224, skip_unreadable=True).splits["train"].labels_N.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("side", [0, -3, 5000])

@@ -14,6 +14,7 @@ from shards import DataError, MachineError
 from tests.asked import precompute_command
 
 SLOW = pytest.mark.slow  # importing datasets takes seconds
+IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +73,65 @@ def test_labels_may_be_numbers_or_words(
 def test_a_test_part_without_labels_is_left_out(
     datasets: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = np.zeros((3, 4, 4, 1), np.uint8)
     label = datasets.ClassLabel(names=["a", "b"])
     parts = {"train": [0, 1, 1], "test": [-1, -1, -1]}
     datasets.DatasetDict(
-        {name: as_dataset(datasets, images, labels, label) for name, labels in parts.items()}
+        {name: as_dataset(datasets, IMAGES, labels, label) for name, labels in parts.items()}
     ).save_to_disk(tmp_path / "set")
     assert list(read(tmp_path / "set").splits) == ["train"]
     assert "test is left out, since its labels are not given" in capsys.readouterr().err
+
+
+@SLOW
+def test_parts_may_number_the_classes_each_in_its_own_way(datasets: Any, tmp_path: Path) -> None:
+    """As `DatasetDict.class_encode_column` leaves them: a part that lacks a class numbers the others anew."""
+    words = {"train": ["cat", "dog", "eel"], "validation": ["eel", "cat", "cat"], "test": ["dog", "eel", "eel"]}
+    parts = {
+        name: as_dataset(datasets, IMAGES, labels, datasets.Value("string")).class_encode_column("label")
+        for name, labels in words.items()
+    }
+    assert parts["test"]["label"][:] == [0, 1, 1]
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    source = read(tmp_path / "set")
+    assert source.classes == ("cat", "dog", "eel")
+    for split, part in (("train", "train"), ("val", "validation"), ("test", "test")):
+        assert [source.classes[label] for label in source.splits[split].labels_N] == words[part]
+
+
+@SLOW
+def test_a_part_without_the_columns_is_left_out(
+    datasets: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = datasets.ClassLabel(names=["a", "b"])
+    train = as_dataset(datasets, IMAGES, [0, 1, 1], label)
+    parts = {"train": train, "test": train.remove_columns("label"), "valid": train.remove_columns(["image", "comment"])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    assert list(read(tmp_path / "set").splits) == ["train"]
+    said = capsys.readouterr().err
+    assert "test is left out, since it has no column 'label'" in said
+    assert "val is left out, since it has no column 'image'" in said
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"train": ["a", "b", None]},
+            "train has 1 pictures whose label in 'label' is missing or .*: None",
+        ),
+        ({"train": ["a", "b", "b"], "test": ["a", "c", "d"]}, "test has 2 pictures .* none of train's: 'c', 'd'"),
+        ({"train": ["a", "b", "b"], "test": ["c", "c", "c"]}, "test has 3 pictures .* none of train's: 'c'"),
+        ({"train": ["a", "b", "b"], "val": ["a"] * 3, "validation": ["b"] * 3}, "val and validation would be its val"),
+    ],
+)
+def test_labels_and_parts_that_would_be_lost_are_refused(
+    parts: dict[str, list[str | None]], said: str, datasets: Any, tmp_path: Path
+) -> None:
+    kept = {name: as_dataset(datasets, IMAGES, labels, datasets.Value("string")) for name, labels in parts.items()}
+    datasets.DatasetDict(kept).save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match=said):
+        read(tmp_path / "set")
 
 
 @SLOW
@@ -92,7 +144,7 @@ def test_what_is_no_data_set_of_pictures_is_said(datasets: Any, tmp_path: Path) 
         read(tmp_path / "texts")
     images = np.zeros((2, 4, 4, 1), np.uint8)
     as_dataset(datasets, images, [0, -1], datasets.ClassLabel(names=["a", "b"])).save_to_disk(tmp_path / "holes")
-    with pytest.raises(DataError, match="1 pictures whose label in 'label' is none"):
+    with pytest.raises(DataError, match="1 pictures whose label in 'label' is missing or none of train's: None"):
         read(tmp_path / "holes")
     as_dataset(datasets, images, [0, 0], datasets.ClassLabel(names=["a"])).save_to_disk(tmp_path / "one")
     with pytest.raises(DataError, match="expected at least two classes"):
