@@ -172,11 +172,13 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
     pool = None
     if arguments.dask:
         # Workers run elsewhere: no relative path, and pictures are decoded into their own temporary directory.
-        dataset, _, where = job.name.partition(":")
-        dataset += f":{Path(where).absolute() if Path(where).exists() else where}" if where else ""
-        directory = job.directory.absolute() if isinstance(job.directory, Path) else job.directory
         shared = SharedSet(
-            dataset, arguments.data_dir.absolute(), decoding(arguments, None), directory, job.plan.identity
+            _everywhere(job.name),
+            arguments.data_dir.absolute(),
+            decoding(arguments, None),
+            job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
+            job.plan.identity,
+            memory_of(arguments),
         )
         pool = functools.partial(bake_on_cluster, arguments.dask, shared)
     bake_source(
@@ -194,6 +196,15 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
         print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
     else:
         print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
+
+
+def _everywhere(name: str) -> str:
+    """Return the name of a data set as it means the same in any directory, and to any user."""
+    kind, colon, where = name.partition(":")
+    path = Path(where).expanduser()
+    # Braces and wildcards name files, too; hf: takes a path, or else a name on the hub.
+    is_path = colon and (kind != "hf" or path.is_dir())
+    return f"{kind}:{path.absolute()}" if is_path else name
 
 
 def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:
