@@ -147,7 +147,7 @@ def bake_there(shared: SharedSet, shard: Shard) -> None:
     """
     try:
         with _preparing:
-            baker = _baker(shared, shard.split, shard.image_shape)
+            baker = _baker(shared, shard)
         with _transforming if isinstance(baker, TransformBaker) else contextlib.nullcontext():
             Oven(shared.directory, shared.identity).bake(baker, shard, lambda _: None)
     except PrebakeError as error:
@@ -157,11 +157,17 @@ def bake_there(shared: SharedSet, shard: Shard) -> None:
         raise OSError(error.errno, words, error.filename) from None
 
 
-@functools.lru_cache(maxsize=1)
-def _baker(shared: SharedSet, split: str, image_shape: tuple[int, int, int]) -> Baker | TransformBaker:
-    plan, origin = _origin(shared)
-    shards = (shard for shard in plan.shards(split) if shard.image_shape == image_shape)
-    return baker_for(origin.source, origin.augmentation, plan, next(shards), memory=shared.memory)
+_bakers: dict[tuple[SharedSet, str, tuple[int, int, int]], Baker | TransformBaker] = {}
+
+
+def _baker(shared: SharedSet, shard: Shard) -> Baker | TransformBaker:
+    """Return the baker of the last call, or another one in its place, whose memory is free by then."""
+    key = shared, shard.split, shard.image_shape
+    if key not in _bakers:
+        _bakers.clear()
+        plan, origin = _origin(shared)
+        _bakers[key] = baker_for(origin.source, origin.augmentation, plan, shard, memory=shared.memory)
+    return _bakers[key]
 
 
 @functools.lru_cache(maxsize=1)

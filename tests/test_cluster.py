@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import precompute.__main__
-from precompute.cluster import SharedSet, _baker, _origin, bake_there
+from precompute.cluster import SharedSet, _bakers, _origin, bake_there
 from precompute.decode import Decoding
 from precompute.progress import Progress
 from precompute.sources import SourceData, load
@@ -74,7 +74,7 @@ def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
     """A set of digits of which the manifest alone stands there."""
     (tmp_path / "manifest.json").write_bytes((baked.path / "manifest.json").read_bytes())
     _origin.cache_clear()
-    _baker.cache_clear()
+    _bakers.clear()
     return SharedSet("digits", tmp_path / "none", Decoding(), tmp_path, baked.plan.identity, None)
 
 
