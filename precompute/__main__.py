@@ -16,7 +16,7 @@ from precompute.cluster import SharedSet, bake_on_cluster, check_scheduler
 from precompute.elsewhere import check_writable
 from precompute.existing import settle
 from precompute.options import add_memory_option, add_source_options, decoding, memory_of
-from precompute.plan import Estimate, check_space, estimate, make_plan
+from precompute.plan import Estimate, check_choices, check_space, estimate, make_plan
 from precompute.progress import gigabytes
 from precompute.repair import main as repair_main
 from precompute.sources import DATASETS, OWN, SourceData, hold_out, is_own, load
@@ -83,19 +83,8 @@ def main() -> None:
         COMMANDS[sys.argv[1]](sys.argv[2:])
         return
     arguments = parser().parse_args()
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
     task = _task(arguments)
-    check_writable(arguments.out)
-    unknown = [name for name in arguments.dataset if name not in DATASETS and not is_own(name)]
-    if unknown:
-        raise UsageError(
-            f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}, and your own as "
-            + ", ".join(f"{kind}:{own.where}" for kind, own in OWN.items())
-        )
-    memory_of(arguments)
-    if arguments.dask and not arguments.dry_run:
-        check_scheduler(arguments.dask)
+    _check(arguments)
     # Everything is checked before the first byte is written.
     jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
     twice = [name for name, times in Counter(job.plan.source.name for job in jobs).items() if times > 1]
@@ -115,6 +104,25 @@ def main() -> None:
                 _bake_task(job, task, arguments)
             else:
                 _bake(job, arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse whatever can be told to be wrong before pictures are decoded, which may take hours."""
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
+    check_writable(arguments.out)
+    unknown = [name for name in arguments.dataset if name not in DATASETS and not is_own(name)]
+    if unknown:
+        raise UsageError(
+            f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}, and your own as "
+            + ", ".join(f"{kind}:{own.where}" for kind, own in OWN.items())
+        )
+    memory_of(arguments)
+    check_choices(arguments.epochs, arguments.dtype, arguments.seed)
+    if not 0 <= arguments.val_fraction < 1:
+        raise UsageError(f"--val-fraction: expected a fraction between 0 and 1, found {arguments.val_fraction}")
+    if arguments.dask and not arguments.dry_run:
+        check_scheduler(arguments.dask)
 
 
 @dataclass(frozen=True)
@@ -172,11 +180,13 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
     pool = None
     if arguments.dask:
         # Workers run elsewhere: no relative path, and pictures are decoded into their own temporary directory.
-        dataset, _, where = job.name.partition(":")
-        dataset += f":{Path(where).absolute() if Path(where).exists() else where}" if where else ""
-        directory = job.directory.absolute() if isinstance(job.directory, Path) else job.directory
         shared = SharedSet(
-            dataset, arguments.data_dir.absolute(), decoding(arguments, None), directory, job.plan.identity
+            _everywhere(job.name),
+            arguments.data_dir.absolute(),
+            decoding(arguments, None),
+            job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
+            job.plan.identity,
+            memory_of(arguments),
         )
         pool = functools.partial(bake_on_cluster, arguments.dask, shared)
     bake_source(
@@ -194,6 +204,15 @@ def _bake(job: Job, arguments: argparse.Namespace) -> None:
         print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
     else:
         print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
+
+
+def _everywhere(name: str) -> str:
+    """Return the name of a data set as it means the same in any directory, and to any user."""
+    kind, colon, where = name.partition(":")
+    path = Path(where).expanduser()
+    # Braces and wildcards name files, too; hf: takes a path, or else a name on the hub.
+    is_path = colon and (kind != "hf" or path.is_dir())
+    return f"{kind}:{path.absolute()}" if is_path else name
 
 
 def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:

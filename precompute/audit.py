@@ -80,7 +80,7 @@ def audit(
     if test is not None:
         splits["test"] = checked_images(*test, "test images")
     names = tuple(classes) if classes is not None else data.classes
-    origin = match_origin(data, SourceData(data.name, names, splits))
+    origin = match_origin(data.place, data.plan, SourceData(data.name, names, splits))
     found = _audit(data, origin, sample, seed)
     remedy = "remove the indexes (.json) of those that differ, and call precompute.bake() with the same arrays"
     _refuse(data, found, f"Bake them anew: {remedy}")

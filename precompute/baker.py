@@ -1,6 +1,7 @@
 """Bakers: what fills the records of one split."""
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -147,11 +148,21 @@ def baker_for(
     return Baker(images, augmentation, plan, workers, memory)
 
 
-@functools.lru_cache(maxsize=2)  # many shards are of one epoch, and workers are in two at most
+_drawing = threading.Lock()  # all threads begin an epoch at once, and each would make and hold its own
+
+
 def _draws(
     train: bool, epoch: int, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
 ) -> tuple[NDArray[np.int64], Draw]:
     """Return the epoch's order, and the draw of every source index; held-out splits keep their order."""
+    with _drawing:
+        return _drawn(train, epoch, augmentation, seed, shape, count)
+
+
+@functools.lru_cache(maxsize=2)  # many shards are of one epoch, and workers are in two at most
+def _drawn(
+    train: bool, epoch: int, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
+) -> tuple[NDArray[np.int64], Draw]:
     ordered = order(seed, epoch, count) if train else np.arange(count)
     height, width, channels = shape
     return ordered, draw(augmentation, seed, epoch, 0, count, (height, width, channels))

@@ -22,11 +22,10 @@ from precompute.origin import Origin, match_origin
 from precompute.oven import Oven
 from precompute.progress import Progress
 from precompute.sources import load
-from shards import ShardSet
 from shards.command import say
 from shards.errors import DataError, MachineError, PrebakeError, UsageError
 from shards.files import Place
-from shards.plan import Shard
+from shards.plan import Plan, Shard
 
 __all__ = ["SharedSet", "bake_on_cluster", "bake_there", "check_scheduler"]
 
@@ -44,6 +43,7 @@ class SharedSet:
         how: pictures are decoded.
         directory: the set.
         identity: of its plan.
+        memory: bytes that each worker process may hold; None: half of what its machine has.
     """
 
     dataset: str
@@ -51,6 +51,7 @@ class SharedSet:
     how: Decoding
     directory: Place
     identity: str
+    memory: int | None
 
 
 def bake_on_cluster(address: str, shared: SharedSet, todo: Sequence[Shard], progress: Progress) -> None:
@@ -146,7 +147,7 @@ def bake_there(shared: SharedSet, shard: Shard) -> None:
     """
     try:
         with _preparing:
-            baker = _baker(shared, shard.split, shard.image_shape)
+            baker = _baker(shared, shard)
         with _transforming if isinstance(baker, TransformBaker) else contextlib.nullcontext():
             Oven(shared.directory, shared.identity).bake(baker, shard, lambda _: None)
     except PrebakeError as error:
@@ -156,20 +157,26 @@ def bake_there(shared: SharedSet, shard: Shard) -> None:
         raise OSError(error.errno, words, error.filename) from None
 
 
-@functools.lru_cache(maxsize=1)
-def _baker(shared: SharedSet, split: str, image_shape: tuple[int, int, int]) -> Baker | TransformBaker:
-    data, origin = _origin(shared)
-    shards = (shard for shard in data.plan.shards(split) if shard.image_shape == image_shape)
-    return baker_for(origin.source, origin.augmentation, data.plan, next(shards))
+_bakers: dict[tuple[SharedSet, str, tuple[int, int, int]], Baker | TransformBaker] = {}
+
+
+def _baker(shared: SharedSet, shard: Shard) -> Baker | TransformBaker:
+    """Return the baker of the last call, or another one in its place, whose memory is free by then."""
+    key = shared, shard.split, shard.image_shape
+    if key not in _bakers:
+        _bakers.clear()
+        plan, origin = _origin(shared)
+        _bakers[key] = baker_for(origin.source, origin.augmentation, plan, shard, memory=shared.memory)
+    return _bakers[key]
 
 
 @functools.lru_cache(maxsize=1)
-def _origin(shared: SharedSet) -> tuple[ShardSet, Origin]:
-    """Open the set and load its source, once in a process; both must be those that are meant."""
+def _origin(shared: SharedSet) -> tuple[Plan, Origin]:
+    """Read the set's plan and load its source, once in a process; both must be those that are meant."""
     try:
-        data = ShardSet(shared.directory)
-        if data.plan.identity != shared.identity:
+        plan = Plan.read(shared.directory)
+        if plan.identity != shared.identity:
             raise DataError(f"{shared.directory}: of another plan ({shared.identity} expected)")
-        return data, match_origin(data, load(shared.dataset, shared.data_dir, shared.how))
+        return plan, match_origin(shared.directory, plan, load(shared.dataset, shared.data_dir, shared.how))
     except DataError as error:
         raise DataError(f"{error}. Workers must see --out and --data-dir under the same paths") from None

@@ -3,23 +3,39 @@
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["resident_bytes", "usual_bytes"]
 
 STATM = Path("/proc/self/statm")
-# What a container may take at most, as cgroups of version 2 and 1 have it.
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+GROUPS, LIMITS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def usual_bytes() -> int:
-    """Return half of what this machine, or this container, has."""
+    """Return half of what this process may take: the machine, or what a container, Slurm or systemd grants of it."""
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in LIMITS:
+    for limit in _limits():
         text = limit.read_text().strip() if limit.is_file() else ""
         if text.isdecimal():
             most = min(most, int(text))
     return most // 2
+
+
+def _limits() -> Iterator[Path]:
+    """Yield where limits may stand: of this process's control group and of all above it, in versions 2 and 1."""
+    lines = GROUPS.read_text(errors="surrogateescape").splitlines() if GROUPS.is_file() else []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            top, name = LIMITS, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = LIMITS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # A container may see the name of its group, and at the top the group itself.
+        parts = [part for part in group.split("/") if part]
+        yield from (top.joinpath(*parts[:depth], name) for depth in range(len(parts) + 1))
 
 
 def resident_bytes() -> int:

@@ -10,7 +10,8 @@ from precompute.plan import make_plan
 from precompute.sources import DATASETS, OWN, cut_off, load
 from shards import ShardSet
 from shards.errors import DataError, UsageError
-from shards.plan import MANIFEST, differences
+from shards.files import Place
+from shards.plan import MANIFEST, Plan, differences
 
 __all__ = ["Origin", "find_origin", "match_origin"]
 
@@ -45,16 +46,16 @@ def find_origin(data: ShardSet, dataset: str | None, data_dir: Path, how: Decodi
             "Where it was arrays, call precompute.bake() with the same ones to repair it, precompute.audit() to audit"
         )
     source = load(dataset or data.name, data_dir, how)
-    return match_origin(data, replace(source, name=data.name))  # a folder may have been renamed
+    return match_origin(data.place, data.plan, replace(source, name=data.name))  # a folder may have been renamed
 
 
-def match_origin(data: ShardSet, source: SourceData) -> Origin:
-    """Cut and plan a source as a manifest says, and hold that plan against the manifest.
+def match_origin(directory: Place, plan: Plan, source: SourceData) -> Origin:
+    """Cut and plan a source as the manifest in a directory says, and hold that plan against the manifest's.
 
     Raises:
         DataError: the manifest asks for what this release does not know, or differs; the message names what.
     """
-    plan, manifest = data.plan, data.path / MANIFEST
+    manifest = directory / MANIFEST
     augmentation = Augmentation.from_json(plan.augmentation, f"{manifest}: augmentation")
     held_out = plan.splits["val"][0].samples if "val" in plan.splits else 0
     images = len(source.splits["train"].labels_N)

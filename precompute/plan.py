@@ -17,7 +17,7 @@ from shards.files import Place, present
 from shards.plan import MOST_EPOCHS, MOST_SEED, NAME, Epoch, Plan, Shard, Source
 from shards.record import ENCODINGS
 
-__all__ = ["Estimate", "check_space", "estimate", "make_plan", "out_of_space"]
+__all__ = ["Estimate", "check_choices", "check_space", "estimate", "make_plan", "out_of_space"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,8 @@ class Estimate:
     free_bytes: int | None
 
 
-def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encoding: str, seed: int) -> Plan:
-    """Plan the shard set of a source.
-
-    Raises:
-        UsageError: a value outside its range.
-    """
-    epochs, seed = _whole("--epochs", epochs), _whole("--seed", seed)
+def check_choices(epochs: int, encoding: str, seed: int) -> None:
+    """Raise UsageError where one of them is outside its range, whatever the source."""
     if epochs < 1:
         raise UsageError(f"--epochs: expected at least 1, found {epochs}")
     if epochs > MOST_EPOCHS:
@@ -49,6 +44,16 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
         raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
     if encoding not in ENCODINGS:
         raise UsageError(f"--dtype: expected one of {', '.join(ENCODINGS)}, found {encoding!r}")
+
+
+def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encoding: str, seed: int) -> Plan:
+    """Plan the shard set of a source.
+
+    Raises:
+        UsageError: a value outside its range, or more of something than readers take.
+    """
+    epochs, seed = _whole("--epochs", epochs), _whole("--seed", seed)
+    check_choices(epochs, encoding, seed)
     if not NAME.fullmatch(source.name):
         raise UsageError(f"name: expected {NAME.pattern}, since it becomes a part of file names, found {source.name!r}")
     if not all(isinstance(name, str) for name in source.classes):
@@ -61,7 +66,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
             "take an augmentation without one"
         )
     mean, deviation = channel_statistics(train)
-    return Plan(
+    plan = Plan(
         source=Source(
             name=source.name,
             classes=source.classes,
@@ -78,6 +83,8 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, encod
             for name, split in source.splits.items()
         },
     )
+    plan.to_bytes()  # which refuses what is too large
+    return plan
 
 
 def _shapes(shape: tuple[int, ...], augmentation: Augmentation, epochs: int) -> list[tuple[int, int, int]]:

@@ -74,7 +74,7 @@ def there(root: Path, tmp_path: Path) -> Path:
         ("--epochs 1.5", "argument --epochs: invalid int value: '1.5'"),
         ("--epochs 1 --seed -1", "--seed: expected 0 to 2^63 - 1, found -1"),
         ("--epochs 1 --seed 9223372036854775808", "--seed: expected 0 to 2^63 - 1, found 9223372036854775808"),
-        ("--epochs 1 --val-fraction 1", "--val-fraction: expected a fraction between 0 and 1 of 1500 images, found 1"),
+        ("--epochs 1 --val-fraction 1", "--val-fraction: expected a fraction between 0 and 1, found 1"),
         ("--epochs 1 --val-fraction nan", "--val-fraction: expected a fraction between 0 and 1"),
         ("--epochs 1 --val-fraction -0.1", "--val-fraction: expected a fraction between 0 and 1"),
         ("--epochs 1 --val-fraction 1e-9", "--val-fraction: expected a fraction between 0 and 1"),

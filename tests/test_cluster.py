@@ -1,26 +1,37 @@
 """Baking on Dask's workers: the bytes of a local bake whatever dies, and our own errors."""
 
+import contextlib
 import importlib.util
 import platform
 import random
 import re
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from precompute.cluster import SharedSet, _baker, _origin, bake_there
+import precompute.__main__
+from precompute.cluster import SharedSet, _bakers, _origin, bake_there
 from precompute.decode import Decoding
+from precompute.progress import Progress
 from precompute.sources import SourceData, load
-from shards import DataError, ShardSet
+from shards import DataError, MachineError, ShardSet
+from shards.command import run_command
 from shards.lock import is_held
+from shards.plan import Shard
+from shards.remote import Remote
 from tests.clusters import cluster
+from tests.servers import environment, s3
 from tests.sessions import Session
+from tests.shaky import Shaky
 from tests.small import files
+from tests.test_servers import there
+from tests.test_tars import png, write_tar
 
 DASK = [
     pytest.mark.slow,
@@ -63,8 +74,8 @@ def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
     """A set of digits of which the manifest alone stands there."""
     (tmp_path / "manifest.json").write_bytes((baked.path / "manifest.json").read_bytes())
     _origin.cache_clear()
-    _baker.cache_clear()
-    return SharedSet("digits", tmp_path / "none", Decoding(), tmp_path, baked.plan.identity)
+    _bakers.clear()
+    return SharedSet("digits", tmp_path / "none", Decoding(), tmp_path, baked.plan.identity, None)
 
 
 def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_bake(
@@ -81,6 +92,54 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
         list(pool.map(lambda shard: bake_there(shared, shard), baked.plan.shards() * 2))
     assert loaded == ["digits"]
     assert files(tmp_path) == files(baked.path)
+
+
+def test_a_worker_bakes_to_a_store_elsewhere_and_needs_no_home_for_a_cache(
+    shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.cache._home", homeless)
+    Shaky.clear()
+    elsewhere = Remote("shaky://bucket/set")
+    (elsewhere / "manifest.json").write((baked.path / "manifest.json").read_bytes())
+    for shard in baked.plan.shards():
+        bake_there(replace(shared, directory=elsewhere), shard)
+    assert Shaky("x").names("bucket/set") == files(baked.path)
+    Shaky.clear()
+
+
+def homeless() -> Path:
+    raise MachineError("no home directory")
+
+
+@pytest.mark.parametrize("where", ["pictures/{train,test}.tar", "pictures/t*.tar", "pictures"])
+def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "worker").mkdir()
+    for name in ("train", "test"):
+        members = {f"{n}.{end}": data for n in range(4) for end, data in (("png", png(n)), ("cls", b"%d" % (n % 2)))}
+        write_tar(tmp_path / "pictures" / f"{name}.tar", members)
+
+    def on_a_worker(_address: str, shared: SharedSet, todo: Sequence[Shard], _progress: Progress) -> None:
+        monkeypatch.chdir(tmp_path / "worker")
+        for shard in todo:
+            bake_there(shared, shard)
+        monkeypatch.chdir(tmp_path)
+
+    def bake(out: str, *options: str) -> dict[str, bytes]:
+        monkeypatch.chdir(tmp_path)
+        arguments = ["--dataset", f"webdataset:{where}", "--epochs", "1", "--memory", "1", "--out", out, *options]
+        monkeypatch.setattr(sys, "argv", ["precompute", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run_command(precompute.__main__.main)
+        assert ended.value.code == 0
+        return files(tmp_path / out / "pictures")
+
+    monkeypatch.setattr("precompute.__main__.check_scheduler", lambda _address: None)
+    monkeypatch.setattr("precompute.__main__.bake_on_cluster", on_a_worker)
+    monkeypatch.setattr("precompute.baker.usual_bytes", lambda: pytest.fail("--memory was forgotten"))
+    assert bake("far", "--dask", "tcp://nobody:1") == bake("here")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +191,23 @@ def test_workers_killed_at_random_points_leave_the_bytes_of_a_local_bake(
             assert (code, said) == (0, f"digits: {EPOCHS} epochs of 1500 images in {out / 'digits'}\n"), err
             assert files(out / "digits") == files(whole)
     record_property("cases", killed)
+
+
+@dask
+def test_a_cluster_bakes_to_s3_the_bytes_of_a_local_bake(whole: Path, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as servers:
+        try:
+            port = servers.enter_context(s3(tmp_path / "s3"))
+        except MachineError as error:
+            pytest.skip(str(error))
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment(port).items():
+                patch.setenv(name, value)
+            found = servers.enter_context(cluster(tmp_path / "cluster", 2))
+            options = ("--dataset", "digits", "--epochs", EPOCHS, "--out", "s3://bucket/far", "--dask", found.address)
+            code, said, err = Session.start("precompute", *options).ended(PATIENCE)
+        assert (code, said) == (0, f"digits: {EPOCHS} epochs of 1500 images in s3://bucket/far/digits\n"), err
+        assert there(port, "far/digits") == files(whole)
 
 
 @dask

@@ -104,6 +104,29 @@ def test_wrong_options_exit_with_2_and_write_nothing(arguments: str, said: str, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--dtype", "float64"),
+        ("--seed", "-1"),
+        ("--epochs", "9000"),
+        ("--val-fraction", "2"),
+        ("--val-fraction", "nan"),
+        ("--resize", "16:5,24:5"),
+    ],
+)
+def test_options_are_checked_before_pictures_are_looked_for(wrong: tuple[str, str], tmp_path: Path) -> None:
+    done = run("precompute", "--dataset", f"folder:{tmp_path / 'none'}", "--epochs", "1", *wrong, "--out", tmp_path)
+    assert (done.returncode, f"error: {wrong[0]}: " in done.stderr) == (2, True), done.stderr
+
+
+def test_a_dry_run_refuses_more_shards_than_readers_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.plan.MOST_SHARDS", 3)
+    assert precompute_digits(tmp_path, "--epochs", "2", "--dry-run").returncode == 0
+    done = precompute_digits(tmp_path, "--epochs", "3", "--dry-run")
+    assert (done.returncode, "error: expected at most 3 shards, found 4" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_dry_run_says_the_exact_bytes_and_writes_nothing(done: Path) -> None:
     said = json.loads((done.parent / "dry.json").read_text())
     assert said["size_bytes"] == said["planned_bytes"] == archives(done)

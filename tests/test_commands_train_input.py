@@ -294,3 +294,22 @@ def test_locale_c_and_names_with_spaces_and_foreign_letters_change_nothing(shard
     assert codes == b"[0, 0, 2, 3]", done.stderr
     assert json.loads(summary) == summary_of(the_run(runs))
     assert done.stderr.splitlines()[-1].startswith(b"error: --shards: no directory named ")
+
+
+def test_a_user_without_a_home_directory_trains_on_from_shards_on_this_machine(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache is for what comes by URL; an option of it that is wrong is refused all the same."""
+
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # its drawings take time
+    # The first trains the rest of the run; the second finds nothing left to do.
+    for again in (("--resume", scene.run), (*scene.options, "--resume", "auto")):
+        refused = scene.command(*again, "--cache-size", "10 apples")
+        assert (refused.code, "--cache-size: expected a size" in refused.err) == (2, True), refused.err
+        ended = scene.command(*again)
+        assert ended.code == 0, ended.err

@@ -3,6 +3,10 @@
 import os
 import resource
 import sys
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import precompute
+from precompute.augment import Draw, VariantStore, draw
 from precompute.bake import bake_source
+from precompute.baker import baker_for
+from precompute.cluster import SharedSet, bake_there
+from precompute.decode import Decoding
 from precompute.images import Images, SourceData, channel_statistics, sha256
 from precompute.memory import usual_bytes
 from precompute.pixels import Chosen, PixelFile, blocks
 from precompute.plan import make_plan
 from shards import UsageError
+from shards.plan import Shard
 from shards.sizes import size_bytes
-from tests.small import IMAGES, LABELS, bake, files
+from tests.small import AUGMENTATION, IMAGES, LABELS, bake, files, source_and_plan
 from tests.trials import trial
 
 COUNT = len(IMAGES)
@@ -118,9 +127,87 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         size_bytes(text, "--memory")
 
 
-def test_half_of_a_container_s_limit_is_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "memory.max").write_text("1000000\n")
-    monkeypatch.setattr("precompute.memory.LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
-    assert usual_bytes() == 500_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert usual_bytes() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+@pytest.mark.parametrize(
+    ("groups", "limits", "usual"),
+    [
+        ("0::/\n", {"memory.max": "1000000"}, 500_000),  # a container
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/slurm/job:1/step\n", {"slurm/memory.max": "max", "slurm/job:1/memory.max": "600000"}, 300_000),
+        ("0::/user/tool.scope\n", {"user/memory.max": "800000", "user/tool.scope/memory.max": "900000"}, 400_000),
+        (
+            "5:cpu:/\n4:cpuset,memory:/slurm/job\n0::/\n",
+            {"memory/memory.limit_in_bytes": str(2**63 - 4096), "memory/slurm/job/memory.limit_in_bytes": "70000"},
+            35_000,
+        ),
+        ("4:memory:/not/seen/here\n", {"memory/memory.limit_in_bytes": "5000"}, 2_500),
+        ("0::/\n", {"other/memory.max": "5000"}, None),
+        (None, {}, None),
+    ],
+)
+def test_half_of_what_limits_this_process_is_usual(
+    groups: str | None, limits: dict[str, str], usual: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits of control groups: of its own and of those above it, in both versions."""
+    if groups is not None:
+        (tmp_path / "cgroup").write_text(groups)
+    for name, limit in limits.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    monkeypatch.setattr("precompute.memory.GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr("precompute.memory.LIMITS", tmp_path / "fs")
+    assert usual_bytes() == (usual or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def test_threads_that_begin_an_epoch_together_draw_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, threads, barrier = [], 4, threading.Barrier(4)
+
+    def drawing(*arguments: Any) -> Draw:
+        drawn.append(arguments)
+        time.sleep(0.05)
+        return draw(*arguments)
+
+    def begin(shard: Shard) -> None:
+        barrier.wait()
+        baker.filler(shard)
+
+    source, plan = source_and_plan(epochs=1, seed=11)
+    (shard,) = plan.shards("train")
+    baker = baker_for(source, AUGMENTATION, plan, shard)
+    monkeypatch.setattr("precompute.baker.draw", drawing)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(begin, [shard] * threads))
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("where", ["here", "on a worker"])
+def test_a_split_s_images_are_let_go_before_the_next_one_s_are_held_against_the_memory(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    held = []
+
+    class Watched(VariantStore):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            alive.add(self)
+
+    def resident() -> int:
+        held.append(len(alive))
+        return 0
+
+    data = bake(tmp_path / "set", epochs=1)
+    source, _ = source_and_plan(epochs=1)
+    for path in data.path.glob("*-*"):
+        path.unlink()
+    monkeypatch.setattr("precompute.baker.VariantStore", Watched)
+    monkeypatch.setattr("precompute.baker.resident_bytes", resident)
+    if where == "here":
+        bake(data.path, epochs=1)
+    else:
+        monkeypatch.setattr("precompute.cluster.load", lambda *_: source)
+        shared = SharedSet(str(tmp_path), tmp_path, Decoding(), data.path, data.plan.identity, None)
+        for shard in data.plan.shards():
+            bake_there(shared, shard)
+    assert data.missing() == []
+    assert held == [0, 0, 0]  # test, val and train

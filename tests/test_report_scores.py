@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from train.evaluate import Predictions
-from train.report.scores import ClassScore, class_scores, confident_mistakes, confusion_matrix, confusions
+from train.report.scores import ClassScore, Confusion, class_scores, confident_mistakes, confusions
 
 LABELS = [0, 0, 0, 1, 1, 2]
 SAID = [0, 1, 1, 1, 0, 1]
@@ -20,12 +20,26 @@ def predictions() -> Predictions:
     return Predictions("test", torch.tensor(LABELS), probabilities.log(), None)
 
 
+def counted(matrix: list[list[int]]) -> Confusion:
+    cells = np.array(matrix)
+    true, said = cells.nonzero()
+    return Confusion(len(cells), true, said, cells[true, said])
+
+
 def test_a_confusion_matrix_counts_true_in_rows_and_said_in_columns() -> None:
-    assert confusion_matrix(predictions()).tolist() == [[1, 2, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    found = Confusion.of(predictions())
+    assert found.matrix().tolist() == [[1, 2, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert len(found.images_M) == 5
+
+
+def test_a_confusion_matrix_may_sum_up_several_classes_in_a_cell() -> None:
+    found = Confusion.of(predictions())
+    assert found.matrix(2).tolist() == [[5, 0], [1, 0]]
+    assert found.matrix(3).tolist() == [[6, 0], [0, 0]]
 
 
 def test_the_scores_of_classes_are_shares_of_rows_and_columns() -> None:
-    assert class_scores(confusion_matrix(predictions())) == [
+    assert class_scores(Confusion.of(predictions())) == [
         ClassScore(0, 3, 1 / 3, 1 / 2, (1, 2)),
         ClassScore(1, 2, 1 / 2, 1 / 4, (0, 1)),
         ClassScore(2, 1, 0.0, None, (1, 1)),
@@ -34,14 +48,20 @@ def test_the_scores_of_classes_are_shares_of_rows_and_columns() -> None:
 
 
 def test_a_class_that_is_mostly_right_is_named_for_its_mistakes() -> None:
-    first, second = class_scores(np.array([[5, 2], [0, 3]]))
+    first, second = class_scores(counted([[5, 2], [0, 3]]))
     assert (first.mistaken_for, second.mistaken_for) == ((1, 2), None)
 
 
 def test_confusions_come_most_frequent_first_and_those_that_never_were_do_not() -> None:
-    assert confusions(confusion_matrix(predictions()), 10) == [(0, 1, 2), (1, 0, 1), (2, 1, 1)]
-    assert confusions(confusion_matrix(predictions()), 1) == [(0, 1, 2)]
-    assert confusions(np.diag([3, 4]), 10) == []
+    assert confusions(Confusion.of(predictions()), 10) == [(0, 1, 2), (1, 0, 1), (2, 1, 1)]
+    assert confusions(Confusion.of(predictions()), 1) == [(0, 1, 2)]
+    assert confusions(counted([[3, 0], [0, 4]]), 10) == []
+
+
+def test_of_mistakes_that_are_as_frequent_the_first_classes_come_first() -> None:
+    found = counted([[1, 2, 2], [3, 0, 2], [2, 3, 9]])
+    assert confusions(found, 4) == [(1, 0, 3), (2, 1, 3), (0, 1, 2), (0, 2, 2)]
+    assert [score.mistaken_for for score in class_scores(found)] == [(1, 2), (0, 3), (1, 3)]
 
 
 def test_the_surest_mistakes_come_first() -> None:

@@ -55,7 +55,7 @@ def jobs(arguments: argparse.Namespace, world: World = ALONE) -> list[Job]:
             )
         _wait_for_manifest(arguments.shards, arguments.dataset)
     found = []
-    for data in find(arguments.shards, arguments.dataset, _cache(arguments)):
+    for data in find(arguments.shards, arguments.dataset, _cache(arguments, arguments.shards)):
         for settings in repeated(_settings(data, arguments), arguments.runs):
             run = Run.named(arguments.out or RUNS, _fixed(data, settings))
             if arguments.resume:
@@ -67,9 +67,10 @@ def jobs(arguments: argparse.Namespace, world: World = ALONE) -> list[Job]:
     return found
 
 
-def _cache(arguments: argparse.Namespace) -> Cache:
+def _cache(arguments: argparse.Namespace, root: Place) -> Cache | None:
+    """Return the cache that the options ask for; shards that are here need none, nor a home where it could be."""
     size = None if arguments.cache_size is None else size_bytes(arguments.cache_size, "--cache-size")
-    return Cache.default(arguments.cache, size)
+    return Cache.default(arguments.cache, size) if isinstance(root, Remote) else None
 
 
 def job_of(run: Run, shards: Place, arguments: argparse.Namespace, world: World = ALONE) -> Job:
@@ -90,7 +91,8 @@ def job_of(run: Run, shards: Place, arguments: argparse.Namespace, world: World 
     settings = _noted(run)
     _refuse_other_options(run, settings, arguments)
     run.refuse_diverged()
-    (data,) = find(arguments.shards or shards, [str(run.settings.get("dataset"))], _cache(arguments))
+    root = arguments.shards or shards
+    (data,) = find(root, [str(run.settings.get("dataset"))], _cache(arguments, root))
     _check(data, settings, follow=arguments.follow)
     world.check(settings, data.samples("train"))
     there = _fixed(data, settings)

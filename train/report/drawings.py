@@ -53,8 +53,14 @@ def draw_schedule(recipe: Recipe, steps: int) -> bytes:
     return _saved(figure)
 
 
-def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
-    """Draw a confusion matrix, (true, said), as a PNG: the stronger a cell, the larger its share of the row."""
+def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str], each: int) -> bytes:
+    """Draw a confusion matrix, (true, said), as a PNG: the stronger a cell, the larger its share of the row.
+
+    Args:
+        matrix: at most some 1000 x 1000 cells, for each of which drawing takes a hundred bytes and more.
+        classes: their names.
+        each: how many classes a cell sums up, in both directions.
+    """
     from matplotlib.figure import Figure
 
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -65,9 +71,11 @@ def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     figure = Figure(figsize=(7, 7))
     axes = figure.add_axes((0.2, 0.18, 0.78, 0.78) if labelled else (0.09, 0.08, 0.89, 0.89))
     _grey(axes)
-    axes.imshow(cells)
-    axes.set_xlabel("said", color=GREY, size=14)
-    axes.set_ylabel("true", color=GREY, size=14)
+    end = len(matrix) * each - 0.5
+    axes.imshow(cells, extent=(-0.5, end, end, -0.5))
+    summed = f" ({each} classes a cell)" if each > 1 else ""
+    axes.set_xlabel(f"said{summed}", color=GREY, size=14)
+    axes.set_ylabel(f"true{summed}", color=GREY, size=14)
     if labelled:
         names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in classes]
         # Names are words, in which a dollar begins no formula.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from train.report import page, words
 from train.report.drawings import draw_accuracy, draw_confusion, draw_loss, draw_schedule
 from train.report.record import Record
 from train.report.samples import at_positions, baked_variants
-from train.report.scores import ClassScore, confident_mistakes, confusions
+from train.report.scores import ClassScore, Confusion, confident_mistakes, confusions
 from train.report.tiles import Tile, heated, sheet, tile
 
 __all__ = [
@@ -43,6 +42,7 @@ MISTAKES, CONFUSIONS = 24, 10
 ALL_CLASSES, WORST, BEST = 30, 20, 5  # rows of the table of classes
 FEW_CLASSES, EXAMPLES = 10, 3  # heat maps of a class: three where classes are few, else one
 MOST_MAPPED = 100
+MOST_CELLS = 1000  # along a side of the picture of the matrix, which has fewer pixels
 
 
 def top(record: Record, hints: Sequence[str]) -> str:
@@ -125,7 +125,7 @@ def _raw(data: ShardSet, predictions: Predictions | None, files: Files) -> str:
 
 def classes(
     names: Sequence[str],
-    matrix: np.ndarray[Any, np.dtype[np.int64]],
+    confusion: Confusion,
     scores: Sequence[ClassScore],
     split: str,
     files: Files,
@@ -150,14 +150,17 @@ def classes(
     ]
     table = page.table(["class", "images", "recognized", "precision", "most often taken for"], rows)
     often: list[list[str | float | None]] = [
-        [names[true], names[said], f"{count:,}"] for true, said, count in confusions(matrix, CONFUSIONS)
+        [names[true], names[said], f"{count:,}"] for true, said, count in confusions(confusion, CONFUSIONS)
     ]
     matrix_side = ""
     if drawn:
-        files["confusion.png"] = draw_confusion(matrix, names)
+        each = -(-len(names) // MOST_CELLS)
+        files["confusion.png"] = draw_confusion(confusion.matrix(each), names, each)
         matrix_side = page.image(
             files["confusion.png"], "confusion matrix; the table beside it has its largest mistakes"
         )
+        if each > 1:
+            matrix_side += page.paragraph(f"A cell of the picture stands for {each} x {each} classes.")
     frequent = f"<h3>Most frequent confusions</h3>{page.table(['true', 'said', 'images'], often)}" if often else ""
     return page.section("Classes", page.paragraph(note), table) + page.section(
         "Confusion matrix", f'<div class="side"><div>{matrix_side}</div><div>{frequent}</div></div>'

@@ -12,7 +12,7 @@ from train.report import page, sections
 from train.report.hints import Facts, hints
 from train.report.record import Record
 from train.report.samples import input_statistics
-from train.report.scores import ClassScore, class_scores, confusion_matrix
+from train.report.scores import ClassScore, Confusion, class_scores
 
 __all__ = ["write_report"]
 
@@ -39,18 +39,18 @@ def write_report(record: Record, data: ShardSet, model: nn.Module, predictions: 
             "they need matplotlib: pip install -e '.[report]'"
         )
     files: sections.Files = {}
-    matrix = confusion_matrix(predictions) if predictions else None
-    scores = class_scores(matrix) if matrix is not None else []
+    confusion = Confusion.of(predictions) if predictions else None
+    scores = class_scores(confusion) if confusion else []
     parts = [sections.top(record, hints(_facts(record, data, scores)))]
     if drawn:
         steps = data.samples("train") // record.settings["recipe"]["batch_size"] * len(record.epochs)
         parts.append(sections.curves(record, steps, files))
     parts.append(sections.augmentation(record, data, predictions, files))
-    if predictions is None or matrix is None:
+    if predictions is None or confusion is None:
         parts.append(page.section("Classes", page.paragraph("The shards hold no test split: nothing was evaluated.")))
     else:
         parts += [
-            sections.classes(data.classes, matrix, scores, predictions.split, files, drawn=drawn),
+            sections.classes(data.classes, confusion, scores, predictions.split, files, drawn=drawn),
             sections.mistakes(data, predictions, files),
             sections.heat(data, model, predictions, scores, files),
         ]
