@@ -141,9 +141,7 @@ def test_overwrite_replaces_another_plan_and_goes_on_with_the_same(done: Path, t
 
 
 @pytest.mark.parametrize("moment", ["baked", "uploaded"])
-def test_whoever_still_bakes_a_shard_of_a_set_that_is_overwritten_leaves_no_index(
-    tmp_path: Path, moment: str
-) -> None:
+def test_whoever_still_bakes_a_shard_of_a_set_that_is_overwritten_leaves_no_index(tmp_path: Path, moment: str) -> None:
     mine, other = (source_and_plan(seed=seed)[1].to_bytes() for seed in (0, 1))
 
     def take_over() -> None:
