@@ -1,7 +1,9 @@
 """The cache: verified copies alone, within its size, nothing dropped that is read, and kills leave it sound."""
 
+import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,15 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import shards.cache
 import shards.store
 from shards import DataError, MachineError, ShardSet, UsageError
-from shards.cache import HELD_AT_ONCE, Cache
+from shards.cache import Cache, held_at_once
 from tests.commands import ROOT
 from tests.faults import Operations, failure, kill
 from tests.shaky import Shaky, filled
+from tests.small import bake
 from tests.trials import trial
 from train.stream import Stream
 
@@ -43,6 +47,13 @@ def largest(done: Path) -> int:
     return max(shard.size_bytes for shard in ShardSet(done).plan.shards())
 
 
+@pytest.fixture(scope="session")
+def smallest(done: Path, largest: int) -> int:
+    """The least that a training takes for its cache: one of the held-out shards, and three of its own."""
+    assert held_at_once(ShardSet(done).plan) == 4
+    return 4 * largest
+
+
 def copies(directory: Path) -> dict[str, int]:
     """Return the copies there, and what is to become one, and their sizes."""
     return {path.name: path.stat().st_size for path in directory.iterdir() if path.name != "cache.lock"}
@@ -52,6 +63,25 @@ def play(data: ShardSet, epochs: range | None = None) -> int:
     """Read epochs through a stream; return how many samples came."""
     with Stream(data, "train", list(epochs or range(data.epochs)), 64) as stream:
         return sum(len(labels) for _, labels in stream)
+
+
+def held(directory: Path) -> int:
+    """Count the copies that somebody holds."""
+    count = 0
+    for path in directory.glob("*.tar"):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                count += 1
+    return count
+
+
+def assert_comes_to_hold(directory: Path, count: int) -> None:
+    deadline = time.monotonic() + 2
+    while held(directory) != count:
+        assert time.monotonic() < deadline, held(directory)
+        time.sleep(0.01)
 
 
 def reads(name: str) -> int:
@@ -90,24 +120,45 @@ def test_what_is_read_is_not_dropped_and_room_is_waited_for(url: str, tmp_path: 
         assert set(copies(cache.directory)) == {second.path.name, third.path.name}
 
 
-def test_a_cache_too_small_for_a_training_is_refused_with_numbers(url: str, tmp_path: Path, largest: int) -> None:
-    data = ShardSet(url, Cache(tmp_path, HELD_AT_ONCE * largest - 1))
+def test_a_cache_too_small_for_a_training_is_refused_with_numbers(
+    url: str, tmp_path: Path, largest: int, smallest: int
+) -> None:
+    data = ShardSet(url, Cache(tmp_path, smallest - 1))
     assert data.cache is not None
-    with pytest.raises(
-        UsageError, match=rf"--cache-size: expected at least {HELD_AT_ONCE * largest} bytes.*found {4 * largest - 1}"
-    ):
+    with pytest.raises(UsageError, match=rf"--cache-size: expected at least {smallest} bytes.*found {smallest - 1}"):
         data.cache.check(data.plan)
     with pytest.raises(UsageError, match=rf"takes {largest} bytes, the cache in .* has {largest - 1}"):
         next(ShardSet(url, Cache(tmp_path, largest - 1)).open_shards("train", 0))
 
 
-def test_the_smallest_cache_that_is_taken_lasts_for_a_training(url: str, tmp_path: Path, largest: int) -> None:
-    data = ShardSet(url, Cache(tmp_path / "cache", HELD_AT_ONCE * largest))
+def test_the_smallest_cache_that_is_taken_lasts_for_a_training(url: str, tmp_path: Path, smallest: int) -> None:
+    data = ShardSet(url, Cache(tmp_path / "cache", smallest))
     with Stream(data, "train", [0, 1, 2, 0, 1, 2], 64) as stream:
         for number, _ in enumerate(stream):
             if number in (1, 9, 17):
                 assert len(list(data.batches("test", batch_size=10))) == 4
-            assert sum(copies(tmp_path / "cache").values()) <= HELD_AT_ONCE * largest
+            assert sum(copies(tmp_path / "cache").values()) <= smallest
+
+
+def test_it_lasts_while_a_held_out_split_of_several_shards_is_scored_beside_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.shard.SHARD_BYTES", 1)  # a shard for each record
+    monkeypatch.setattr("train.slots.RING_SAMPLES", 0)
+    images = np.zeros((600, 6, 7, 3), np.uint8)
+    bake(tmp_path / "set", test=(images, np.zeros(600, np.int64)), encoding="uint8")
+    cache = Cache(tmp_path / "cache", 10**9)
+    data = ShardSet(filled(tmp_path / "set"), cache)
+    with pytest.raises(UsageError, match=r"at least \d+ bytes, which 6 shards") as refused:
+        Cache(tmp_path, 1).check(data.plan)
+    least = int(re.findall(r"at least (\d+)", str(refused.value))[0])
+    data = ShardSet(data.place, Cache(tmp_path / "cache", least))
+    with Stream(data, "train", [0, 1, 2], 64) as stream:
+        assert_comes_to_hold(tmp_path / "cache", 3)
+        with Stream(data, "test", [0], 64) as held_out:
+            assert_comes_to_hold(tmp_path / "cache", 6)
+            assert sum(len(labels) for _, labels in held_out) == 600
+        assert sum(len(labels) for _, labels in stream) == 3 * 270
 
 
 def test_bytes_that_differ_are_not_admitted(url: str, tmp_path: Path) -> None:
@@ -177,10 +228,10 @@ def test_whoever_stops_in_the_middle_is_not_waited_for_for_ever(url: str, tmp_pa
     assert not part.exists()
 
 
-def test_files_that_are_no_copies_stay(url: str, tmp_path: Path, largest: int) -> None:
+def test_files_that_are_no_copies_stay(url: str, tmp_path: Path, smallest: int) -> None:
     mine = tmp_path / "mine.tar"
     mine.write_bytes(bytes(10))
-    assert play(ShardSet(url, Cache(tmp_path, HELD_AT_ONCE * largest))) == 3 * 270
+    assert play(ShardSet(url, Cache(tmp_path, smallest))) == 3 * 270
     assert mine.read_bytes() == bytes(10)
 
 
