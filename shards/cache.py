@@ -143,8 +143,8 @@ class Cache:
             if time.monotonic() > deadline:
                 raise MachineError(
                     f"{self.directory}: no room for {size_bytes} bytes more: all of its {self.size_bytes} are being "
-                    f"read or fetched. Each run that reads other shards needs up to {2 * STREAM_HOLDS} of them there; "
-                    "take a larger --cache-size, or another --cache"
+                    f"read or fetched, or another user's. Each run that reads other shards needs up to "
+                    f"{2 * STREAM_HOLDS} of them there; take a larger --cache-size, or another --cache"
                 )
             if not said:
                 said = True
@@ -207,7 +207,7 @@ def _held(path: Path) -> int | None:
     if not _is_at(descriptor, path):  # it was dropped meanwhile
         os.close(descriptor)
         return None
-    with contextlib.suppress(FileNotFoundError):  # whoever empties a cache by hand asks for no lock
+    with contextlib.suppress(OSError):  # another user's; and whoever empties a cache by hand asks for no lock
         os.utime(path)
     return descriptor
 
@@ -236,13 +236,16 @@ def _taken(part: Path) -> int:
 
 
 def _dropped(path: Path) -> bool:
-    """Remove a copy, or what was to become one, where nobody holds it; say whether it is gone."""
+    """Remove a copy, or what was to become one, where nobody holds it and one may; say whether it is gone."""
     import fcntl  # as above
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not to write: NFS locks a file against all others only for whoever may.
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
+    except PermissionError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(descriptor, path):

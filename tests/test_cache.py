@@ -1,5 +1,6 @@
 """The cache: verified copies alone, within its size, nothing dropped that is read, and kills leave it sound."""
 
+import errno
 import fcntl
 import os
 import random
@@ -69,11 +70,13 @@ def held(directory: Path) -> int:
     """Count the copies that somebody holds."""
     count = 0
     for path in directory.glob("*.tar"):
-        with path.open("rb") as file:
-            try:
+        try:
+            with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                count += 1
+        except BlockingIOError:
+            count += 1
+        except FileNotFoundError:
+            pass  # it has just been dropped
     return count
 
 
@@ -161,6 +164,51 @@ def test_it_lasts_while_a_held_out_split_of_several_shards_is_scored_beside_the_
         assert sum(len(labels) for _, labels in stream) == 3 * 270
 
 
+def test_copies_are_dropped_where_only_a_writer_may_lock_a_file_alone(
+    url: str, tmp_path: Path, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def as_on_nfs(file: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    data = ShardSet(url, Cache(tmp_path / "cache", largest))
+    for epoch in range(3):
+        assert sum(len(labels) for _, labels in data.batches("train", epoch, batch_size=100)) == 270
+    assert len(copies(tmp_path / "cache")) == 1
+
+
+def test_another_user_s_copy_is_read_and_stays(
+    url: str, tmp_path: Path, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ShardSet(url, Cache(tmp_path / "cache", largest))
+    with next(data.open_shards("train", 0)) as shard:
+        theirs = shard.path
+    opened = os.open
+
+    def denied(path: Path) -> PermissionError:
+        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def open_theirs(path: Path, flags: int, mode: int = 0o777) -> int:
+        if path == theirs and flags & os.O_RDWR:
+            raise denied(path)
+        return opened(path, flags, mode)
+
+    def touch(path: Path) -> None:
+        raise denied(path)
+
+    monkeypatch.setattr(os, "open", open_theirs)
+    monkeypatch.setattr(os, "utime", touch)
+    assert sum(len(labels) for _, labels in data.batches("train", 0, batch_size=100)) == 270
+    assert reads("train-e000-000.tar") == 2
+    with pytest.raises(MachineError, match="no room"):
+        next(data.open_shards("train", 1))
+    assert set(copies(tmp_path / "cache")) == {theirs.name}
+
+
 def test_bytes_that_differ_are_not_admitted(url: str, tmp_path: Path) -> None:
     Shaky.store["/bucket/set/train-e000-000.tar"].getbuffer()[3000] ^= 1
     data = ShardSet(url, Cache(tmp_path / "cache", 10**6))
@@ -243,7 +291,7 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Of opening one shard in a cache that has room for one, and another one in it.
-SCENE_OPERATIONS = 15
+SCENE_OPERATIONS = 19
 
 
 def scene(url: str, directory: Path, size_bytes: int) -> None:
@@ -267,7 +315,7 @@ def assert_whole_after(url: str, directory: Path, size_bytes: int) -> None:
 
 
 # In the sample: before the reservation, and between verification and name.
-AT = [pytest.param(at, marks=[] if at in (8, 11) else pytest.mark.slow) for at in range(SCENE_OPERATIONS)]
+AT = [pytest.param(at, marks=[] if at in (12, 15) else pytest.mark.slow) for at in range(SCENE_OPERATIONS)]
 
 
 @pytest.mark.parametrize("at", AT)
@@ -287,7 +335,7 @@ def test_killed_before_any_file_operation_the_cache_goes_on(url: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "at", [pytest.param(at, marks=pytest.mark.slow) if at != 9 else at for at in range(SCENE_OPERATIONS)]
+    "at", [pytest.param(at, marks=pytest.mark.slow) if at != 13 else at for at in range(SCENE_OPERATIONS)]
 )
 def test_where_an_operation_fails_nothing_half_is_admitted(url: str, tmp_path: Path, largest: int, at: int) -> None:
     directory = tmp_path / "cache"
