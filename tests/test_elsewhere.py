@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,6 +195,27 @@ def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(don
     with pytest.raises(MachineError, match=rf"{URL}/train-e001-000.tar: no answer in .*full"):
         bake_there()
     assert "train-e001-000.json" not in there()
+
+
+def test_an_upload_that_was_cut_off_late_is_tried_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, cut = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    def trouble(_method: str, name: str) -> Exception | None:
+        if name != "train-e001-000.tar" or len(cut) == 3:
+            return None
+        cut.append(name)
+        clock[0] += 500
+        return OSError("reset")
+
+    monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 120.0)
+    Shaky.trouble = staticmethod(trouble)
+    bake_there()
+    assert there() == files(done)
+    assert len(cut) == 3
 
 
 def test_a_set_that_is_unfinished_is_said_to_be_so(done: Path, tmp_path: Path, command: Command) -> None:

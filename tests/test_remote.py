@@ -2,9 +2,10 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from shards.cache import Cache
 from shards.contents import digest
 from shards.files import place
 from shards.remote import Remote
-from shards.store import Store
+from shards.store import Question, Store
 from tests.shaky import Shaky, filled
 from train.lookahead import Lookahead
 from train.stream import Stream
@@ -128,6 +129,23 @@ def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pyt
     monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.04)
     Shaky.trouble = staticmethod(once_each(lambda: OSError("busy")))
     assert len(list(there.batches("train", batch_size=100))) == 3
+
+
+def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_time(
+    there: ShardSet, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 8 * 1024)
+    ask_once, asked = Store._ask_once, []
+
+    def share_a_link(self: Store, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:
+        asked.append(len(questions))
+        if len(questions) > 1:
+            return [TimeoutError()] * len(questions)  # none of them within its seconds
+        return ask_once(self, method, questions, seconds)
+
+    monkeypatch.setattr(Store, "_ask_once", share_a_link)
+    assert_same(there, ShardSet(done))
+    assert max(asked) == shards.remote.AT_ONCE
 
 
 @pytest.mark.parametrize(
