@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shards.errors import DataError, MachineError, UsageError
-from shards.store import ANSWER_SECONDS, Store
+from shards.store import ANSWER_SECONDS, Store, UnsupportedError
 
 __all__ = ["Remote", "is_url"]
 
@@ -146,7 +146,8 @@ class Remote:
 
         Args:
             data: its bytes.
-            claim: only where no file stands there, which the store decides when it writes.
+            claim: only where no file stands there, which the store decides when it writes; one that can't is asked
+                first.
 
         Returns:
             Whether it was written.
@@ -154,7 +155,12 @@ class Remote:
         Raises:
             DataError: no such bucket.
         """
-        (answer,) = self._store.ask("pipe_file", [(self._path, data, {"mode": "create"} if claim else {})])
+        try:
+            (answer,) = self._store.ask("pipe_file", [(self._path, data, {"mode": "create"} if claim else {})])
+        except UnsupportedError:
+            if not claim:
+                raise
+            return not self.exists() and self.write(data)
         if isinstance(answer, FileExistsError):
             return False
         self._found(answer)

@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import DataError, MachineError, UsageError
 
-__all__ = ["ANSWER_SECONDS", "Store"]
+__all__ = ["ANSWER_SECONDS", "Store", "UnsupportedError"]
 
 ANSWER_SECONDS = 30.0  # for one question
 PATIENCE_SECONDS = 120.0  # without any answer
@@ -27,6 +27,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 Question = tuple[Any, ...]  # arguments of a method, the last of which is an object of the named ones
 Check = Callable[[dict[str, Any], Any], "Exception | None"]  # of the named ones and an answer: what is wrong with it
+
+
+class UnsupportedError(MachineError):
+    """The store, or what speaks with it, does not know such a question."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Store:
         Raises:
             UsageError: an unknown kind of URL.
             DataError: a file ends before the bytes that were asked for.
+            UnsupportedError: a question that is not known there.
             MachineError: access is denied, a package is missing, or there is no answer.
         """
         answers: list[Any] = [None] * len(questions)
@@ -131,9 +136,12 @@ class Store:
 
     def _meaning(self, error: Exception) -> Exception:
         """Raise what asking again will not change; return the error as it is, or as the answer that it is."""
+        status = _status(error)
+        without_claims = isinstance(error, TypeError) and "unexpected keyword argument 'mode'" in str(error)
+        if isinstance(error, NotImplementedError) or status == 501 or without_claims:
+            raise UnsupportedError(f"{self.where}: the store does not know such a request ({self._words(error)})")
         if isinstance(error, BUGS):
             raise error
-        status = _status(error)
         if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):
             named = "401 Unauthorized" if status == 401 else "403 Forbidden"
             raise MachineError(
@@ -169,8 +177,11 @@ async def _gather(
 ) -> list[Any]:
     import asyncio  # which takes long, and on Windows what Windows alone has; URLs alone need it
 
-    calls = [asyncio.wait_for(method(*arguments, **options), seconds) for *arguments, options in questions]
-    return await asyncio.gather(*calls, return_exceptions=True)
+    async def call(question: Question) -> Any:
+        *arguments, options = question
+        return await asyncio.wait_for(method(*arguments, **options), seconds)
+
+    return await asyncio.gather(*map(call, questions), return_exceptions=True)
 
 
 def _attempt(method: Callable[..., Any], question: Question) -> Any:

@@ -129,6 +129,39 @@ def test_whoever_claims_second_is_refused(done: Path) -> None:
     assert there() == files(done)
 
 
+def not_implemented() -> OSError:
+    """What s3fs raises."""
+    error = OSError(38, "A header you provided implies functionality that is not implemented")
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": 501}}  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        not_implemented(),
+        pytest.param(NotImplementedError("File mode not supported"), marks=pytest.mark.slow),
+        TypeError("Old.pipe_file() got an unexpected keyword argument 'mode'"),
+    ],
+)
+def test_a_store_that_knows_no_claims_is_asked_first_and_written_to(done: Path, error: Exception) -> None:
+    Shaky.trouble = staticmethod(lambda method, _name: error if method == "claim" else None)
+    bake_there()
+    assert there() == files(done)
+    Shaky.asked.clear()
+    bake_there()
+    assert written() == [MANIFEST]  # a claim that is not granted
+    with pytest.raises(DataError, match="holds other shards"):
+        bake_there(seed=1)
+
+
+def test_a_store_that_can_not_write_at_all_is_named_at_once() -> None:
+    Shaky.trouble = staticmethod(lambda method, _name: not_implemented() if method in ("claim", "write") else None)
+    with pytest.raises(MachineError, match=rf"{URL}/{MANIFEST}: .*not implemented"):
+        bake_there()
+    assert written() == [MANIFEST] * 2
+
+
 def test_overwrite_replaces_another_plan_and_goes_on_with_the_same(done: Path, tmp_path: Path) -> None:
     filled(done)
     bake_there(encoding="uint8", epochs=2, overwrite=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.asyn import AsyncFileSystem
 
 import shards.__main__
 import shards.remote
@@ -162,6 +164,30 @@ def test_what_asking_again_will_not_change_ends_at_once(url: str, error: Excepti
         ShardSet(url)
     assert raised.value.exit_code == code
     assert len(Shaky.asked) == 1
+
+
+class Old(AsyncFileSystem):  # type: ignore[misc] # fsspec ships no types
+    """An asynchronous file system of before there were claims."""
+
+    protocol = "old"
+    cachable = False
+    files: dict[str, bytes] = {}  # noqa: RUF012 - of all instances
+
+    async def _pipe_file(self, path: str, value: bytes) -> None:
+        self.files[path] = value
+
+    async def _cat_file(self, path: str, start: int, end: int) -> bytes:
+        if path not in self.files:
+            raise FileNotFoundError(path)
+        return self.files[path][start:end]
+
+
+def test_a_file_system_of_before_there_were_claims_takes_one() -> None:
+    fsspec.register_implementation("old", Old, clobber=True)
+    Old.files.clear()
+    assert Remote("old://b/x").write(b"1", claim=True)
+    assert not Remote("old://b/x").write(b"2", claim=True)
+    assert Old.files == {"b/x": b"1"}
 
 
 def test_a_missing_archive_is_named(there: ShardSet) -> None:
