@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from shards.errors import DataError, MachineError, UsageError
 from shards.store import ANSWER_SECONDS, Store, UnsupportedError
@@ -73,7 +73,8 @@ class Remote:
         scheme, _, rest = self.url.partition("://")
         secrets = [rest.partition("/")[0].rpartition("@")[0], self._parts[2]]
         if self._is_http:
-            secrets += [urlsplit(self.url).password or ""]
+            password = urlsplit(self.url).password or ""
+            secrets += [password, unquote(password)]
         return Store(scheme, str(self), tuple(secret for secret in secrets if secret))
 
     def exists(self) -> bool:

@@ -230,6 +230,9 @@ def test_what_needs_a_directory_says_so(there: ShardSet) -> None:
         ("s3://bucket/a/", "s3://bucket/a", "s3://bucket/a/m"),
         ("https://me:secret@host:8/a?X-Sig=secret", "https://host:8/a", "https://me:secret@host:8/a/m?X-Sig=secret"),
         ("s3://me:secret@bucket/a?b", "s3://bucket/a?b", "s3://me:secret@bucket/a?b/m"),
+        ("S3://bucket/a@b", "s3://bucket/a@b", "s3://bucket/a@b/m"),
+        ("HTTPS://me:secret@host/a?b=secret", "https://host/a", "https://me:secret@host/a/m?b=secret"),
+        ("https://me:p@s%2Fs@host/a", "https://host/a", "https://me:p@s%2Fs@host/a/m"),
     ],
 )
 def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: str, below: str) -> None:
@@ -237,6 +240,26 @@ def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: 
     assert isinstance(found, Remote)
     assert (str(found), repr(found), f"{found}") == (shown, shown, shown)
     assert (found / "m").url == below
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://me:sec/ret@host/x",
+        "HTTP://me:sec?ret@host/x",
+        "https://me:sec#ret@host/x",
+        "https://me:12/sec?ret@host/x",
+        "https://me@there:sec/ret@host/x",
+        "ftp://me:sec/ret@host/x",
+        "https:/me:secret@host/x",
+        "HTTPS:/host/x?token=secret",
+    ],
+)
+def test_a_url_whose_password_may_be_taken_for_its_path_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        place(text)
+    assert not re.search("sec|ret", str(raised.value))
+    assert re.search("%2F for /|expected a URL such as", str(raised.value))
 
 
 @pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x", "s3:"])
@@ -255,12 +278,12 @@ def test_a_url_that_says_too_little_is_no_path(text: str) -> None:
 
 
 def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "https://me:secret@host/a/b?X-Sig=secret&x=1"
+    url = "https://me:hid%2Fden@host/a/b?X-Sig=secret&x=1"
     said = [
         f"400, url='{url}'",
         "GET https://other/b?token=secret failed",
         "//you:hidden@other",
-        "me:secret",
+        "me:hid/den",
         "?X-Sig=secret&x=1",
     ]
 
@@ -272,7 +295,7 @@ def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(len(said)):
         with pytest.raises(MachineError, match=r"https://host/a/b: no answer") as raised:
             Remote(url).read(10)
-        assert not re.search("secret|hidden", str(raised.value))
+        assert not re.search("secret|hid|den", str(raised.value))
         said.append(said.pop(0))
 
 
