@@ -23,7 +23,7 @@ from shards.cache import Cache, held_at_once
 from tests.commands import ROOT
 from tests.faults import Operations, failure, kill
 from tests.shaky import Shaky, filled
-from tests.small import bake
+from tests.small import IMAGES, LABELS, bake
 from tests.trials import trial
 from train.stream import Stream
 
@@ -148,10 +148,12 @@ def test_it_lasts_while_a_held_out_split_of_several_shards_is_scored_beside_the_
 ) -> None:
     monkeypatch.setattr("shards.shard.SHARD_BYTES", 1)  # a shard for each record
     monkeypatch.setattr("train.slots.RING_SAMPLES", 0)
-    images = np.zeros((600, 6, 7, 3), np.uint8)
-    bake(tmp_path / "set", test=(images, np.zeros(600, np.int64)), encoding="uint8")
+    low = IMAGES[:, :5]  # of a shape that no other test has divided
+    test = np.concatenate([low, low]), np.concatenate([LABELS, LABELS])
+    bake(tmp_path / "set", images=low, test=test, encoding="uint8")
     cache = Cache(tmp_path / "cache", 10**9)
     data = ShardSet(filled(tmp_path / "set"), cache)
+    assert [len(data.plan.shards(split, 0)) for split in ("train", "test")] == [3, 5]
     with pytest.raises(UsageError, match=r"at least \d+ bytes, which 6 shards") as refused:
         Cache(tmp_path, 1).check(data.plan)
     least = int(re.findall(r"at least (\d+)", str(refused.value))[0])

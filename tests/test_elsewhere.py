@@ -231,7 +231,8 @@ def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(don
 
 
 def test_an_upload_that_was_cut_off_late_is_tried_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, cut = [0.0], []
+    clock: list[float] = [0.0]
+    cut: list[str] = []
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
