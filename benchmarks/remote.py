@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.measure import Fact, compared, interleaved, machine, report
 from precompute.bake import bake
 from shards import MachineError, ShardSet
-from shards.cache import HELD_AT_ONCE, Cache
+from shards.cache import Cache, held_at_once
 from shards.command import run_command
 from tests.servers import environment, nginx, s3
 from train.device import choose_device, choose_precision
@@ -114,7 +114,7 @@ def _utilization(root: str, work: Path, arguments: argparse.Namespace) -> Fact:
     found = []
     for repetition in range(arguments.repetitions):
         data = ShardSet(f"{root}/training", Cache(work / f"{root.rpartition('/')[2]}{repetition}", 10**12))
-        size_bytes = HELD_AT_ONCE * max(shard.size_bytes for shard in data.plan.shards())
+        size_bytes = held_at_once(data.plan) * max(shard.size_bytes for shard in data.plan.shards())
         if data.cache is not None:
             data = ShardSet(data.place, Cache(data.cache.directory, size_bytes))
         device = choose_device("auto")

@@ -40,7 +40,8 @@ def claim(plan: Plan, out: Remote, *, overwrite: bool) -> tuple[Plan, list[Shard
         for ending in (".json", ".tar"):
             out.remove([name for name in old if name.endswith(ending)])
         manifest.write(plan.to_bytes())
-    elif not manifest.write(plan.to_bytes(), claim=True):
+        return plan, plan.shards()  # an index that a writer of the old ones has still brought is not trusted
+    if not manifest.write(plan.to_bytes(), claim=True):
         plan = settle(plan, out, overwrite=False)  # somebody was there before, perhaps just now
         if Plan.read(out).to_bytes() != plan.to_bytes():
             manifest.write(plan.to_bytes())  # of more epochs than there were

@@ -3,11 +3,13 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from precompute.baker import Baker, TransformBaker
 from shards.document import MOST_BYTES
 from shards.errors import DataError
 from shards.files import Place, present, read_bytes
+from shards.index import Index
 from shards.plan import MANIFEST, Shard
 from shards.record import Frame
 from shards.writer import write_shard
@@ -34,8 +36,14 @@ class Oven:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def has(self, shard: Shard) -> bool:
-        """Say whether a shard is there."""
-        return bool(present(self.directory, [shard.index]))
+        """Say whether a shard is there; elsewhere, where no lock keeps others out, whether it is one of this plan."""
+        if isinstance(self.directory, Path):
+            return bool(present(self.directory, [shard.index]))
+        try:
+            Index.read(self.directory, shard, self.identity)
+        except DataError:
+            return False
+        return True
 
     def bake(self, baker: Baker | TransformBaker, shard: Shard, count: Callable[[int], None]) -> None:
         """Write one shard; one that is there is left alone.
@@ -60,7 +68,7 @@ class Oven:
             count(frame.layout.samples)
 
         try:
-            write_shard(self.directory, shard, self.identity, step, self.token)
+            write_shard(self.directory, shard, self.identity, step, self.token, self._check)
         except FileNotFoundError:
             # Where a lock does not reach all machines, whoever finds the set whole may tidy up what others still write.
             if not self.has(shard):

@@ -24,17 +24,23 @@ from shards.plan import Plan
 from shards.remote import Remote
 from shards.writer import PART, make_directory, naming, remove
 
-__all__ = ["HELD_AT_ONCE", "Cache"]
+__all__ = ["Cache", "held_at_once"]
 
 LOCK = "cache.lock"
 COPY = re.compile(rf"[0-9a-f]{{32}}\.tar({re.escape(PART)})?")
 DEFAULT_BYTES = 50 * 10**9
-# What a training holds: the shard that it reads, two ahead of it, and one of the held-out images.
-HELD_AT_ONCE = 4
+# The shard that it reads, and two ahead of it.
+STREAM_HOLDS = 3
 ATTEMPTS = 3
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 120.0
 READ_BYTES = 1024 * 1024
+
+
+def held_at_once(plan: Plan) -> int:
+    """Return how many shards a training holds: while held-out images are scored, their stream's beside its own."""
+    held_out = [len(plan.shards(split)) for split in plan.splits if split != "train"]
+    return STREAM_HOLDS + min(STREAM_HOLDS, max(held_out, default=0))
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,11 @@ class Cache:
     def check(self, plan: Plan) -> None:
         """Raise UsageError where what a training of these shards holds at once does not fit."""
         largest = max(plan.shards(), key=lambda shard: shard.size_bytes)
-        needed = HELD_AT_ONCE * largest.size_bytes
+        held = held_at_once(plan)
+        needed = held * largest.size_bytes
         if needed > self.size_bytes:
             raise UsageError(
-                f"--cache-size: expected at least {needed} bytes, which {HELD_AT_ONCE} shards like {largest.tar} of "
+                f"--cache-size: expected at least {needed} bytes, which {held} shards like {largest.tar} of "
                 f"{plan.source.name} take, found {self.size_bytes} in {self.directory}"
             )
 
@@ -136,8 +143,8 @@ class Cache:
             if time.monotonic() > deadline:
                 raise MachineError(
                     f"{self.directory}: no room for {size_bytes} bytes more: all of its {self.size_bytes} are being "
-                    f"read or fetched. Each run that reads other shards needs {HELD_AT_ONCE} of them there; take a "
-                    "larger --cache-size, or another --cache"
+                    f"read or fetched, or another user's. Each run that reads other shards needs up to "
+                    f"{2 * STREAM_HOLDS} of them there; take a larger --cache-size, or another --cache"
                 )
             if not said:
                 said = True
@@ -200,7 +207,7 @@ def _held(path: Path) -> int | None:
     if not _is_at(descriptor, path):  # it was dropped meanwhile
         os.close(descriptor)
         return None
-    with contextlib.suppress(FileNotFoundError):  # whoever empties a cache by hand asks for no lock
+    with contextlib.suppress(OSError):  # another user's; and whoever empties a cache by hand asks for no lock
         os.utime(path)
     return descriptor
 
@@ -229,13 +236,16 @@ def _taken(part: Path) -> int:
 
 
 def _dropped(path: Path) -> bool:
-    """Remove a copy, or what was to become one, where nobody holds it; say whether it is gone."""
+    """Remove a copy, or what was to become one, where nobody holds it and one may; say whether it is gone."""
     import fcntl  # as above
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not to write: NFS locks a file against all others only for whoever may.
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
+    except PermissionError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(descriptor, path):

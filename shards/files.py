@@ -15,7 +15,8 @@ from shards.remote import Remote, is_url
 __all__ = ["Place", "open_anew", "open_regular", "place", "present", "read_bytes"]
 
 Place = Path | Remote
-NO_PLACE = re.compile("file:/|(gs|https?|s3):/(?!/[^/])")  # a host or bucket lacks, or a slash
+NO_PLACE = re.compile("file:/|(gs|https?|s3):/(?!/[^/])", re.IGNORECASE)  # a host or bucket lacks, or a slash
+HOST_ENDS = re.compile("[/?#]")
 
 # What stands in a file's place can't be opened as one; permission and the machine's own troubles are another matter.
 NO_FILE = {errno.ENXIO, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENODEV, errno.EISDIR}
@@ -25,15 +26,29 @@ def place(text: str | Place) -> Place:
     """Return what a text names: a URL a place elsewhere, all else a path here.
 
     Raises:
-        UsageError: a URL without a host or bucket, or with one slash where two belong.
+        UsageError: a URL without a host or bucket, with one slash where two belong, or whose password can't be told
+            from its path.
     """
     if not isinstance(text, str):
         return text
+    scheme, _, rest = text.partition("://")
+    if is_url(text):
+        scheme = scheme.lower()
+        text = f"{scheme}://{rest}"
     if text.startswith("file:///"):
         return Path(unquote(text.removeprefix("file://")))
     if NO_PLACE.match(text):
-        raise UsageError(f"{text}: expected a URL such as s3://BUCKET/shards; a path of that name here is ./{text}")
-    return Remote(text) if is_url(text) else Path(text)
+        shown = f"{text.partition('/')[0]}/..." if set("@?") & set(text) else text
+        raise UsageError(f"{shown}: expected a URL such as s3://BUCKET/shards; a path of that name here is ./{shown}")
+    if not is_url(text):
+        return Path(text)
+    host, *behind = HOST_ENDS.split(rest, maxsplit=1)
+    if "@" in "".join(behind) and (scheme in ("http", "https") or ":" in host.rpartition("@")[2]):
+        raise UsageError(
+            f"{scheme}://...: an @ behind the host, as if a password went on there; write %2F for /, %3F for ? and "
+            "%23 for # in a password, and %40 for @ in a path or query"
+        )
+    return Remote(text)
 
 
 def present(directory: Place, names: Sequence[str]) -> set[str]:

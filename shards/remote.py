@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from shards.errors import DataError, MachineError, UsageError
-from shards.store import ANSWER_SECONDS, Store
+from shards.store import ANSWER_SECONDS, Store, UnsupportedError
 
 __all__ = ["Remote", "is_url"]
 
@@ -73,7 +73,8 @@ class Remote:
         scheme, _, rest = self.url.partition("://")
         secrets = [rest.partition("/")[0].rpartition("@")[0], self._parts[2]]
         if self._is_http:
-            secrets += [urlsplit(self.url).password or ""]
+            password = urlsplit(self.url).password or ""
+            secrets += [password, unquote(password)]
         return Store(scheme, str(self), tuple(secret for secret in secrets if secret))
 
     def exists(self) -> bool:
@@ -146,7 +147,8 @@ class Remote:
 
         Args:
             data: its bytes.
-            claim: only where no file stands there, which the store decides when it writes.
+            claim: only where no file stands there, which the store decides when it writes; one that can't is asked
+                first.
 
         Returns:
             Whether it was written.
@@ -154,7 +156,12 @@ class Remote:
         Raises:
             DataError: no such bucket.
         """
-        (answer,) = self._store.ask("pipe_file", [(self._path, data, {"mode": "create"} if claim else {})])
+        try:
+            (answer,) = self._store.ask("pipe_file", [(self._path, data, {"mode": "create"} if claim else {})])
+        except UnsupportedError:
+            if not claim:
+                raise
+            return not self.exists() and self.write(data)
         if isinstance(answer, FileExistsError):
             return False
         self._found(answer)

@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import DataError, MachineError, UsageError
 
-__all__ = ["ANSWER_SECONDS", "Store"]
+__all__ = ["ANSWER_SECONDS", "Store", "UnsupportedError"]
 
 ANSWER_SECONDS = 30.0  # for one question
 PATIENCE_SECONDS = 120.0  # without any answer
@@ -27,6 +27,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 Question = tuple[Any, ...]  # arguments of a method, the last of which is an object of the named ones
 Check = Callable[[dict[str, Any], Any], "Exception | None"]  # of the named ones and an answer: what is wrong with it
+
+
+class UnsupportedError(MachineError):
+    """The store, or what speaks with it, does not know such a question."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Store:
     ) -> list[Any]:
         """Ask several things at once, and again what was not answered, until nothing was for PATIENCE_SECONDS.
 
+        Of the time that a question takes, what is over ANSWER_SECONDS does not count. Where nothing was answered, only
+        half as many are asked at once.
+
         Args:
             method: of an fsspec file system.
             questions: its arguments.
@@ -64,33 +71,44 @@ class Store:
         Raises:
             UsageError: an unknown kind of URL.
             DataError: a file ends before the bytes that were asked for.
+            UnsupportedError: a question that is not known there.
             MachineError: access is denied, a package is missing, or there is no answer.
         """
         answers: list[Any] = [None] * len(questions)
-        left = list(range(len(questions)))
-        pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE_SECONDS
+        left, at_once, pause = list(range(len(questions))), len(questions), FIRST_PAUSE
+        since = time.monotonic()
+        deadline = since + PATIENCE_SECONDS
         while left:
+            asked, left, began = left[:at_once], left[at_once:], time.monotonic()
             trouble: dict[int, Exception] = {}
-            for number, answer in zip(left, self._ask_once(method, [questions[n] for n in left], seconds), strict=True):
-                if isinstance(answer, Exception):
-                    answer = self._meaning(answer)
-                else:
-                    answer = check(questions[number][-1], answer) or answer
+            for number, found in zip(
+                asked, self._ask_once(method, [questions[n] for n in asked], seconds), strict=True
+            ):
+                answers[number] = answer = self._answer(found, questions[number], check)
                 if isinstance(answer, Exception) and not isinstance(answer, TOLD):
                     trouble[number] = answer
-                answers[number] = answer
-            if len(trouble) < len(left):
-                pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE_SECONDS
-            left = list(trouble)
-            if left:
-                if time.monotonic() + pause > deadline:
+            now = time.monotonic()
+            if len(trouble) < len(asked):
+                pause, since, deadline = FIRST_PAUSE, now, now + PATIENCE_SECONDS
+            else:
+                # On a slow link, all that share it may come too late. And what takes long is to be asked again, too.
+                at_once = max(1, at_once // 2)
+                deadline += max(0.0, now - began - ANSWER_SECONDS)
+            left = [*trouble, *left]
+            if trouble:
+                if now + pause > deadline:
                     raise MachineError(
-                        f"{self.where}: no answer in {PATIENCE_SECONDS:.0f} s of asking again and again "
+                        f"{self.where}: no answer in {now - since:.0f} s of asking again and again "
                         f"({self._words(trouble[left[0]])}); the same command goes on once there is one"
                     )
                 time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - so that many who wait don't ask as one
                 pause = min(2 * pause, MOST_PAUSE)
         return answers
+
+    def _answer(self, found: Any, question: Question, check: Check) -> Any:
+        if isinstance(found, Exception):
+            return self._meaning(found)
+        return check(question[-1], found) or found
 
     def _ask_once(self, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:
         files, run = self._file_system()
@@ -118,9 +136,12 @@ class Store:
 
     def _meaning(self, error: Exception) -> Exception:
         """Raise what asking again will not change; return the error as it is, or as the answer that it is."""
+        status = _status(error)
+        without_claims = isinstance(error, TypeError) and "unexpected keyword argument 'mode'" in str(error)
+        if isinstance(error, NotImplementedError) or status == 501 or without_claims:
+            raise UnsupportedError(f"{self.where}: the store does not know such a request ({self._words(error)})")
         if isinstance(error, BUGS):
             raise error
-        status = _status(error)
         if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):
             named = "401 Unauthorized" if status == 401 else "403 Forbidden"
             raise MachineError(
@@ -156,8 +177,11 @@ async def _gather(
 ) -> list[Any]:
     import asyncio  # which takes long, and on Windows what Windows alone has; URLs alone need it
 
-    calls = [asyncio.wait_for(method(*arguments, **options), seconds) for *arguments, options in questions]
-    return await asyncio.gather(*calls, return_exceptions=True)
+    async def call(question: Question) -> Any:
+        *arguments, options = question
+        return await asyncio.wait_for(method(*arguments, **options), seconds)
+
+    return await asyncio.gather(*map(call, questions), return_exceptions=True)
 
 
 def _attempt(method: Callable[..., Any], question: Question) -> Any:

@@ -34,7 +34,12 @@ PART = ".part"
 
 
 def write_shard(
-    directory: Place, shard: Shard, identity: str, fill: Callable[[int, Frame], None], token: str = ""
+    directory: Place,
+    shard: Shard,
+    identity: str,
+    fill: Callable[[int, Frame], None],
+    token: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Write one shard and then its index, which gets on the disk after the archive has its name there.
 
@@ -47,6 +52,7 @@ def write_shard(
         fill: called for every record with the number of its first sample in the epoch and a frame
             whose arrays it must fill completely (the frame is reused: it holds the last record's).
         token: a part of the temporary names, another one for each who may write this shard at once.
+        check: called before each upload: it raises where the set has become another one meanwhile.
 
     Raises:
         OSError: no space, no permission; nothing that is not whole stands under a final name then.
@@ -56,6 +62,7 @@ def write_shard(
         with scratch() as here:
             write_shard(here, shard, identity, fill)
             for name in (shard.tar, shard.index):
+                check()
                 (directory / name).upload(here / name)
         return
     frames: dict[Layout, Frame] = {}

@@ -58,6 +58,10 @@ class Shaky(MemoryFileSystem):  # type: ignore[misc] # fsspec ships no types
         self._ask("write", rpath)
         return super().pipe_file(rpath, Path(lpath).read_bytes())
 
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        self._ask("list", path)
+        return super().ls(path, detail, **options)
+
     def rm_file(self, path: str) -> None:
         self._ask("remove", path)
         super().rm_file(path)

@@ -1,7 +1,10 @@
 """The cache: verified copies alone, within its size, nothing dropped that is read, and kills leave it sound."""
 
+import errno
+import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,15 +13,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import shards.cache
 import shards.store
 from shards import DataError, MachineError, ShardSet, UsageError
-from shards.cache import HELD_AT_ONCE, Cache
+from shards.cache import Cache, held_at_once
 from tests.commands import ROOT
 from tests.faults import Operations, failure, kill
 from tests.shaky import Shaky, filled
+from tests.small import IMAGES, LABELS, bake
 from tests.trials import trial
 from train.stream import Stream
 
@@ -43,6 +48,13 @@ def largest(done: Path) -> int:
     return max(shard.size_bytes for shard in ShardSet(done).plan.shards())
 
 
+@pytest.fixture(scope="session")
+def smallest(done: Path, largest: int) -> int:
+    """The least that a training takes for its cache: one of the held-out shards, and three of its own."""
+    assert held_at_once(ShardSet(done).plan) == 4
+    return 4 * largest
+
+
 def copies(directory: Path) -> dict[str, int]:
     """Return the copies there, and what is to become one, and their sizes."""
     return {path.name: path.stat().st_size for path in directory.iterdir() if path.name != "cache.lock"}
@@ -52,6 +64,27 @@ def play(data: ShardSet, epochs: range | None = None) -> int:
     """Read epochs through a stream; return how many samples came."""
     with Stream(data, "train", list(epochs or range(data.epochs)), 64) as stream:
         return sum(len(labels) for _, labels in stream)
+
+
+def held(directory: Path) -> int:
+    """Count the copies that somebody holds."""
+    count = 0
+    for path in directory.glob("*.tar"):
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            count += 1
+        except FileNotFoundError:
+            pass  # it has just been dropped
+    return count
+
+
+def assert_comes_to_hold(directory: Path, count: int) -> None:
+    deadline = time.monotonic() + 2
+    while held(directory) != count:
+        assert time.monotonic() < deadline, held(directory)
+        time.sleep(0.01)
 
 
 def reads(name: str) -> int:
@@ -90,24 +123,92 @@ def test_what_is_read_is_not_dropped_and_room_is_waited_for(url: str, tmp_path: 
         assert set(copies(cache.directory)) == {second.path.name, third.path.name}
 
 
-def test_a_cache_too_small_for_a_training_is_refused_with_numbers(url: str, tmp_path: Path, largest: int) -> None:
-    data = ShardSet(url, Cache(tmp_path, HELD_AT_ONCE * largest - 1))
+def test_a_cache_too_small_for_a_training_is_refused_with_numbers(
+    url: str, tmp_path: Path, largest: int, smallest: int
+) -> None:
+    data = ShardSet(url, Cache(tmp_path, smallest - 1))
     assert data.cache is not None
-    with pytest.raises(
-        UsageError, match=rf"--cache-size: expected at least {HELD_AT_ONCE * largest} bytes.*found {4 * largest - 1}"
-    ):
+    with pytest.raises(UsageError, match=rf"--cache-size: expected at least {smallest} bytes.*found {smallest - 1}"):
         data.cache.check(data.plan)
     with pytest.raises(UsageError, match=rf"takes {largest} bytes, the cache in .* has {largest - 1}"):
         next(ShardSet(url, Cache(tmp_path, largest - 1)).open_shards("train", 0))
 
 
-def test_the_smallest_cache_that_is_taken_lasts_for_a_training(url: str, tmp_path: Path, largest: int) -> None:
-    data = ShardSet(url, Cache(tmp_path / "cache", HELD_AT_ONCE * largest))
+def test_the_smallest_cache_that_is_taken_lasts_for_a_training(url: str, tmp_path: Path, smallest: int) -> None:
+    data = ShardSet(url, Cache(tmp_path / "cache", smallest))
     with Stream(data, "train", [0, 1, 2, 0, 1, 2], 64) as stream:
         for number, _ in enumerate(stream):
             if number in (1, 9, 17):
                 assert len(list(data.batches("test", batch_size=10))) == 4
-            assert sum(copies(tmp_path / "cache").values()) <= HELD_AT_ONCE * largest
+            assert sum(copies(tmp_path / "cache").values()) <= smallest
+
+
+def test_it_lasts_while_a_held_out_split_of_several_shards_is_scored_beside_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.shard.SHARD_BYTES", 1)  # a shard for each record
+    monkeypatch.setattr("train.slots.RING_SAMPLES", 0)
+    low = IMAGES[:, :5]  # of a shape that no other test has divided
+    test = np.concatenate([low, low]), np.concatenate([LABELS, LABELS])
+    bake(tmp_path / "set", images=low, test=test, encoding="uint8")
+    cache = Cache(tmp_path / "cache", 10**9)
+    data = ShardSet(filled(tmp_path / "set"), cache)
+    assert [len(data.plan.shards(split, 0)) for split in ("train", "test")] == [3, 5]
+    with pytest.raises(UsageError, match=r"at least \d+ bytes, which 6 shards") as refused:
+        Cache(tmp_path, 1).check(data.plan)
+    least = int(re.findall(r"at least (\d+)", str(refused.value))[0])
+    data = ShardSet(data.place, Cache(tmp_path / "cache", least))
+    with Stream(data, "train", [0, 1, 2], 64) as stream:
+        assert_comes_to_hold(tmp_path / "cache", 3)
+        with Stream(data, "test", [0], 64) as held_out:
+            assert_comes_to_hold(tmp_path / "cache", 6)
+            assert sum(len(labels) for _, labels in held_out) == 600
+        assert sum(len(labels) for _, labels in stream) == 3 * 270
+
+
+def test_copies_are_dropped_where_only_a_writer_may_lock_a_file_alone(
+    url: str, tmp_path: Path, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def as_on_nfs(file: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    data = ShardSet(url, Cache(tmp_path / "cache", largest))
+    for epoch in range(3):
+        assert sum(len(labels) for _, labels in data.batches("train", epoch, batch_size=100)) == 270
+    assert len(copies(tmp_path / "cache")) == 1
+
+
+def test_another_user_s_copy_is_read_and_stays(
+    url: str, tmp_path: Path, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ShardSet(url, Cache(tmp_path / "cache", largest))
+    with next(data.open_shards("train", 0)) as shard:
+        theirs = shard.path
+    opened = os.open
+
+    def denied(path: Path) -> PermissionError:
+        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def open_theirs(path: Path, flags: int, mode: int = 0o777) -> int:
+        if path == theirs and flags & os.O_RDWR:
+            raise denied(path)
+        return opened(path, flags, mode)
+
+    def touch(path: Path) -> None:
+        raise denied(path)
+
+    monkeypatch.setattr(os, "open", open_theirs)
+    monkeypatch.setattr(os, "utime", touch)
+    assert sum(len(labels) for _, labels in data.batches("train", 0, batch_size=100)) == 270
+    assert reads("train-e000-000.tar") == 2
+    with pytest.raises(MachineError, match="no room"):
+        next(data.open_shards("train", 1))
+    assert set(copies(tmp_path / "cache")) == {theirs.name}
 
 
 def test_bytes_that_differ_are_not_admitted(url: str, tmp_path: Path) -> None:
@@ -177,10 +278,10 @@ def test_whoever_stops_in_the_middle_is_not_waited_for_for_ever(url: str, tmp_pa
     assert not part.exists()
 
 
-def test_files_that_are_no_copies_stay(url: str, tmp_path: Path, largest: int) -> None:
+def test_files_that_are_no_copies_stay(url: str, tmp_path: Path, smallest: int) -> None:
     mine = tmp_path / "mine.tar"
     mine.write_bytes(bytes(10))
-    assert play(ShardSet(url, Cache(tmp_path, HELD_AT_ONCE * largest))) == 3 * 270
+    assert play(ShardSet(url, Cache(tmp_path, smallest))) == 3 * 270
     assert mine.read_bytes() == bytes(10)
 
 
@@ -192,7 +293,7 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Of opening one shard in a cache that has room for one, and another one in it.
-SCENE_OPERATIONS = 15
+SCENE_OPERATIONS = 19
 
 
 def scene(url: str, directory: Path, size_bytes: int) -> None:
@@ -216,7 +317,7 @@ def assert_whole_after(url: str, directory: Path, size_bytes: int) -> None:
 
 
 # In the sample: before the reservation, and between verification and name.
-AT = [pytest.param(at, marks=[] if at in (8, 11) else pytest.mark.slow) for at in range(SCENE_OPERATIONS)]
+AT = [pytest.param(at, marks=[] if at in (12, 15) else pytest.mark.slow) for at in range(SCENE_OPERATIONS)]
 
 
 @pytest.mark.parametrize("at", AT)
@@ -236,7 +337,7 @@ def test_killed_before_any_file_operation_the_cache_goes_on(url: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "at", [pytest.param(at, marks=pytest.mark.slow) if at != 9 else at for at in range(SCENE_OPERATIONS)]
+    "at", [pytest.param(at, marks=pytest.mark.slow) if at != 13 else at for at in range(SCENE_OPERATIONS)]
 )
 def test_where_an_operation_fails_nothing_half_is_admitted(url: str, tmp_path: Path, largest: int, at: int) -> None:
     directory = tmp_path / "cache"

@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 import precompute.__main__
 import shards.scratch
@@ -19,7 +21,7 @@ from shards.command import run_command
 from shards.plan import MANIFEST
 from tests.commands import Command
 from tests.shaky import Shaky, filled
-from tests.small import AUGMENTATION, bake, files
+from tests.small import AUGMENTATION, bake, files, source_and_plan
 from tests.trials import trial
 
 URL = "shaky://bucket/set"
@@ -53,7 +55,9 @@ def written() -> list[str]:
 def test_a_bake_elsewhere_has_the_same_bytes_and_the_right_order(done: Path) -> None:
     bake_there()
     assert there() == files(done)
-    assert Shaky.asked[[method for method, _ in Shaky.asked].index("claim")] == ("claim", MANIFEST)
+    methods = [method for method, _ in Shaky.asked]
+    assert Shaky.asked[methods.index("claim")] == ("claim", MANIFEST)
+    assert methods.count("list") == 2  # before the bake, however many shards it has
     names = written()
     assert names[0] == MANIFEST
     assert len(names) == len(set(names))
@@ -125,6 +129,39 @@ def test_whoever_claims_second_is_refused(done: Path) -> None:
     assert there() == files(done)
 
 
+def not_implemented() -> OSError:
+    """What s3fs raises."""
+    error = OSError(38, "A header you provided implies functionality that is not implemented")
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": 501}}  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        not_implemented(),
+        pytest.param(NotImplementedError("File mode not supported"), marks=pytest.mark.slow),
+        TypeError("Old.pipe_file() got an unexpected keyword argument 'mode'"),
+    ],
+)
+def test_a_store_that_knows_no_claims_is_asked_first_and_written_to(done: Path, error: Exception) -> None:
+    Shaky.trouble = staticmethod(lambda method, _name: error if method == "claim" else None)
+    bake_there()
+    assert there() == files(done)
+    Shaky.asked.clear()
+    bake_there()
+    assert written() == [MANIFEST]  # a claim that is not granted
+    with pytest.raises(DataError, match="holds other shards"):
+        bake_there(seed=1)
+
+
+def test_a_store_that_can_not_write_at_all_is_named_at_once() -> None:
+    Shaky.trouble = staticmethod(lambda method, _name: not_implemented() if method in ("claim", "write") else None)
+    with pytest.raises(MachineError, match=rf"{URL}/{MANIFEST}: .*not implemented"):
+        bake_there()
+    assert written() == [MANIFEST] * 2
+
+
 def test_overwrite_replaces_another_plan_and_goes_on_with_the_same(done: Path, tmp_path: Path) -> None:
     filled(done)
     bake_there(encoding="uint8", epochs=2, overwrite=True)
@@ -135,6 +172,45 @@ def test_overwrite_replaces_another_plan_and_goes_on_with_the_same(done: Path, t
     Shaky.asked.clear()
     bake_there(encoding="uint8", epochs=2, overwrite=True)
     assert set(written()) == {MANIFEST, "train-e001-000.tar", "train-e001-000.json"}
+
+
+@pytest.mark.parametrize("moment", ["baked", "uploaded"])
+def test_whoever_still_bakes_a_shard_of_a_set_that_is_overwritten_leaves_no_index(tmp_path: Path, moment: str) -> None:
+    mine, other = (source_and_plan(seed=seed)[1].to_bytes() for seed in (0, 1))
+
+    def take_over() -> None:
+        MemoryFileSystem.pipe_file(Shaky("x"), f"/bucket/set/{MANIFEST}", other)
+
+    def after_reading(data: bytes) -> bytes:
+        if (data, moment) == (mine, "baked"):  # asked for before its first shard is begun
+            take_over()
+        return data
+
+    def before_writing(_method: str, name: str) -> None:
+        if (name, moment) == ("test-000.tar", "uploaded"):
+            take_over()
+
+    Shaky.spoil, Shaky.trouble = staticmethod(after_reading), staticmethod(before_writing)
+    with pytest.raises(DataError, match=rf"{URL}/{MANIFEST}: of another plan now"):
+        bake_there(workers=1)
+    assert set(there()) == {MANIFEST} | ({"test-000.tar"} if moment == "uploaded" else set())
+    bake_there(seed=1)
+    assert there() == files(bake(tmp_path / "here", seed=1).path)
+
+
+@pytest.mark.parametrize("moment", [MANIFEST, "test-000.tar"])
+def test_shards_that_another_plan_s_writer_still_left_are_baked_over(done: Path, tmp_path: Path, moment: str) -> None:
+    filled(done)
+    late = {f"train-e001-000.{ending}": (done / f"train-e001-000.{ending}").read_bytes() for ending in ("tar", "json")}
+
+    def trouble(method: str, name: str) -> None:
+        if (method, name) == ("write", moment):
+            for left, data in late.items():
+                MemoryFileSystem.pipe_file(Shaky("x"), f"/bucket/set/{left}", data)
+
+    Shaky.trouble = staticmethod(trouble)
+    bake_there(seed=1, overwrite=True, workers=1)
+    assert there() == files(bake(tmp_path / "here", seed=1).path)
 
 
 def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(done: Path) -> None:
@@ -152,6 +228,28 @@ def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(don
     with pytest.raises(MachineError, match=rf"{URL}/train-e001-000.tar: no answer in .*full"):
         bake_there()
     assert "train-e001-000.json" not in there()
+
+
+def test_an_upload_that_was_cut_off_late_is_tried_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: list[float] = [0.0]
+    cut: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    def trouble(_method: str, name: str) -> Exception | None:
+        if name != "train-e001-000.tar" or len(cut) == 3:
+            return None
+        cut.append(name)
+        clock[0] += 500
+        return OSError("reset")
+
+    monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 120.0)
+    Shaky.trouble = staticmethod(trouble)
+    bake_there()
+    assert there() == files(done)
+    assert len(cut) == 3
 
 
 def test_a_set_that_is_unfinished_is_said_to_be_so(done: Path, tmp_path: Path, command: Command) -> None:

@@ -2,12 +2,15 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.asyn import AsyncFileSystem
 
 import shards.__main__
 import shards.remote
@@ -17,7 +20,7 @@ from shards.cache import Cache
 from shards.contents import digest
 from shards.files import place
 from shards.remote import Remote
-from shards.store import Store
+from shards.store import Question, Store
 from tests.shaky import Shaky, filled
 from train.lookahead import Lookahead
 from train.stream import Stream
@@ -130,6 +133,23 @@ def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pyt
     assert len(list(there.batches("train", batch_size=100))) == 3
 
 
+def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_time(
+    there: ShardSet, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 8 * 1024)
+    ask_once, asked = Store._ask_once, []
+
+    def share_a_link(self: Store, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:
+        asked.append(len(questions))
+        if len(questions) > 1:
+            return [TimeoutError()] * len(questions)  # none of them within its seconds
+        return ask_once(self, method, questions, seconds)
+
+    monkeypatch.setattr(Store, "_ask_once", share_a_link)
+    assert_same(there, ShardSet(done))
+    assert max(asked) == shards.remote.AT_ONCE
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
@@ -144,6 +164,30 @@ def test_what_asking_again_will_not_change_ends_at_once(url: str, error: Excepti
         ShardSet(url)
     assert raised.value.exit_code == code
     assert len(Shaky.asked) == 1
+
+
+class Old(AsyncFileSystem):  # type: ignore[misc] # fsspec ships no types
+    """An asynchronous file system of before there were claims."""
+
+    protocol = "old"
+    cachable = False
+    files: dict[str, bytes] = {}  # noqa: RUF012 - of all instances
+
+    async def _pipe_file(self, path: str, value: bytes) -> None:
+        self.files[path] = value
+
+    async def _cat_file(self, path: str, start: int, end: int) -> bytes:
+        if path not in self.files:
+            raise FileNotFoundError(path)
+        return self.files[path][start:end]
+
+
+def test_a_file_system_of_before_there_were_claims_takes_one() -> None:
+    fsspec.register_implementation("old", Old, clobber=True)
+    Old.files.clear()
+    assert Remote("old://b/x").write(b"1", claim=True)
+    assert not Remote("old://b/x").write(b"2", claim=True)
+    assert Old.files == {"b/x": b"1"}
 
 
 def test_a_missing_archive_is_named(there: ShardSet) -> None:
@@ -186,6 +230,9 @@ def test_what_needs_a_directory_says_so(there: ShardSet) -> None:
         ("s3://bucket/a/", "s3://bucket/a", "s3://bucket/a/m"),
         ("https://me:secret@host:8/a?X-Sig=secret", "https://host:8/a", "https://me:secret@host:8/a/m?X-Sig=secret"),
         ("s3://me:secret@bucket/a?b", "s3://bucket/a?b", "s3://me:secret@bucket/a?b/m"),
+        ("S3://bucket/a@b", "s3://bucket/a@b", "s3://bucket/a@b/m"),
+        ("HTTPS://me:secret@host/a?b=secret", "https://host/a", "https://me:secret@host/a/m?b=secret"),
+        ("https://me:p@s%2Fs@host/a", "https://host/a", "https://me:p@s%2Fs@host/a/m"),
     ],
 )
 def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: str, below: str) -> None:
@@ -193,6 +240,26 @@ def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: 
     assert isinstance(found, Remote)
     assert (str(found), repr(found), f"{found}") == (shown, shown, shown)
     assert (found / "m").url == below
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://me:sec/ret@host/x",
+        "HTTP://me:sec?ret@host/x",
+        "https://me:sec#ret@host/x",
+        "https://me:12/sec?ret@host/x",
+        "https://me@there:sec/ret@host/x",
+        "ftp://me:sec/ret@host/x",
+        "https:/me:secret@host/x",
+        "HTTPS:/host/x?token=secret",
+    ],
+)
+def test_a_url_whose_password_may_be_taken_for_its_path_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        place(text)
+    assert not re.search("sec|ret", str(raised.value))
+    assert re.search("%2F for /|expected a URL such as", str(raised.value))
 
 
 @pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x", "s3:"])
@@ -211,12 +278,12 @@ def test_a_url_that_says_too_little_is_no_path(text: str) -> None:
 
 
 def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "https://me:secret@host/a/b?X-Sig=secret&x=1"
+    url = "https://me:hid%2Fden@host/a/b?X-Sig=secret&x=1"
     said = [
         f"400, url='{url}'",
         "GET https://other/b?token=secret failed",
         "//you:hidden@other",
-        "me:secret",
+        "me:hid/den",
         "?X-Sig=secret&x=1",
     ]
 
@@ -228,7 +295,7 @@ def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(len(said)):
         with pytest.raises(MachineError, match=r"https://host/a/b: no answer") as raised:
             Remote(url).read(10)
-        assert not re.search("secret|hidden", str(raised.value))
+        assert not re.search("secret|hid|den", str(raised.value))
         said.append(said.pop(0))
 
 
