@@ -1,14 +1,18 @@
 """Folders of pictures, as users have them."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from precompute.decode import Decoding
 from precompute.images import SourceData
+from precompute.sources import load
 
-__all__ = ["picture", "write_folder"]
+__all__ = ["picture", "read", "saved", "write_cats", "write_folder"]
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> NDArray[np.uint8]:
@@ -21,6 +25,12 @@ def picture(path: Path, number: int, size: tuple[int, int] = (8, 6), mode: str =
     return pixels
 
 
+def saved(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
 def write_folder(source: SourceData, folder: Path, most: int | None = None) -> None:
     """Write a data set as `<split>/<class>/<number>.png`, at most so many of each split."""
     for split, images in source.splits.items():
@@ -31,3 +41,15 @@ def write_folder(source: SourceData, folder: Path, most: int | None = None) -> N
         ):
             name = source.classes[label].replace("/", "-")
             Image.fromarray(image_HWC.squeeze()).save(folder / split / name / f"{number:05d}.png", compress_level=1)
+
+
+def write_cats(folder: Path) -> Path:
+    """Write two classes of two colour pictures each, 8x6, to train and to test; return the folder."""
+    for number, (split, name) in enumerate([(s, c) for s in ("train", "test") for c in ("cat", "dog")] * 2):
+        picture(folder / split / name / f"{number}.png", number)
+    return folder
+
+
+def read(folder: Path, **how: Any) -> SourceData:
+    """Load a folder of pictures, decoded as `how` says."""
+    return load(f"folder:{folder}", Path("unused"), Decoding(**how))
