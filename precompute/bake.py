@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.augment import Augmentation, augmentation_for
-from precompute.baker import TransformBaker, baker_for
+from precompute.baker import Baker, TransformBaker, baker_for
 from precompute.elsewhere import check_scratch, check_writable, claim
 from precompute.existing import discard_damaged, discard_parts, files_of, is_begun, settle
 from precompute.images import Images, SourceData
@@ -202,21 +202,19 @@ def write_here(
         if split == "train" and augmentation.transform != "none":
             _write_in_processes(source.splits[split], augmentation, plan, oven, shards, workers, progress)
         else:
-            _write_in_threads(source, plan, augmentation, oven, workers, memory, shards, progress)
+            prepare = functools.partial(baker_for, source, augmentation, plan, shards[0], workers, memory)
+            _write_in_threads(prepare, oven, shards, workers, progress)
 
 
 def _write_in_threads(
-    source: SourceData,
-    plan: Plan,
-    augmentation: Augmentation,
+    prepare: Callable[[], Baker | TransformBaker],
     oven: Oven,
-    workers: int,
-    memory: int | None,
     shards: Sequence[Shard],
+    workers: int,
     progress: Progress,
 ) -> None:
     # Nobody else holds the baker: its memory is free when these shards are done, and the next ones are decided on.
-    baker = baker_for(source, augmentation, plan, shards[0], workers, memory)
+    baker = prepare()
 
     def write(shard: Shard, stopped: threading.Event) -> None:
         def count(samples: int) -> None:
