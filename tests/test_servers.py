@@ -76,28 +76,28 @@ def run(module: str, *arguments: object, more: Mapping[str, str] | None = None) 
         env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def small_cache(here: Path, cache: Path) -> tuple[object, ...]:
-    """Return options for a cache that a training just takes, half the set's size."""
-    plan = ShardSet(here / "digits").plan
+def small_cache(baked: Path, cache: Path) -> tuple[object, ...]:
+    """Return options for a cache that a training just takes, smaller than the set."""
+    plan = ShardSet(baked).plan
     shards = plan.shards()
     size = held_at_once(plan) * max(shard.size_bytes for shard in shards)
-    assert size <= sum(shard.size_bytes for shard in shards) / 2
+    assert size < sum(shard.size_bytes for shard in shards)
     return "--cache", cache, "--cache-size", size
 
 
-def train_as_here(url: str, here: Path, work: Path, weights: bytes, more: Mapping[str, str] | None = None) -> None:
+def train_as_here(url: str, baked: Path, work: Path, weights: bytes, more: Mapping[str, str] | None = None) -> None:
     """Train from a URL through a cache that is smaller than the set; the weights must be those of a local run."""
-    done = run("train", "--shards", url, "--out", work / "runs", *small_cache(here, work / "cache"), *TRAIN, more=more)
+    done = run("train", "--shards", url, "--out", work / "runs", *small_cache(baked, work / "cache"), *TRAIN, more=more)
     assert done.code == 0, done.err
     assert (the_run(work / "runs") / "weights.safetensors").read_bytes() == weights
     size = sum(path.stat().st_size for path in (work / "cache").iterdir())
-    assert size <= int(str(small_cache(here, work)[-1]))
+    assert size <= int(str(small_cache(baked, work)[-1]))
 
 
 def there(port: int, name: str) -> dict[str, bytes]:
@@ -118,7 +118,7 @@ def test_digits_end_to_end_from_s3(port: int, here: Path, trained: bytes, tmp_pa
     done = run("precompute", *BAKE, "--out", "s3://bucket/a", more=environment(port))
     assert done.code == 0, done.err
     assert there(port, "a/digits") == files(here / "digits")
-    train_as_here("s3://bucket/a", here, tmp_path, trained, environment(port))
+    train_as_here("s3://bucket/a", here / "digits", tmp_path, trained, environment(port))
     verified = run("shards", "verify", "s3://bucket/a/digits", more=environment(port))
     assert (verified.code, verified.err) == (0, "")
     about = run("shards", "info", "s3://bucket/a/digits", "--json", more=environment(port))
@@ -128,7 +128,7 @@ def test_digits_end_to_end_from_s3(port: int, here: Path, trained: bytes, tmp_pa
 def test_digits_end_to_end_from_nginx(here: Path, trained: bytes, tmp_path: Path) -> None:
     with web(here, tmp_path / "nginx") as (port, asked):
         url = f"http://me:secret@127.0.0.1:{port}/digits?token=secret"
-        train_as_here(url, here, tmp_path, trained)
+        train_as_here(url, here / "digits", tmp_path, trained)
         assert " 206 " in asked.read_text()
         for written in (the_run(tmp_path / "runs")).rglob("*"):
             assert not written.is_file() or b"secret" not in written.read_bytes(), written
@@ -146,22 +146,31 @@ def test_digits_end_to_end_through_the_bad_proxy(
         done = run("precompute", *BAKE, "--out", f"s3://bucket/{name}", more=more)
         assert done.code == 0, done.err
         assert there(port, f"{name}/digits") == files(here / "digits")
-        train_as_here(f"s3://bucket/{name}", here, tmp_path / "s3", trained, more)
+        train_as_here(f"s3://bucket/{name}", here / "digits", tmp_path / "s3", trained, more)
         assert set(proxy.met) >= set(FAULTS), proxy.met
     with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.25, seed=seed) as proxy:
-        train_as_here(f"http://127.0.0.1:{proxy.server_port}/digits", here, tmp_path / "http", trained)
+        train_as_here(f"http://127.0.0.1:{proxy.server_port}/digits", here / "digits", tmp_path / "http", trained)
         assert set(proxy.met) >= set(FAULTS), proxy.met
 
 
-def test_an_mnist_bake_of_an_epoch_to_s3(port: int, data_dir: Path, tmp_path: Path) -> None:
-    options = ("--dataset", "mnist", "--epochs", 1, "--data-dir", data_dir)
-    more = environment(port)
-    for out in (tmp_path, "s3://bucket/m"):
-        done = run("precompute", *options, "--out", out, more=more)
+def test_mnist_end_to_end_through_the_bad_proxy(port: int, data_dir: Path, tmp_path: Path) -> None:
+    epochs, here = 5, tmp_path / "here"
+    options = ("--dataset", "mnist", "--epochs", epochs, "--data-dir", data_dir)
+    done = run("precompute", *options, "--out", here)
+    assert done.code == 0, done.err
+    done = run("train", "--shards", here, "--out", tmp_path / "runs", *TRAIN)
+    assert done.code == 0, done.err
+    weights = (the_run(tmp_path / "runs") / "weights.safetensors").read_bytes()
+    with proxied(port, 0.1) as proxy:
+        more = environment(proxy.server_port)
+        done = run("precompute", *options, "--out", "s3://bucket/m", more=more)
         assert done.code == 0, done.err
-    assert there(port, "m/mnist") == files(tmp_path / "mnist")
-    verified = run("shards", "verify", "s3://bucket/m/mnist", more=more)
-    assert verified.code == 0, verified.err
+        assert there(port, "m/mnist") == files(here / "mnist")
+        train_as_here("s3://bucket/m", here / "mnist", tmp_path / "s3", weights, more)
+        assert set(proxy.met) >= set(FAULTS), proxy.met
+    with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.1) as proxy:
+        train_as_here(f"http://127.0.0.1:{proxy.server_port}/mnist", here / "mnist", tmp_path / "http", weights)
+        assert set(proxy.met) >= set(FAULTS), proxy.met
 
 
 def test_bakes_that_are_killed_go_on_in_the_bucket(port: int, here: Path) -> None:

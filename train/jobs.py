@@ -1,8 +1,6 @@
 """Jobs: what a command is to train, all of it checked before the first step is taken."""
 
 import argparse
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from shards.cache import Cache
 from shards.command import say
 from shards.errors import DataError, MachineError, UsageError, listed
 from shards.files import Place
-from shards.plan import MANIFEST, MOST_SEED
+from shards.plan import MOST_SEED
 from shards.remote import Remote
 from shards.sizes import size_bytes
 from train.books import Run
@@ -21,12 +19,12 @@ from train.device import choose_device, choose_precision
 from train.models import HEEDED, MODELS, SMALLEST_SIDE
 from train.recipes import Recipe, changes_from, recipe_for, recipe_from
 from train.repeats import repeated
+from train.root import find, wait_for_manifest
 from train.state import Settings
 from train.world import ALONE, World
 
-__all__ = ["Job", "find", "job_of", "jobs"]
+__all__ = ["Job", "job_of", "jobs"]
 
-PLAN_SECONDS = 20.0
 RUNS = Path("runs")
 
 
@@ -53,7 +51,7 @@ def jobs(arguments: argparse.Namespace, world: World = ALONE) -> list[Job]:
             raise UsageError(
                 f"--follow: a bake can be followed on one machine alone, and {arguments.shards} is elsewhere"
             )
-        _wait_for_manifest(arguments.shards, arguments.dataset)
+        wait_for_manifest(arguments.shards, arguments.dataset)
     found = []
     for data in find(arguments.shards, arguments.dataset, _cache(arguments, arguments.shards)):
         for settings in repeated(_settings(data, arguments), arguments.runs):
@@ -171,55 +169,6 @@ def _refuse_other_options(run: Run, settings: Settings, arguments: argparse.Name
                 f"{option}: {run.path} was begun with {noted}, found {asked}; leave it out to go on with that run, "
                 "or leave --resume out for another run"
             )
-
-
-def _wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
-    """Give a bake that was started together with this command the time to load its data and plan."""
-    wanted = [f"{name}/{MANIFEST}" for name in names or []] or [f"*/{MANIFEST}"]
-    deadline = time.monotonic() + PLAN_SECONDS
-    while time.monotonic() < deadline:
-        if (root / MANIFEST).is_file() or all(any(root.glob(pattern)) for pattern in wanted):
-            return
-        time.sleep(0.1)
-
-
-def find(root: Place, names: Sequence[str] | None, cache: Cache | None = None) -> list[ShardSet]:
-    """Open the shard set at `root`, or those in it; what is elsewhere comes through the cache, or the user's own.
-
-    Raises:
-        DataError: none there, or none of a name.
-        MachineError: a URL gives no answer, or denies access.
-    """
-    bake_first = f"Bake first: python -m precompute --epochs 25 --out {root}"
-    if isinstance(root, Remote):
-        sets = [ShardSet(place, cache) for place in _elsewhere(root, names)]
-    elif not root.is_dir():
-        raise DataError(f"--shards: no directory named {root}. {bake_first}")
-    else:
-        one = (root / MANIFEST).is_file()
-        sets = [ShardSet(root)] if one else [ShardSet(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))]
-    if not sets:
-        raise DataError(f"--shards: {root} holds no shard set. {bake_first}")
-    there = {data.name: data for data in sets}
-    if len(there) < len(sets):
-        raise DataError(f"--shards: several sets in {root} bear one name; name the directory of one of them")
-    unknown = [name for name in names or [] if name not in there]
-    if unknown:
-        raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
-    return [there[name] for name in dict.fromkeys(names)] if names else sets
-
-
-def _elsewhere(root: Remote, names: Sequence[str] | None) -> list[Remote]:
-    """Return the shard set at `root`, or those in it; where nothing can be listed, those that are named."""
-    if (root / MANIFEST).exists():
-        return [root]
-    if not names and not root.writable:
-        raise DataError(
-            f"--shards: {root} holds no {MANIFEST}, and over HTTP nothing can be listed; name the URL of one set, "
-            "or those in it by --dataset"
-        )
-    inside = [root / name for name in (names or sorted(root.names()))]
-    return [place for place in inside if (place / MANIFEST).exists()]
 
 
 def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
