@@ -235,7 +235,7 @@ def _report(job: Job, left: Estimate, as_json: bool) -> None:
         print(
             f"{name}: {left.shards} of {left.planned_shards} shards to write into {job.directory}, "
             f"{left.size_bytes} of {left.planned_bytes} bytes ({gigabytes(left.size_bytes)}); "
-            f"{free} free"
+            f"{free} free; each epoch more takes {gigabytes(left.epoch_bytes)}, and what train --replay repeats none"
         )
 
 

@@ -24,6 +24,7 @@ __all__ = ["Estimate", "check_choices", "check_space", "estimate", "make_plan", 
 class Estimate:
     """What a bake has still to write, of how much in all, and the space for it; sizes in bytes.
 
+    `epoch_bytes` is what one more epoch would take; what `train --replay` plays again takes nothing.
     What lies elsewhere has no end of space that we know of: None.
     """
 
@@ -31,6 +32,7 @@ class Estimate:
     size_bytes: int
     planned_shards: int
     planned_bytes: int
+    epoch_bytes: int
     free_bytes: int | None
 
 
@@ -114,6 +116,7 @@ def estimate(
         size_bytes=sum(shard.size_bytes for shard in todo),
         planned_shards=len(shards),
         planned_bytes=sum(shard.size_bytes for shard in shards),
+        epoch_bytes=sum(shard.size_bytes for shard in plan.shards("train", plan.epochs - 1)),
         free_bytes=_free_bytes(plan, directory, bool(todo), overwrite) if isinstance(directory, Path) else None,
     )
 

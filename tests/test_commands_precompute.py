@@ -132,6 +132,7 @@ def test_a_dry_run_says_the_exact_bytes_and_writes_nothing(done: Path) -> None:
     assert said["size_bytes"] == said["planned_bytes"] == archives(done)
     assert said["shards"] == said["planned_shards"] == len(list(done.glob("*.tar"))) == 4
     assert (said["dataset"], said["directory"]) == ("digits", str(done))
+    assert said["epoch_bytes"] == (done / "train-e002-000.tar").stat().st_size
     assert said["free_bytes"] > 0
 
 
