@@ -36,7 +36,7 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.remote", description=__doc__)
     options.add_argument("--images", type=int, default=50_000, help="of an epoch; default 50000")
     options.add_argument("--epochs", type=int, default=4, help="of a stream and of a training; default 4")
-    options.add_argument("--train-images", type=int, default=4096, help="of an epoch of the training; default 4096")
+    options.add_argument("--train-images", type=int, default=2048, help="of an epoch of the training; default 2048")
     options.add_argument("--batch-size", type=int, default=256, help="of the training; default 256")
     options.add_argument("--repetitions", type=int, default=5, help="rounds that count; default 5")
     options.add_argument("--json", action="store_true", help="print JSON")

@@ -9,6 +9,7 @@ import functools
 import logging
 import platform
 import secrets
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -43,7 +44,7 @@ class SharedSet:
         how: pictures are decoded.
         directory: the set.
         identity: of its plan.
-        memory: bytes that each worker process may hold; None: half of what its machine has.
+        memory: bytes that each worker process may hold; None: half of what Dask grants it.
     """
 
     dataset: str
@@ -166,8 +167,20 @@ def _baker(shared: SharedSet, shard: Shard) -> Baker | TransformBaker:
     if key not in _bakers:
         _bakers.clear()
         plan, origin = _origin(shared)
-        _bakers[key] = baker_for(origin.source, origin.augmentation, plan, shard, memory=shared.memory)
+        _bakers[key] = baker_for(origin.source, origin.augmentation, plan, shard, memory=_memory(shared))
     return _bakers[key]
+
+
+def _memory(shared: SharedSet) -> int | None:
+    """Return what this process may hold: what was said, or half of what Dask grants it (`--memory-limit`), or None."""
+    distributed = sys.modules.get("distributed")  # which a worker has loaded
+    if shared.memory is not None or distributed is None:
+        return shared.memory
+    try:
+        limit: int | None = distributed.get_worker().memory_manager.memory_limit
+    except ValueError:  # called by whoever is no worker
+        return None
+    return limit // 2 if limit else None
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import precompute.__main__
+from precompute.baker import baker_for
 from precompute.cluster import SharedSet, _bakers, _origin, bake_there
 from precompute.decode import Decoding
 from precompute.progress import Progress
@@ -140,6 +142,32 @@ def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
     monkeypatch.setattr("precompute.__main__.bake_on_cluster", on_a_worker)
     monkeypatch.setattr("precompute.baker.usual_bytes", lambda: pytest.fail("--memory was forgotten"))
     assert bake("far", "--dask", "tcp://nobody:1") == bake("here")
+
+
+@dask
+@pytest.mark.parametrize(
+    ("said", "limit", "expected"), [(None, 6 * 10**9, 3 * 10**9), (5, 6 * 10**9, 5), (None, 0, None)]
+)
+def test_a_worker_takes_half_of_what_dask_grants_it_where_nothing_is_said(
+    shared: SharedSet,
+    baked: ShardSet,
+    monkeypatch: pytest.MonkeyPatch,
+    said: int | None,
+    limit: int,
+    expected: int | None,
+) -> None:
+    from distributed import Client
+
+    asked: list[int | None] = []
+
+    def baker(*of: Any, **more: Any) -> Any:
+        asked.append(more["memory"])
+        return baker_for(*of, **more)
+
+    monkeypatch.setattr("precompute.cluster.baker_for", baker)
+    with Client(processes=False, n_workers=1, memory_limit=limit, dashboard_address=None) as client:
+        client.submit(bake_there, replace(shared, memory=said), baked.plan.shards()[0]).result()
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize(
