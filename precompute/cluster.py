@@ -92,7 +92,8 @@ def _client(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError:
         raise MachineError("--dask needs dask.distributed: pip install -e '.[cluster]'") from None
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks on a scheduler that went away
+    for logger in ("distributed", "distributed.client"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # their tracebacks on a scheduler that went away
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except ValueError as error:
