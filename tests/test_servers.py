@@ -170,14 +170,14 @@ def test_mnist_end_to_end_through_the_bad_proxy(port: int, data_dir: Path, tmp_p
     done = run("train", "--shards", here, "--out", tmp_path / "runs", *TRAIN_MNIST)
     assert done.code == 0, done.err
     weights = (the_run(tmp_path / "runs") / "weights.safetensors").read_bytes()
-    with proxied(port, 0.1) as proxy:
+    with proxied(port, 0.2) as proxy:
         more = environment(proxy.server_port)
         done = run("precompute", *options, "--out", "s3://bucket/m", more=more)
         assert done.code == 0, done.err
         assert there(port, "m/mnist") == files(here / "mnist")
         train_as_here("s3://bucket/m", here / "mnist", tmp_path / "s3", weights, more, TRAIN_MNIST)
         assert set(proxy.met) >= set(FAULTS), proxy.met
-    with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.1) as proxy:
+    with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.2) as proxy:
         train_as_here(
             f"http://127.0.0.1:{proxy.server_port}/mnist", here / "mnist", tmp_path / "http", weights, None, TRAIN_MNIST
         )
