@@ -6,12 +6,15 @@ Of CIFAR-10's 32 pixels a fifth of the epochs has 16, then two fifths 24, two fi
 from benchmarks.experiment import Way, experiment, options
 from precompute.sources import load
 from shards.command import run_command
+from shards.errors import UsageError
 
 
 def main() -> None:
     """Train with one size and with three, seed after seed; print."""
     parser = options("python -m benchmarks.resizing", __doc__, dataset="cifar10", epochs=10, seeds=3)
     arguments = parser.parse_args()
+    if arguments.epochs < 5:
+        raise UsageError(f"--epochs: expected at least 5, of which each size gets some, found {arguments.epochs}")
     side = load(arguments.dataset, arguments.data_dir).splits["test"].images_NHWC.shape[1]
     fifth = arguments.epochs // 5
     sizes = f"{side // 2}:{fifth},{side * 3 // 4}:{2 * fifth},{side}"  # the last one's epochs are all that are left

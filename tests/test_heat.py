@@ -1,6 +1,8 @@
 """Heat maps: Grad-CAM finds the place that speaks for a class, in any model, and leaves the model as it was."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -44,13 +46,32 @@ def test_where_nothing_speaks_for_the_class_the_map_is_cold() -> None:
     assert not maps.any()
 
 
-def test_the_maps_are_those_of_the_paper() -> None:
+# Of each model the last features, and what makes logits of them, written out.
+Parts = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
+PARTS: dict[str, Parts] = {
+    "davidnet": (
+        lambda model, images: model.layer3(model.layer2(model.layer1(model.prep(images)))),
+        lambda model, features: model.head(F.max_pool2d(features, 4).flatten(1)),
+    ),
+    "wrn22": (
+        lambda model, images: F.relu(model.norm(model.body(model.stem(images)))),
+        lambda model, features: model.head(features.mean((2, 3))),
+    ),
+    "resnet18-concat": (
+        lambda model, images: F.relu(model.norm(model.body(model.stem(images)))),
+        lambda model, features: model.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_maps_are_those_of_the_paper(name: str) -> None:
     torch.manual_seed(0)
-    model = DavidNet(3, 10, celu_alpha=0.075, pool_first=True).eval()
+    model = build(replace(recipe_for("default"), model=name), 3, 10).eval()
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10  # more than one chunk
-    # With the pooling and the head written out: weights are mean gradients, what is negative is nothing.
-    features = model.layer3(model.layer2(model.layer1(model.prep(images)))).detach().requires_grad_()
-    logits = model.head(F.max_pool2d(features, 4).flatten(1))
+    # Weights are mean gradients, what is negative is nothing.
+    features = PARTS[name][0](model, images).detach().requires_grad_()
+    logits = PARTS[name][1](model, features)
     (gradients,) = torch.autograd.grad(logits[torch.arange(20), labels].sum(), features)
     small = (gradients.mean((2, 3))[:, :, None, None] * features).sum(1, keepdim=True).clamp(min=0)
     expected = F.interpolate(small, (32, 32), mode="bilinear")[:, 0].detach()

@@ -15,9 +15,11 @@ import precompute
 import precompute.plan
 from precompute import Augmentation
 from precompute.sources import SourceData
+from shards import ShardSet
 from tests.commands import ON_CPU, Command, the_run
 from train.models import MODELS
 from train.report.hints import Facts, hints
+from train.report.samples import input_statistics
 from train.report.scores import ClassScore
 
 PLAIN = Augmentation("plain", pad=0, pad_mode="zero", flip="none", cutout=0)
@@ -43,6 +45,16 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     (
         {"held_out_accuracy": [0.1, 0.1, 0.12], "train_accuracy": [0.1, 0.1, 0.11]},
         "The test accuracy, 12.0 %, is about that of guessing, and the training accuracy, 11.0 %, is too",
+    ),
+    (
+        {"classes": tuple(map(str, range(1000))), "first_loss": math.log(1000)}
+        | {"held_out_accuracy": [0.001], "held_out_loss": [6.9], "train_accuracy": [0.2]},
+        "the net learns images by heart. Labels may be shuffled",
+    ),
+    (
+        {"classes": tuple("01"), "first_loss": math.log(2), "train_accuracy": [0.6], "held_out_accuracy": [0.6]}
+        | {"held_out_loss": [0.65]},
+        "Under-fitting: after 1 epochs even the training accuracy is 60.0 %.",
     ),
     ({"held_out_accuracy": [0.6, 0.8, 0.89]}, "Over-fitting: 99.5 % of the training images are recognized, and 89.0 %"),
     ({"held_out_loss": [0.9, 0.4, 0.6]}, "The test loss was lowest after epoch 2, 0.400, and rose to 0.600"),
@@ -143,6 +155,26 @@ def test_a_training_on_shuffled_labels_is_found_out(hints_of: Train) -> None:
 def test_a_training_on_few_images_without_augmentation_over_fits(hints_of: Train) -> None:
     (found,) = hints_of(50, *LONG, augment=PLAIN)
     assert found.startswith("Over-fitting: 100.0 % of the training images are recognized")
+
+
+def test_inputs_are_judged_by_images_of_all_classes_though_held_out_ones_come_class_by_class(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], 200)
+    images = np.where(labels == 0, 20, 230).astype(np.uint8).repeat(64).reshape(400, 8, 8)
+    precompute.bake(images, labels, test=(images, labels), augment=PLAIN, name="two", epochs=2, out=tmp_path)
+    for dropped in ("nothing", "train-e000-*"):
+        for path in tmp_path.glob(dropped):
+            path.unlink()
+        found = input_statistics(ShardSet(tmp_path))
+        assert found is not None
+        ((mean,), (deviation,)) = found
+        assert abs(mean) < 0.3
+        assert abs(deviation - 1) < 0.1
+    for path in tmp_path.glob("train-*"):
+        path.unlink()
+    assert input_statistics(ShardSet(tmp_path)) is not None
+    for path in tmp_path.glob("test-*"):
+        path.unlink()
+    assert input_statistics(ShardSet(tmp_path)) is None
 
 
 @pytest.mark.slow

@@ -25,23 +25,40 @@ TRAINED = {
 }
 
 
-@pytest.fixture(scope="module")
-def eight(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight epochs of digits; read only."""
+def bake(digits: SourceData, augment: str, epochs: int, out: Path) -> Path:
     train, test = digits.splits["train"], digits.splits["test"]
-    out = tmp_path_factory.mktemp("eight") / "digits"
-    held_out = test.images_NHWC, test.labels_N
     precompute.bake(
         train.images_NHWC,
         train.labels_N,
-        test=held_out,
-        augment=augmentation_for("digits"),
+        test=(test.images_NHWC, test.labels_N),
+        augment=augmentation_for("digits", augment),
         classes=digits.classes,
         name="digits",
-        epochs=8,
+        epochs=epochs,
         out=out,
     )
     return out
+
+
+@pytest.fixture(scope="module")
+def eight(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight epochs of digits; read only."""
+    return bake(digits, "standard", 8, tmp_path_factory.mktemp("eight") / "digits")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["resnet20", "fast"])
+def test_shards_of_a_recipe_s_own_augmentation_suggest_it_and_train(
+    recipe: str, digits: SourceData, tmp_path: Path, command: Command
+) -> None:
+    epochs, batch_size, rate, least = TRAINED[recipe]
+    own = bake(digits, recipe, epochs, tmp_path / "digits")
+    options = ("--epochs", epochs, "--batch-size", batch_size, "--lr", rate, "--device", "cpu")
+    ended = command("--shards", own, "--out", tmp_path / "runs", *options)
+    assert ended.code == 0, ended.err
+    summary = summary_of(the_run(tmp_path / "runs"))
+    assert summary["recipe"] == recipe
+    assert summary["test_accuracy"] > least
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_epochs_have_the_sides_that_are_named_and_the_last_one_goes_on() -> None
     assert sides("16:2,24:1,32", 5, 28) == [16, 16, 24, 32, 32, 32]
     assert sides("16:2,24:1,32", 2, 28) == [16, 16, 32]
     assert sides("none", 2, 28) == [28, 28, 28]
-    for wrong in ("16:5", "16:5,", "a", "16:5,24:", "-1", "16:x,32"):
+    for wrong in ("16:5", "16:5,", "a", "16:5,24:", "-1", "16:x,32", "16:0,32"):
         with pytest.raises(UsageError, match="expected SIDE:EPOCHS"):
             sides(wrong, 3, 28)
 

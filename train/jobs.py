@@ -16,7 +16,7 @@ from shards.sizes import size_bytes
 from train.books import Run
 from train.compile import check_compiler
 from train.device import choose_device, choose_precision
-from train.models import HEEDED, MODELS, SMALLEST_SIDE
+from train.models import HEEDED, MODELS, SMALLEST_SIDE, foreign
 from train.recipes import Recipe, changes_from, recipe_for, recipe_from
 from train.repeats import repeated
 from train.root import find, wait_for_manifest
@@ -187,12 +187,10 @@ def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
     if recipe.model not in MODELS:
         raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
     changes = changes_from(arguments.set)
-    heeded = HEEDED.get(recipe.model, ())
     for name in changes:
-        if name in {name for names in HEEDED.values() for name in names} and name not in heeded:
-            raise UsageError(
-                f"--set: {recipe.model} knows no {name}, only {', '.join(heeded) or 'what all models have'}"
-            )
+        if name in foreign(recipe.model):
+            knows = ", ".join(HEEDED.get(recipe.model, ())) or "what all models have"
+            raise UsageError(f"--set: {recipe.model} knows no {name}, only {knows}")
     recipe = replace(recipe, **changes)
     recipe = replace(recipe, epochs=_epochs(data, recipe, arguments))
     precision = choose_precision(arguments.precision, device)

@@ -152,7 +152,8 @@ class _Session:
         if self._world.leads:
             size = self._world.size
             self.run.begin(self.data.place, trainer.state.reports, trainer.steps_done, world_size=size)
-        say(f"{name}: {recipe.name} on {self.settings.device} in {self.settings.precision}, into {self.run.path}")
+        what = f"{recipe.name} ({recipe.model}) on {self.settings.device} in {self.settings.precision}"
+        say(f"{name}: {what}, into {self.run.path}")
         if trainer.steps_done:
             say(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
         try:

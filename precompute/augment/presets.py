@@ -165,6 +165,7 @@ BY_RECIPE = {
 }
 AUGMENTATIONS = {
     STANDARD.name: STANDARD,
+    "default": STANDARD,  # by the name of its recipe
     PLAIN.name: PLAIN,
     "trivial-augment-wide": replace(STANDARD, name="trivial-augment-wide", transform="TrivialAugmentWide"),
     "rand-augment": replace(STANDARD, name="rand-augment", transform="RandAugment"),

@@ -14,7 +14,7 @@ from shards.errors import UsageError
 
 __all__ = ["at_side", "resized", "sides"]
 
-SIDES = re.compile(r"(\d{1,4}:\d{1,4},)*\d{1,4}")
+SIDES = re.compile(r"(\d{1,4}:[1-9]\d{0,3},)*\d{1,4}")
 BLOCK_IMAGES = 4096  # so that float copies, where torch makes them, stay small
 
 

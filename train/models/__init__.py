@@ -13,7 +13,7 @@ from train.models.resnet20 import ResNet20
 from train.models.wrn22 import WRN22
 from train.recipes import Recipe
 
-__all__ = ["HEEDED", "MODELS", "SMALLEST_SIDE", "DavidNet", "FastNet", "build"]
+__all__ = ["HEEDED", "MODELS", "SMALLEST_SIDE", "DavidNet", "FastNet", "build", "foreign"]
 
 SMALLEST_SIDE = 8  # three pools, or strides, halve it
 
@@ -58,6 +58,11 @@ HEEDED = {
     "cnn94": ("celu_alpha", "head_scale"),
     "fastnet": ("head_scale", "whiten"),
 }
+
+
+def foreign(model: str) -> set[str]:
+    """Return what of a recipe is other models' own, which this one does not heed."""
+    return {name for names in HEEDED.values() for name in names} - set(HEEDED.get(model, ()))
 
 
 def build(recipe: Recipe, channels: int, classes: int) -> nn.Module:

@@ -22,13 +22,14 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules, so that heat maps find what they give
         self.project = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
-        activated = F.relu(self.norm1(x))
+        activated = self.relu1(self.norm1(x))
         shortcut = x if self.project is None else self.project(activated)
-        added: Tensor = shortcut + self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        added: Tensor = shortcut + self.conv2(self.relu2(self.norm2(self.conv1(activated))))
         return added
 
 
@@ -48,11 +49,12 @@ class ResNet18Concat(nn.Module):
             *(Block(inputs, outputs, 1 if inputs == outputs else 2) for inputs, outputs in itertools.pairwise(widths))
         )
         self.norm = nn.BatchNorm2d(widths[-1])
+        self.relu = nn.ReLU()
         self.head = nn.Linear(2 * widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> logits (N, classes)."""
-        features = F.relu(self.norm(self.body(self.stem(images))))
+        features = self.relu(self.norm(self.body(self.stem(images))))
         highest = F.max_pool2d(features, features.shape[2:]).flatten(1)
         logits: Tensor = self.head(torch.cat([features.mean((2, 3)), highest], 1))
         return logits

@@ -4,7 +4,6 @@ Source: Zagoruyko and Komodakis, "Wide Residual Networks" (arXiv 1605.07146), in
 DAWNBench (fastai, vision/models/wrn.py): the residual branch is scaled by 0.2.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["WRN22"]
@@ -22,11 +21,12 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = _conv(outputs, outputs, 3, 1)
         self.shortcut: nn.Module = nn.Identity() if inputs == outputs else _conv(inputs, outputs, 1, stride)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules, so that heat maps find what they give
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
-        activated = F.relu(self.norm1(x))
-        branch = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        activated = self.relu1(self.norm1(x))
+        branch = self.conv2(self.relu2(self.norm2(self.conv1(activated))))
         added: Tensor = self.shortcut(activated) + BRANCH_SCALE * branch
         return added
 
@@ -48,11 +48,12 @@ class WRN22(nn.Module):
             *(Block(*shape) for shape in zip(widths[:-1], widths[1:], strides, strict=True)),
         )
         self.norm = nn.BatchNorm2d(widths[-1])
+        self.relu = nn.ReLU()
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> logits (N, classes)."""
-        features = F.relu(self.norm(self.body(self.stem(images))))
+        features = self.relu(self.norm(self.body(self.stem(images))))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits
 

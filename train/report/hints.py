@@ -72,7 +72,7 @@ def _guessing(facts: Facts) -> str | None:
         return None
     found = f"The {facts.held_out} accuracy, {_percent(facts.held_out_accuracy[-1])}, is about that of guessing"
     chance = 1 / len(facts.classes)
-    if facts.train_accuracy[-1] > chance + (1 - chance) / 4:
+    if facts.train_accuracy[-1] > chance + min(chance, (1 - chance) / 4):
         return (
             f"{found}, though the training accuracy is {_percent(facts.train_accuracy[-1])}: the net learns images by "
             f"heart. Labels may be shuffled, or not belong to their images, in train or in {facts.held_out}."
@@ -112,7 +112,8 @@ def _loss_turned(facts: Facts) -> str | None:
 def _under_fitting(facts: Facts) -> str | None:
     train = facts.train_accuracy[-1]
     held_out = facts.held_out_accuracy[-1] if facts.held_out is not None else train
-    if train < 0.5 and held_out < 0.5 and not _at_chance(facts):
+    half_way = (1 + 1 / len(facts.classes)) / 2  # from guessing to knowing
+    if train < half_way and held_out < half_way and not _at_chance(facts):
         return (
             f"Under-fitting: after {len(facts.train_accuracy)} epochs even the training accuracy is {_percent(train)}. "
             "More epochs, another learning rate, a larger net or weaker augmentation may help."

@@ -11,6 +11,8 @@ from shards.show import variants
 
 __all__ = ["Variants", "at_positions", "baked_variants", "input_statistics"]
 
+SEEN = 128
+
 
 @dataclass(frozen=True)
 class Variants:
@@ -59,8 +61,21 @@ def baked_variants(data: ShardSet, played: int, images: int, columns: int) -> Va
     return Variants(labels[chosen].tolist(), epochs, variants(data, index[chosen].tolist(), epochs))
 
 
-def input_statistics(data: ShardSet, split: str) -> tuple[list[float], list[float]]:
-    """Return mean and deviation of each channel of what a net is fed, over a split's first record."""
-    images, _, _ = next(data.records(split))
-    normalized = data.normalize(images).astype(np.float64)
+def input_statistics(data: ShardSet) -> tuple[list[float], list[float]] | None:
+    """Return mean and deviation of each channel of what a net is fed, over SEEN images; None where there are none.
+
+    They are training images, where an epoch is there: those are shuffled, and held-out ones may come class by class.
+    """
+    epochs = [("train", epoch) for epoch in range(data.epochs)]
+    places = [*epochs, *((split, 0) for split in ("test", "val") if split in data.splits)]
+    there = next((place for place in places if not data.missing(*place)), None)
+    if there is None:
+        return None
+    images, seen = [], 0
+    for record, _, _ in data.records(*there):
+        images.append(data.normalize(record).astype(np.float64))
+        seen += len(record)
+        if seen >= SEEN:
+            break
+    normalized = np.concatenate(images)
     return normalized.mean((0, 1, 2)).tolist(), normalized.std((0, 1, 2)).tolist()

@@ -12,6 +12,7 @@ from shards.contents import describe
 from shards.show import to_pixels
 from train.evaluate import Predictions
 from train.heat import heat_maps
+from train.models import foreign
 from train.recipes import Recipe
 from train.report import page, words
 from train.report.drawings import draw_accuracy, draw_confusion, draw_loss, draw_schedule
@@ -62,7 +63,7 @@ def top(record: Record, hints: Sequence[str]) -> str:
     boxes = "".join(f"<div><b>{escape(value)}</b>{escape(name)}</div>" for name, value in figures if value)
     lines = "".join(f"<p>{escape(hint)}</p>" for hint in hints) or "<p>Nothing in the figures looks wrong.</p>"
     kind = "hints" if hints else "hints none"
-    title = f"{summary['dataset']}: {summary['recipe']}, seed {summary['seed']}"
+    title = f"{summary['dataset']}: {summary['recipe']} ({summary['model']}), seed {summary['seed']}"
     return (
         f'<h1>{escape(title)}</h1>\n<p class="faint">{escape(record.path.name)}</p>\n'
         f'<div class="figures">{boxes}</div>\n<div class="{kind}">{lines}</div>'
@@ -276,7 +277,9 @@ def settings(record: Record, data: ShardSet) -> str:
         "mean": list(plan.source.mean),
         "deviation": list(plan.source.deviation),
     }
-    parts = (("Run", record.settings), ("Shards", baked), ("Versions", record.versions))
+    recipe = record.settings["recipe"]
+    heeded = {name: value for name, value in recipe.items() if name not in foreign(recipe["model"])}
+    parts = (("Run", {**record.settings, "recipe": heeded}), ("Shards", baked), ("Versions", record.versions))
     tables = "".join(
         f"<div><h3>{title}</h3>{page.table([], [[key, value] for key, value in words.flat(values).items()])}</div>"
         for title, values in parts

@@ -72,10 +72,8 @@ def _can_draw() -> bool:
 
 def _facts(record: Record, data: ShardSet, scores: list[ClassScore]) -> Facts:
     epochs = record.epochs
-    whole = (split for split in ("test", "val", "train") if split in data.splits and not data.missing(split, 0))
-    seen = next(whole, None)
     held_out = epochs[-1]["held_out"]
-    mean, deviation = input_statistics(data, seen) if seen else (None, None)
+    mean, deviation = input_statistics(data) or (None, None)
     scored = [epoch for epoch in epochs if epoch["held_out_loss"] is not None]
     return Facts(
         classes=data.classes,
