@@ -165,7 +165,6 @@ BY_RECIPE = {
 }
 AUGMENTATIONS = {
     STANDARD.name: STANDARD,
-    "default": STANDARD,  # by the name of its recipe
     PLAIN.name: PLAIN,
     "trivial-augment-wide": replace(STANDARD, name="trivial-augment-wide", transform="TrivialAugmentWide"),
     "rand-augment": replace(STANDARD, name="rand-augment", transform="RandAugment"),
@@ -173,6 +172,7 @@ AUGMENTATIONS = {
         STANDARD, name="color-jitter", transform="ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)"
     ),
     "rotation": replace(STANDARD, name="rotation", transform="RandomRotation(degrees=15)"),
+    "default": STANDARD,  # by the name of its recipe, as those that follow
     **BY_RECIPE,
 }
 
