@@ -23,7 +23,7 @@ from precompute.origin import Origin, match_origin
 from precompute.oven import Oven
 from precompute.progress import Progress
 from precompute.sources import load
-from shards.command import say
+from shards.command import heed, say
 from shards.errors import DataError, MachineError, PrebakeError, UsageError
 from shards.files import Place
 from shards.plan import Plan, Shard
@@ -117,6 +117,7 @@ def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress
             progress.add(shards[future.key].samples)
             progress.finish(shards[future.key])
             future.release()  # else it is computed again where its worker dies
+            heed()
     except CancelledError:
         raise MachineError(f"{address}: the scheduler went away, or threw this bake out. {go_on}") from None
     except RuntimeError as error:

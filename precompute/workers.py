@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.command import undisturbed
+from shards.command import heed, undisturbed
 from shards.errors import MachineError
 from shards.plan import Shard
 from shards.writer import remove, write_plainly
@@ -47,6 +47,7 @@ def each_in_threads(work: Callable[[Shard, threading.Event], None], shards: Sequ
                     pool.submit(work, shard, stopped).add_done_callback(done.put)
             for _ in shards:
                 done.get().result()
+                heed()
         except BaseException:
             stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -100,6 +101,7 @@ def each_in_processes(
                         future.result()
                         look()
                         finish(futures[future])
+                    heed()
             except BaseException:
                 counts[-1] = 1
                 pool.shutdown(cancel_futures=True)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from shards.errors import MachineError, PrebakeError, UsageError
 
-__all__ = ["TerminatedError", "run_command", "say", "undisturbed"]
+__all__ = ["TerminatedError", "heed", "run_command", "say", "undisturbed"]
 
 ADVICE = {
     errno.ENOSPC: "free some space, or work in another directory",
@@ -28,6 +28,8 @@ ADVICE = {
     errno.EROFS: "work in a directory on a writable file system",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+
+_heard: list[int] = []  # the signal that the running command is to end by
 
 
 def run_command(main: Callable[[], None], after_interruption: str = "") -> NoReturn:
@@ -75,6 +77,15 @@ def say(line: str) -> None:
 
 class TerminatedError(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT."""
+
+
+def heed() -> None:
+    """Raise again what a signal has raised, where that was swallowed: by a finalizer, or as a library was imported.
+
+    For the borders of work that lasts, not for clean-up.
+    """
+    if _heard:
+        raise _ending()
 
 
 @contextlib.contextmanager
@@ -128,28 +139,29 @@ def _interrupted(what: str, after: str, exit_code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    heard: list[int] = []
+    _heard.clear()
 
     def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-        if heard:
+        if _heard:
             os._exit(128 + number)
-        heard.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
+        _heard.append(number)
+        raise _ending()
 
     before = _handled_by(interrupt)
     try:
         yield
-        swallowed = heard
     except Exception:
-        if not heard:
+        if not _heard:
             raise
-        swallowed = heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     # Libraries catch everything here and there, as they are imported: whoever asked for the end gets it, if late.
-    if swallowed:
-        raise KeyboardInterrupt if swallowed == [signal.SIGINT] else TerminatedError
+    heed()
+
+
+def _ending() -> BaseException:
+    return KeyboardInterrupt() if _heard == [signal.SIGINT] else TerminatedError()
 
 
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:  # any handler that there can be

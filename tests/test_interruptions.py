@@ -5,11 +5,14 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from precompute.workers import each_in_threads
 from shards.command import run_command, say, undisturbed
 from shards.errors import DataError
+from shards.shard import Epoch, Shard, divide
 from tests.trials import trial
 
 KINDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
@@ -111,3 +114,22 @@ def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same(
 
     ended = trial(lambda: run_command(main))
     assert (ended.status, ended.said) == (code, f"{word}\n")
+
+
+def test_a_signal_that_is_swallowed_ends_a_bake_after_its_next_shard() -> None:
+    shards = [replace(divide("train", 0, Epoch(1, (1, 1, 1)), "uint8")[0], epoch=epoch) for epoch in range(200)]
+
+    def work(shard: Shard, stopped: threading.Event) -> None:
+        if not stopped.is_set():
+            say(shard.stem)
+            time.sleep(0.05)
+
+    def main() -> None:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        each_in_threads(work, shards, 1)
+
+    ended = trial(lambda: run_command(main), seconds=30)
+    *stems, word = ended.said.splitlines()
+    assert (ended.status, word) == (143, "terminated")
+    assert len(stems) < 10

@@ -1,5 +1,7 @@
 """Trials: something done in a fork of this process, warm with all that it has imported, and how that ended."""
 
+import faulthandler
+import gc
 import mmap
 import os
 import resource
@@ -54,7 +56,7 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
         child = os.fork()
     if child == 0:
         os.close(ours)
-        _act(act, theirs, shared)
+        _act(act, theirs, shared, 0.9 * seconds)
     os.close(theirs)
     said, late = _read(ours, started + seconds)
     os.close(ours)
@@ -70,8 +72,9 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
     return Trial(os.waitstatus_to_exitcode(ended), said, spent, max(0, grown))
 
 
-def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
+def _act(act: Callable[[], object], output: int, shared: mmap.mmap, long: float) -> NoReturn:
     status = CRASHED
+    gc.freeze()  # else it looks at all that its parent has, and copies each page on which any of that lies
     resident, mapped = _resident_bytes()
     shared[:8] = resident.to_bytes(8, "little")
     try:
@@ -79,6 +82,7 @@ def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
         os.dup2(output, 2)
         # Not pytest's, which collect in memory that nobody will see.
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        faulthandler.dump_traceback_later(long, file=sys.stderr)  # where it stands, before it is killed
         act()
         status = 0
     except SystemExit as ended:

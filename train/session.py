@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from shards import ShardSet
-from shards.command import TerminatedError, say, undisturbed
+from shards.command import TerminatedError, heed, say, undisturbed
 from shards.errors import DataError, MachineError
 from shards.lock import locked
 from train.board import noted
@@ -176,6 +176,7 @@ class _Session:
             raise
 
     def _at_border(self) -> None:
+        heed()
         due = self._world.leads and time.monotonic() >= self._due
         if due:
             self._due = math.inf  # until all have heard it

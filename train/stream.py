@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shards import MachineError, ShardSet, UsageError
+from shards.command import heed
 from shards.follow import wait_for_epoch
 from shards.opened import OpenShard, Scratch
 from train.lookahead import Lookahead
@@ -166,6 +167,7 @@ class Stream:
             try:
                 return self._ready.get_nowait()
             except queue.Empty:
+                heed()
                 time.sleep(POLL_SECONDS)
 
     def _fill(self) -> None:
