@@ -10,7 +10,7 @@ import numpy as np
 from shards.lock import bake_seconds
 from train.evaluate import Score
 from train.loop import Trainer
-from train.models import foreign
+from train.models import heeded
 from train.results import SCORES
 from train.state import EpochReport
 from train.waits import STALL_SECONDS
@@ -68,9 +68,7 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "order_seed": settings.order_seed,
         "sync_batchnorm": settings.sync_batchnorm,
         "world_sizes": state.world_sizes,
-        "hyperparameters": {
-            name: value for name, value in asdict(settings.recipe).items() if name not in foreign(settings.recipe.model)
-        },
+        "hyperparameters": heeded(asdict(settings.recipe)),
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,
         "test_accuracy_shift_tta": score.accuracy_shift_tta if score else None,

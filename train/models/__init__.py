@@ -1,6 +1,7 @@
 """Models by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from train.models.resnet20 import ResNet20
 from train.models.wrn22 import WRN22
 from train.recipes import Recipe
 
-__all__ = ["HEEDED", "MODELS", "SMALLEST_SIDE", "DavidNet", "FastNet", "build", "foreign"]
+__all__ = ["HEEDED", "MODELS", "SMALLEST_SIDE", "DavidNet", "FastNet", "build", "foreign", "heeded"]
 
 SMALLEST_SIDE = 8  # three pools, or strides, halve it
 
@@ -63,6 +64,12 @@ HEEDED = {
 def foreign(model: str) -> set[str]:
     """Return what of a recipe is other models' own, which this one does not heed."""
     return {name for names in HEEDED.values() for name in names} - set(HEEDED.get(model, ()))
+
+
+def heeded(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's hyperparameters without those that its model does not heed."""
+    others = foreign(hyperparameters["model"])
+    return {name: value for name, value in hyperparameters.items() if name not in others}
 
 
 def build(recipe: Recipe, channels: int, classes: int) -> nn.Module:

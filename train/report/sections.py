@@ -12,7 +12,7 @@ from shards.contents import describe
 from shards.show import to_pixels
 from train.evaluate import Predictions
 from train.heat import heat_maps
-from train.models import foreign
+from train.models import heeded
 from train.recipes import Recipe
 from train.report import page, words
 from train.report.drawings import draw_accuracy, draw_confusion, draw_loss, draw_schedule
@@ -277,9 +277,8 @@ def settings(record: Record, data: ShardSet) -> str:
         "mean": list(plan.source.mean),
         "deviation": list(plan.source.deviation),
     }
-    recipe = record.settings["recipe"]
-    heeded = {name: value for name, value in recipe.items() if name not in foreign(recipe["model"])}
-    parts = (("Run", {**record.settings, "recipe": heeded}), ("Shards", baked), ("Versions", record.versions))
+    settings = {**record.settings, "recipe": heeded(record.settings["recipe"])}
+    parts = (("Run", settings), ("Shards", baked), ("Versions", record.versions))
     tables = "".join(
         f"<div><h3>{title}</h3>{page.table([], [[key, value] for key, value in words.flat(values).items()])}</div>"
         for title, values in parts
