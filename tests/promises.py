@@ -168,7 +168,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutant(
                 "shards/command.py",
-                "    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:\n        if heard:\n",
+                "    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:\n        if _heard:\n",
                 "    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:\n        if False:\n",
                 "tests/test_interruptions.py::test_a_second_signal_ends_at_once",
             ),

@@ -1,12 +1,36 @@
 """Devices and precisions: what is chosen, and what is refused."""
 
+import json
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from shards import MachineError, UsageError
+from tests.commands import ROOT
 from train.device import PRECISIONS, autocast, choose_device, choose_precision, synchronize
 
 CPU = torch.device("cpu")
+# Fills 64 MiB again and again, and tells how many pages came from the system each time; before, and as memory is kept.
+FAULTS = """
+import json
+import resource
+
+import torch
+
+from train.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.full((2**24,), 1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = [faults() for _ in range(5)]
+keep_freed_memory()
+print(json.dumps([given_back, [faults() for _ in range(20)]]))
+"""
 
 
 @pytest.fixture
@@ -107,3 +131,11 @@ def test_a_cpu_has_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == []
     synchronize(torch.device("cuda"))
     assert asked == [torch.device("cuda")]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other habits")
+def test_memory_that_is_kept_is_not_cleared_page_by_page_again() -> None:
+    # In a process of its own: the heaps of other threads, one of which a fork may have, don't hold so large blocks.
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
+    given_back, kept = json.loads(done.stdout)
+    assert kept[-1] < given_back[-1] / 10, (given_back, kept)

@@ -1,5 +1,6 @@
 """Trials: something done in a fork of this process, warm with all that it has imported, and how that ended."""
 
+import ctypes
 import faulthandler
 import gc
 import mmap
@@ -56,12 +57,14 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
         child = os.fork()
     if child == 0:
         os.close(ours)
-        _act(act, theirs, shared, 0.9 * seconds)
+        _act(act, theirs, shared)
     os.close(theirs)
     said, late = _read(ours, started + seconds)
-    os.close(ours)
     if late:
+        os.kill(child, signal.SIGUSR1)
+        said += _read(ours, time.perf_counter() + 1)[0]
         os.kill(child, signal.SIGKILL)
+    os.close(ours)
     _, ended, usage = os.wait4(child, 0)
     if late:
         raise TimeoutError(f"a trial lasted longer than {seconds} s; it said: {said}")
@@ -72,9 +75,11 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
     return Trial(os.waitstatus_to_exitcode(ended), said, spent, max(0, grown))
 
 
-def _act(act: Callable[[], object], output: int, shared: mmap.mmap, long: float) -> NoReturn:
+def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
     status = CRASHED
     gc.freeze()  # else it looks at all that its parent has, and copies each page on which any of that lies
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # a training keeps what it frees, and what `act` takes would lie there unseen
     resident, mapped = _resident_bytes()
     shared[:8] = resident.to_bytes(8, "little")
     try:
@@ -82,7 +87,7 @@ def _act(act: Callable[[], object], output: int, shared: mmap.mmap, long: float)
         os.dup2(output, 2)
         # Not pytest's, which collect in memory that nobody will see.
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        faulthandler.dump_traceback_later(long, file=sys.stderr)  # where it stands, before it is killed
+        faulthandler.register(signal.SIGUSR1, file=sys.stderr)  # to say where it stands
         act()
         status = 0
     except SystemExit as ended:

@@ -20,7 +20,7 @@ from shards.errors import DataError, MachineError
 from shards.lock import locked
 from train.board import noted
 from train.books import LOCK, Run
-from train.device import peak_bytes
+from train.device import keep_freed_memory, peak_bytes
 from train.divergence import DivergenceError
 from train.evaluate import final_split, predict
 from train.jobs import Job
@@ -74,6 +74,8 @@ def train(
         summary = world.led(lambda: _opened(job, held, overwrite=overwrite, resume=resume))
         if summary is not None:
             return summary
+        if torch.device(job.settings.device).type == "cpu":
+            keep_freed_memory()
         try:
             with world.patient() as heard:
                 gc.collect()  # the trainer of a run before this one refers to itself, and holds its device's memory
