@@ -160,3 +160,12 @@ def test_a_log_without_held_out_data_is_json_all_the_same(digits: SourceData, tm
     ended = command("--shards", tmp_path / "digits", "--out", tmp_path / "runs", *ON_CPU)
     assert ended.code == 0, ended.err
     assert "NaN" not in (the_run(tmp_path / "runs") / "log.jsonl").read_text()
+
+
+def test_a_training_on_the_cpu_keeps_the_memory_that_it_frees(
+    shards: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr("train.session.keep_freed_memory", lambda: asked.append(None))
+    ended = command("--shards", shards / "digits", "--out", tmp_path, "--epochs", 1, *ON_CPU)
+    assert (ended.code, len(asked)) == (0, 1), ended.err

@@ -21,6 +21,7 @@ __all__ = ["CRASHED", "Trial", "trial"]
 
 CRASHED = 70  # the exit code where `act` raised
 STATM = Path("/proc/self/statm")
+PEAK = Path("/proc/self/clear_refs")  # where 5 resets it, see proc(5)
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def trial(act: Callable[[], object], *, seconds: float = 60) -> Trial:
 def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
     status = CRASHED
     gc.freeze()  # else it looks at all that its parent has, and copies each page on which any of that lies
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # a training keeps what it frees, and what `act` takes would lie there unseen
+    _forget_free_memory()
     resident, mapped = _resident_bytes()
     shared[:8] = resident.to_bytes(8, "little")
     try:
@@ -100,6 +100,14 @@ def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
         # A fork maps its parent's files anew, page by page: that is no memory that it took.
         shared[8:] = max(0, _resident_bytes()[1] - mapped).to_bytes(8, "little")
         os._exit(status)  # without pytest's clean-up, which is the parent's to do
+
+
+def _forget_free_memory() -> None:
+    """Give back what the parent had free, where what `act` takes would lie unseen; measure the most from here on."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None and os.access(PEAK, os.W_OK):  # not where this process has become another user
+        trim(0)
+        PEAK.write_text("5")
 
 
 def _read(pipe: int, deadline: float) -> tuple[str, bool]:
