@@ -110,8 +110,8 @@ def restore_random_state(device: torch.device, states: Mapping[str, Tensor]) -> 
 def keep_freed_memory() -> None:
     """Let this process keep what its tensors free, for the next step's tensors to lie in, where its C library is glibc.
 
-    glibc gives large blocks back to the system, which clears every page of them anew at the next step: 15 % of a step
-    on the CPU went there (LOG.md), and most of that comes back for a third more memory. Source: mallopt(3).
+    glibc gives large blocks back to the system, which clears every page of them anew at the next step. A fifth of the
+    seconds of training on the CPU went there (LOG.md); to spare them takes a third more memory. Source: mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -277,8 +277,8 @@ def settings(record: Record, data: ShardSet) -> str:
         "mean": list(plan.source.mean),
         "deviation": list(plan.source.deviation),
     }
-    settings = {**record.settings, "recipe": heeded(record.settings["recipe"])}
-    parts = (("Run", settings), ("Shards", baked), ("Versions", record.versions))
+    run = {**record.settings, "recipe": heeded(record.settings["recipe"])}
+    parts = (("Run", run), ("Shards", baked), ("Versions", record.versions))
     tables = "".join(
         f"<div><h3>{title}</h3>{page.table([], [[key, value] for key, value in words.flat(values).items()])}</div>"
         for title, values in parts
