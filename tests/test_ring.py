@@ -19,6 +19,7 @@ from train.waits import Waits
 
 CUDA = torch.device("cuda")
 BATCHES = 4 * RING
+LONGEST = 8
 AS_STORED: Any = lambda images_NHWC: images_NHWC  # noqa: E731 - a converter with nothing to do, so that steps read the ring itself
 
 
@@ -70,6 +71,10 @@ class Machine:
         self.current = self.main
         self.numbers = itertools.count()
         self.accesses: list[tuple[int, str, int, dict[str, int], bool]] = []
+        # Kept as long as the machine: here, host and device share one allocator, which would else give memory of
+        # the ring to the host, as no machine with a GPU can.
+        self.images_NHWC = torch.zeros(LONGEST, 2, 2, 1).as_subclass(Watched)
+        self.labels_N = torch.zeros(LONGEST, dtype=torch.int64).as_subclass(Watched)
 
     def access(self, line: Line, tensor: Tensor, *, write: bool) -> None:
         if line is not self.host:
@@ -128,13 +133,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def staged(machine: Machine, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Fill one and the same staging memory with batch after batch, as the hardest of all readers."""
-    images = torch.zeros(max(sizes), 2, 2, 1).as_subclass(Watched)
-    labels = torch.zeros(max(sizes), dtype=torch.int64).as_subclass(Watched)
     for number, size in enumerate(sizes):
-        for tensor in (images, labels):
+        for tensor in (machine.images_NHWC, machine.labels_N):
             machine.access(machine.host, tensor, write=True)
             tensor.fill_(number)
-        yield images[:size], labels[:size]
+        yield machine.images_NHWC[:size], machine.labels_N[:size]
 
 
 def play(machine: Machine, sizes: list[int], waits: Waits | None = None) -> set[int]:
@@ -152,23 +155,23 @@ def play(machine: Machine, sizes: list[int], waits: Waits | None = None) -> set[
 
 
 def test_every_access_of_staging_memory_and_ring_is_in_order(machine: Machine) -> None:
-    play(machine, [8] * BATCHES)
+    play(machine, [LONGEST] * BATCHES)
     assert {line for _, line, *_ in machine.accesses} == {"host", "main", "side 0"}
     assert machine.unordered() == []
 
 
 def test_the_ring_is_memory_for_three_batches_however_many_pass(machine: Machine) -> None:
-    assert len(play(machine, [8] * BATCHES)) == 2 * 3
+    assert len(play(machine, [LONGEST] * BATCHES)) == 2 * 3
 
 
 def test_shorter_batches_take_the_same_memory_and_longer_ones_get_their_own(machine: Machine) -> None:
-    assert len(play(machine, [8] * BATCHES + [3])) == 2 * RING
-    play(machine, [3] * BATCHES + [8] * BATCHES)
+    assert len(play(machine, [LONGEST] * BATCHES + [3])) == 2 * RING
+    play(machine, [3] * BATCHES + [LONGEST] * BATCHES)
     assert machine.unordered() == []
 
 
 def test_a_loop_that_is_left_gives_staging_memory_back_when_its_copy_has_ended(machine: Machine) -> None:
-    batches = staged(machine, [8] * 3)
+    batches = staged(machine, [LONGEST] * 3)
     for images, _labels in feed(batches, AS_STORED, CUDA):
         machine.access(machine.main, images, write=False)
         break
@@ -177,7 +180,7 @@ def test_a_loop_that_is_left_gives_staging_memory_back_when_its_copy_has_ended(m
 
 
 def test_copies_run_ahead_of_steps(machine: Machine) -> None:
-    play(machine, [8] * BATCHES)
+    play(machine, [LONGEST] * BATCHES)
     known = [heard["main"] for _, line, _, heard, write in machine.accesses if line == "side 0" and write][-1]
     reads = [time for _, line, time, _, write in machine.accesses if line == "main" and not write]
     # The last batch's copy knows of the step that used its slot before, and of none of the steps since then.
@@ -186,7 +189,7 @@ def test_copies_run_ahead_of_steps(machine: Machine) -> None:
 
 def test_waits_begin_before_a_batch_is_copied_and_end_when_the_main_stream_has_it(machine: Machine) -> None:
     waits = Waits(CUDA)
-    play(machine, [8] * BATCHES, waits)
+    play(machine, [LONGEST] * BATCHES, waits)
     assert waits.take() == [4e-3] * BATCHES  # see `elapsed_time`: images and labels are read and written
     assert waits.take() == []
 
@@ -196,5 +199,5 @@ def test_the_checker_sees_a_copy_that_nobody_waited_for(machine: Machine, monkey
         machine.accesses.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Line if method == "wait_event" else Event, method, lambda *_: None)
-            play(machine, [8] * BATCHES)
+            play(machine, [LONGEST] * BATCHES)
         assert machine.unordered() != []
