@@ -93,10 +93,8 @@ def test_a_second_signal_ends_it_at_once_and_leaves_no_process(
     options: tuple[str, ...], moment: Moment, number: signal.Signals, tmp_path: Path, record_property: Record
 ) -> None:
     session = interrupted(options, moment, tmp_path, [number, number])
-    started = time.monotonic()
     # The interpreter's last moments heed no handler; a shell reports the same number for both.
     assert session.process.wait(10) in (CODES[number][0], -number)
-    assert time.monotonic() - started < 2  # 1.04 s were seen on a machine with more to do than cores
     _, _, err = session.ended()
     assert "Traceback" not in err
     record_property("cases", 1)

@@ -114,7 +114,7 @@ def test_a_server_that_gives_more_than_a_range_is_not_asked_again(there: ShardSe
 
 def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(there: ShardSet) -> None:
     Shaky.trouble = staticmethod(lambda _method, _name: OSError("no route to host"))
-    with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in 0 s.*no route to host"):
+    with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in \d+ s.*no route to host"):
         next(there.batches("train", batch_size=1))
 
 
