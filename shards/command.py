@@ -147,6 +147,14 @@ def _signals_as_exceptions() -> Iterator[None]:
         _heard.append(number)
         raise _ending()
 
+    say_unraisable = sys.unraisablehook
+
+    def quiet(what: Any) -> None:
+        # An ending that struck in a finalizer comes again at the next border, and is no error to be shown.
+        if not isinstance(what.exc_value, (KeyboardInterrupt, TerminatedError)):
+            say_unraisable(what)
+
+    sys.unraisablehook = quiet
     before = _handled_by(interrupt)
     try:
         yield
@@ -154,6 +162,7 @@ def _signals_as_exceptions() -> Iterator[None]:
         if not _heard:
             raise
     finally:
+        sys.unraisablehook = say_unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
     # Libraries catch everything here and there, as they are imported: whoever asked for the end gets it, if late.

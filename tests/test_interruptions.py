@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from precompute.workers import each_in_threads
-from shards.command import run_command, say, undisturbed
+from shards.command import heed, run_command, say, undisturbed
 from shards.errors import DataError
 from shards.shard import Epoch, Shard, divide
 from tests.trials import trial
@@ -114,6 +114,35 @@ def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same(
 
     ended = trial(lambda: run_command(main))
     assert (ended.status, ended.said) == (code, f"{word}\n")
+
+
+@pytest.mark.parametrize(("number", "code", "word"), KINDS)
+def test_a_signal_in_a_finalizer_ends_the_command_without_a_traceback(
+    number: signal.Signals, code: int, word: str
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def main() -> None:
+        Finalized()  # Python calls what it can't raise from there unraisable, and prints it
+        heed()
+
+    ended = trial(lambda: run_command(main))
+    assert (ended.status, ended.said) == (code, f"{word}\n")
+
+
+def test_an_error_in_a_finalizer_is_shown() -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            raise ZeroDivisionError
+
+    def main() -> None:
+        Finalized()
+
+    ended = trial(lambda: run_command(main))
+    assert ended.status == 0
+    assert "ZeroDivisionError" in ended.said
 
 
 def test_a_signal_that_is_swallowed_ends_a_bake_after_its_next_shard() -> None:

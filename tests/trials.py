@@ -87,6 +87,7 @@ def _act(act: Callable[[], object], output: int, shared: mmap.mmap) -> NoReturn:
         os.dup2(output, 2)
         # Not pytest's, which collect in memory that nobody will see.
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        sys.unraisablehook = sys.__unraisablehook__
         faulthandler.register(signal.SIGUSR1, file=sys.stderr)  # to say where it stands
         act()
         status = 0
