@@ -19,7 +19,7 @@ from precompute.options import add_memory_option, add_source_options, decoding, 
 from precompute.plan import Estimate, check_choices, check_space, estimate, make_plan
 from precompute.progress import gigabytes
 from precompute.repair import main as repair_main
-from precompute.sources import DATASETS, OWN, SourceData, hold_out, is_own, load
+from precompute.sources import DATASETS, OWN, SourceData, check_name, hold_out, is_own, load
 from precompute.task import Task, bake_task
 from shards.command import run_command
 from shards.errors import UsageError
@@ -111,12 +111,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
     check_writable(arguments.out)
-    unknown = [name for name in arguments.dataset if name not in DATASETS and not is_own(name)]
-    if unknown:
-        raise UsageError(
-            f"--dataset: no data set named {', '.join(unknown)}; there are {', '.join(DATASETS)}, and your own as "
-            + ", ".join(f"{kind}:{own.where}" for kind, own in OWN.items())
-        )
+    for name in arguments.dataset:
+        check_name(name, decoding(arguments, None))
     memory_of(arguments)
     check_choices(arguments.epochs, arguments.dtype, arguments.seed)
     if not 0 <= arguments.val_fraction < 1:

@@ -59,7 +59,7 @@ def audit(
     test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
     classes: Iterable[str] | None = None,
     sample: int | None = SAMPLE,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> None:
     """Derive records of the shard set `out` anew from a user's own arrays, and compare them byte for byte.
 
@@ -68,13 +68,13 @@ def audit(
         out: the directory of the set. All else that was given to `bake` stands in its manifest.
         classes: names of the classes; by default those of the manifest are believed.
         sample: how many records, drawn at random; None for all.
-        seed: which ones are drawn, 0 to 2^63 - 1.
+        seed: which ones are drawn, 0 to 2^63 - 1; None: others each time, so that nobody knows beforehand which.
 
     Raises:
         UsageError: an argument outside its range, or arrays that don't fit each other.
         DataError: the arrays are not those which were baked, stored bytes differ, or shards are missing.
     """
-    _check_draw(sample, seed)
+    seed = _seed(sample, seed)
     data = ShardSet(out)
     splits = {"train": checked_images(images, labels, "images")}
     if test is not None:
@@ -89,9 +89,8 @@ def audit(
 def main(arguments: Sequence[str]) -> None:
     """Audit the set of a known data set, and print what was found."""
     chosen = parser().parse_args(arguments)
-    seed = chosen.seed if chosen.seed is not None else secrets.randbelow(2**31)
     sample = None if chosen.all else chosen.sample
-    _check_draw(sample, seed)
+    seed = _seed(sample, chosen.seed)
     data = ShardSet(chosen.directory)
     found = _audit(data, find_origin(data, chosen.dataset, chosen.data_dir, decoding(chosen, None)), sample, seed)
     if chosen.json:
@@ -127,11 +126,15 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def _check_draw(sample: int | None, seed: int) -> None:
+def _seed(sample: int | None, seed: int | None) -> int:
+    """Return the seed to draw so many records with: the given one, or a fresh one."""
     if sample is not None and sample < 1:
         raise UsageError(f"--sample: expected at least 1, found {sample}")
+    if seed is None:
+        return secrets.randbelow(2**31)
     if not 0 <= seed <= MOST_SEED:
         raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
+    return seed
 
 
 def _refuse(data: ShardSet, found: Audit, remedy: str) -> None:

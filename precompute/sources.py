@@ -28,6 +28,7 @@ __all__ = [
     "Images",
     "SourceData",
     "channel_statistics",
+    "check_name",
     "checked_images",
     "cut_off",
     "hold_out",
@@ -72,12 +73,31 @@ def load(name: str, data_dir: Path, how: Decoding | None = None) -> SourceData:
         DataError: not there and not to be downloaded, damaged, or pictures that don't fit each other.
         MachineError: a package is needed and missing, or space.
     """
+    how = how or Decoding()
+    check_name(name, how)
     if is_own(name):
         kind, _, where = name.partition(":")
-        return OWN[kind].read(where, how or Decoding())
-    if name not in DATASETS:
-        raise UsageError(f"--dataset: no data set named {name!r}; there are {', '.join(DATASETS)}")
+        return OWN[kind].read(where, how)
     return DATASETS[name].read(name, data_dir)
+
+
+def check_name(name: str, how: Decoding) -> None:
+    """Ask whether there is such a data set, and whether it is one whose pictures are decoded as is wanted.
+
+    Raises:
+        UsageError: as `load` does.
+    """
+    if is_own(name):
+        return
+    if name not in DATASETS:
+        own = ", ".join(f"{kind}:{own.where}" for kind, own in OWN.items())
+        raise UsageError(
+            f"--dataset: no data set named {name!r}; there are {', '.join(DATASETS)}, and your own as {own}"
+        )
+    if how.image_size is not None:
+        raise UsageError(f"--image-size: for your own pictures only; {name} has a size, and --resize bakes another one")
+    if how.skip_unreadable:
+        raise UsageError(f"--skip-unreadable: for your own pictures only; {name} is read whole or not at all")
 
 
 def is_own(name: str) -> bool:

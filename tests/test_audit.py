@@ -162,7 +162,7 @@ def test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_see
     shard = ShardSet(there).plan.shards("train", 0)[0]
     forge(there, shard, 0, lambda frame: KINDS["bit"](frame, np.random.default_rng(0)))
 
-    def is_found(sample: int, seed: int) -> bool:
+    def is_found(sample: int, seed: int | None) -> bool:
         try:
             precompute.audit(**OURS, out=there, sample=sample, seed=seed)
         except DataError:
@@ -173,6 +173,7 @@ def test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_see
     assert 7 <= sum(drawn) <= 23
     assert drawn[:10] == [is_found(5, seed) for seed in range(10)]
     assert is_found(11, 0)
+    assert 0 < sum(is_found(5, None) for _ in range(33)) < 33  # who would forge can't know which
     assert is_found(1000, 0)
 
 

@@ -83,7 +83,9 @@ def there(done: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--epochs 1 --dataset imagenet", "no data set named imagenet; there are cifar10, .*digits"),
+        ("--epochs 1 --dataset imagenet", "no data set named 'imagenet'; there are cifar10, .*digits"),
+        ("--epochs 1 --dataset digits --image-size 16", "--image-size: .*; digits has a size, and --resize"),
+        ("--epochs 1 --dataset folder:cats digits --skip-unreadable", "--skip-unreadable: for your own pictures only"),
         ("--epochs 1 --dataset digits --augment strong", "no augmentation named 'strong'; there are standard, plain"),
         ("--epochs 1 --dataset digits --dtype float64", "--dtype: expected one of float16, uint8, float32"),
         ("--epochs 1 --dataset digits --workers 0", "--workers: expected at least 1, found 0"),
