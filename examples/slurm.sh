@@ -5,8 +5,8 @@
 #     python -m precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" --dry-run
 # Then:
 #     sbatch examples/slurm.sh
-# A task that is preempted or dies is started again by Slurm (--requeue), or by the same command, which finds what is
-# there. Afterwards `python -m shards info $HOME/shards/cifar10` says what is missing, if anything.
+# A task that is preempted, or whose node fails, is started again by Slurm (--requeue); after any other failure the same
+# command goes on with what is missing. Afterwards `python -m shards info $HOME/shards/cifar10` says what is missing, if anything.
 #
 #SBATCH --job-name=prebake
 #SBATCH --array=0-7
@@ -21,5 +21,6 @@ set -euo pipefail
 cd "$HOME/prebake"
 
 # Tasks count from 0, as the array above does.
-srun python -m precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" \
+# srun takes over no --cpus-per-task since Slurm 22.05.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" python -m precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" \
     --workers "$SLURM_CPUS_PER_TASK" --task "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"

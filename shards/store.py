@@ -126,7 +126,7 @@ class Store:
             files = fsspec.filesystem(self.scheme, use_listings_cache=False, **OPTIONS.get(self.scheme, {}))
         except ImportError as error:
             raise MachineError(
-                f'{self.where}: a package is missing ({error}); pip install "prebake[remote]" brings it'
+                f"{self.where}: a package is missing ({error}); pip install -e '.[remote]' brings it"
             ) from None
         except (TypeError, ValueError):  # no such scheme, or one that needs more than a URL says
             raise UsageError(

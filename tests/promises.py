@@ -364,7 +364,7 @@ PROMISES: tuple[Promise, ...] = (
         ),
     ),
     Promise(
-        "SIGTERM and Ctrl-C leave a checkpoint within 5 s, between two steps, and say how to go on",
+        "SIGTERM and Ctrl-C leave a checkpoint between two steps, within 5 s where a step takes less, and say how to go on",
         "signals in a step, in evaluation, while compiling, while waiting for shards; DavidNet in a process of its own",
         ("tests/test_stopped_runs.py", "tests/test_resume.py"),
         (

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
-    add("--compile", action="store_true", help="compile the step first: takes about a minute, pays on a GPU")
+    add("--compile", action="store_true", help="compile the step first: takes about a minute")
     add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
     add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
     add(
