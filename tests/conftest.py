@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import precompute
 import train.__main__
@@ -25,6 +26,9 @@ from train.state import Settings
 
 # The nets here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)
+# Time is no part of what a property says, and a machine may stand still for a moment.
+settings.register_profile("prebake", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("prebake")
 # A shell that starts the tests in the background lets them ignore SIGINT, and with them every command that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -133,11 +133,18 @@ def after(seconds: float, number: signal.Signals) -> Act:
     """Return what makes a fork send itself a signal after so long."""
 
     def prepare() -> None:
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
-        timer.daemon = True
-        timer.start()
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)  # for the last moments, when no handler of ours is there any more
+        send_later(seconds, number)
 
     return prepare
+
+
+def send_later(seconds: float, number: signal.Signals) -> None:
+    """Send this process a signal after so long, whatever it does meanwhile."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:

@@ -64,7 +64,7 @@ def choices_at(drawn: Draw, i: int) -> tuple[int, int, int, int, int]:
     return int(drawn.y[i]), int(drawn.x[i]), int(drawn.flip[i]), int(drawn.cut_y[i]), int(drawn.cut_x[i])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     images=st.integers(1, 12),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
@@ -146,7 +146,6 @@ def test_padding_and_cutout_are_exactly_zero_in_floats(encoding: str, pad_mode: 
     assert np.array_equal(out[0, :2, :2] == 0, np.full((2, 2, 3), pad_mode == "zero"))
 
 
-@settings(deadline=None)
 @given(mean=st.floats(0, 1), deviation=st.floats(0.001, 1), encoding=st.sampled_from(ENCODINGS))
 @example(mean=0.0, deviation=1.0, encoding="uint8")
 @example(mean=1.0, deviation=1.0, encoding="uint8")

@@ -332,6 +332,9 @@ def test_an_out_without_permission_exits_with_4_and_advice(for_all: Path) -> Non
 @pytest.mark.parametrize("name", ["manifest.json", "train-e000-000.json", "train-e000-000.tar"])
 def test_a_file_without_permission_exits_with_4_and_names_it(name: str, root: Path, for_all: Path) -> None:
     there = Path(shutil.copytree(root / "digits", for_all / "digits"))
+    there.chmod(0o755)  # whatever this process's umask is
+    for path in there.iterdir():
+        path.chmod(0o644)
     (there / name).chmod(0)
     for command in ("verify", "show", "audit"):
         if (command, name) == ("audit", "train-e000-000.json"):

@@ -216,7 +216,7 @@ def test_a_bake_that_fails_says_why(tmp_path: Path) -> None:
 
 @ON_LINUX
 def test_memory_of_children_counts() -> None:
-    child = "import time; held = bytearray(b'x') * 60_000_000; time.sleep(0.5)"
+    child = "import time; held = bytearray(b'x') * 60_000_000; time.sleep(2)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([PYTHON, "-c", parent], text=True) as process:
         peak = bake.peak_bytes(process)
@@ -226,7 +226,7 @@ def test_memory_of_children_counts() -> None:
 def test_opening_is_timed_set_by_set(baked: ShardSet, tiny: ShardSet) -> None:
     found = soak.opening_milliseconds({"a": baked.path, "b": tiny.path}, 3)
     assert {title: len(values) for title, values in found.items()} == {"a": 3, "b": 3}
-    assert all(0 < value < 1000 for values in found.values() for value in values)
+    assert all(value > 0 for values in found.values() for value in values)
 
 
 @ON_LINUX

@@ -84,7 +84,6 @@ def many(augmentation: Augmentation = AUGMENTATION) -> Iterator[Draw]:
         yield draw(augmentation, seed, epoch, 0, 50_000, SHAPE)
 
 
-@settings(deadline=None)
 @given(
     seed=SEEDS,
     epoch=EPOCHS,
@@ -105,7 +104,6 @@ def test_drawing_a_range_at_once_equals_drawing_each_index_apart(
     assert at_once[-1] == one_by_one(augmentation, seed, epoch, start + count - 1)
 
 
-@settings(deadline=None)
 @given(seed=SEEDS, epoch=EPOCHS)
 def test_draws_lie_in_their_ranges(seed: int, epoch: int) -> None:
     drawn = draw(AUGMENTATION, seed, epoch, 0, 200, (20, 30, 1))
@@ -215,7 +213,7 @@ def test_stratified_cutouts_spread_farther_than_independent_ones_at_every_prefix
         assert uneven(STRATIFIED, epochs) < 0.55 * uneven(AUGMENTATION, epochs)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=SEEDS, epoch=EPOCHS, start=st.integers(0, 10_000), count=st.integers(1, 9), pad=st.integers(0, 2))
 def test_stratified_draws_are_those_that_the_format_tells(
     seed: int, epoch: int, start: int, count: int, pad: int
@@ -249,7 +247,6 @@ def test_draws_of_chosen_positions_are_those_positions_draws() -> None:
     assert columns(drawn[chosen]).tolist() == columns(drawn)[chosen].tolist()
 
 
-@settings(deadline=None)
 @given(seed=SEEDS, epoch=EPOCHS, count=st.integers(1, 300))
 def test_an_order_is_a_permutation_sorted_by_the_indices_words(seed: int, epoch: int, count: int) -> None:
     found = order(seed, epoch, count)

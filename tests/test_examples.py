@@ -47,7 +47,7 @@ def test_an_example_prints_an_accuracy_that_shows_it_has_learnt(name: str, least
         warnings.resetwarnings()  # those of other people's loops are not ours
         importlib.import_module(f"examples.{name}").main(str(six_epochs))
 
-    ended = trial(run)
+    ended = trial(run, seconds=300)  # Lightning alone may take half a minute to import
     assert ended.status == 0, ended.said
     (accuracy,) = re.findall(r"^test accuracy (\d\.\d{4})$", ended.said, re.M)
     assert least <= float(accuracy) <= 1

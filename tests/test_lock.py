@@ -3,7 +3,6 @@
 import os
 import platform
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from shards import DataError
 from shards.lock import LOCK, NOTE_BYTES, add_bake_seconds, bake_seconds, is_held, locked
+from tests.attacks.kinds import socket_at
 from tests.sessions import Session
 from tests.trials import trial
 
@@ -42,22 +42,12 @@ def test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it(
     record_property("cases", rounds)
 
 
-def a_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        before = Path.cwd()
-        os.chdir(path.parent)  # such a name may only have some hundred letters
-        try:
-            made.bind(path.name)
-        finally:
-            os.chdir(before)
-
-
 IN_ITS_PLACE: dict[str, Callable[[Path], object]] = {
     "fifo": os.mkfifo,
     "directory": Path.mkdir,
     "link": lambda path: path.symlink_to(path.with_name("mine")),
     "link to a device": lambda path: path.symlink_to("/dev/full"),
-    "socket": a_socket,
+    "socket": socket_at,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shards import DataError, UsageError
@@ -119,7 +119,6 @@ def test_with_epochs_keeps_the_first_epochs_and_repeats_the_last_shape() -> None
     assert sizes.with_epochs(4).splits["train"] == (Epoch(9, (4, 4, 2)),) + (Epoch(9, (6, 6, 2)),) * 3
 
 
-@settings(deadline=None)
 @given(
     samples=st.integers(1, 4000),
     shape=st.tuples(st.integers(1, 700), st.integers(1, 700), st.integers(1, 4)),

@@ -58,7 +58,7 @@ def encoded(request: pytest.FixtureRequest, digits: SourceData, tmp_path_factory
     return ShardSet(out)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     batch_size=st.integers(1, 700),
     drop_last=st.booleans(),

@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import numpy as np
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shards.record import ENCODINGS, RECORD_BYTES, RECORD_SAMPLES, Frame, Layout, samples_per_record
@@ -24,7 +24,6 @@ def filled(layout: Layout, seed: int) -> Frame:
     return frame
 
 
-@settings(deadline=None)
 @given(layout=LAYOUTS, seed=st.integers(0, 2**32))
 @example(Layout(128, (32, 32, 3), "float16"), 0)
 def test_tarfile_and_numpy_read_the_three_members(layout: Layout, seed: int) -> None:
@@ -48,7 +47,6 @@ def test_tarfile_and_numpy_read_the_three_members(layout: Layout, seed: int) -> 
             assert array.tobytes() == expected[member.name].tobytes()
 
 
-@settings(deadline=None)
 @given(layout=LAYOUTS)
 def test_the_offsets_are_where_tarfile_finds_the_arrays(layout: Layout) -> None:
     frame = filled(layout, 0)
@@ -64,7 +62,6 @@ def test_the_offsets_are_where_tarfile_finds_the_arrays(layout: Layout) -> None:
     assert layout.size_bytes - (labels.offset_data + labels.size) in range(512)
 
 
-@settings(deadline=None)
 @given(layout=LAYOUTS)
 def test_all_that_is_neither_header_nor_array_is_zero(layout: Layout) -> None:
     extent = bytearray(filled(layout, 1).extent)

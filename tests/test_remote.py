@@ -137,6 +137,7 @@ def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_tim
     there: ShardSet, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards.remote, "PIECE_BYTES", 8 * 1024)
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 60.0)
     ask_once, asked = Store._ask_once, []
 
     def share_a_link(self: Store, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:

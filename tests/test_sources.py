@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
@@ -61,7 +61,6 @@ def test_digits_are_dealt_the_same_each_time_and_hold_every_class_on_both_sides(
         assert counts.min() > len(images.labels_N) / 20
 
 
-@settings(deadline=None)
 @given(
     pixels=st.lists(st.integers(0, 255), min_size=2, max_size=60), times=st.integers(1, 50), channels=st.integers(1, 3)
 )

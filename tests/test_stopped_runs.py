@@ -18,7 +18,8 @@ import train.evaluate
 from shards import ShardSet
 from shards.lock import locked
 from tests.commands import ON_CPU, ROOT, events_of, the_run
-from tests.runs import Act, Runs, after, at_step, patched, small_net
+from tests.runs import Act, Runs, at_step, patched, send_later, small_net
+from train.books import Run
 from train.loop import Trainer
 from train.models import MODELS
 
@@ -130,9 +131,21 @@ def unfinished(runs: Runs, tmp_path: Path) -> Iterator[Runs]:
         yield Runs(copied, runs.root)
 
 
+def after_an_epoch() -> None:
+    """Send this process SIGTERM when it has done an epoch, and comes to wait for the next one."""
+    original = Run.log
+
+    def log(self: Run, event: str, **content: object) -> None:
+        original(self, event, **content)
+        if event == "epoch":
+            send_later(0.3, signal.SIGTERM)
+
+    patched("train.books.Run.log", log)
+
+
 def test_it_ends_within_seconds_while_it_waits_for_shards(unfinished: Runs, record_property: Record) -> None:
     command = ("--shards", unfinished.shards, "--out", unfinished.root, "--batch-size", 10, "--follow", *ON_CPU)
-    ended = unfinished.attempt(*command, first=after(1, signal.SIGTERM), every=1000, seconds=PATIENCE)
+    ended = unfinished.attempt(*command, first=after_an_epoch, every=1000, seconds=PATIENCE)
     assert ended.status == 143, ended.said
     assert "waiting for train epoch 1" in ended.said
     assert checkpoints(unfinished.path) == ["step-00000020.safetensors"]

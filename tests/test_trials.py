@@ -35,9 +35,9 @@ def test_a_trial_that_is_killed_says_by_what() -> None:
 
 def test_a_trial_that_does_not_end_is_killed() -> None:
     started = time.perf_counter()
-    with pytest.raises(TimeoutError, match=r"(?s)longer than 0\.2 s.*test_trials.py"):
-        trial(lambda: time.sleep(60), seconds=0.2)
-    assert time.perf_counter() - started < 10
+    with pytest.raises(TimeoutError, match=r"(?s)longer than 2 s.*test_trials.py"):
+        trial(lambda: time.sleep(60), seconds=2)
+    assert time.perf_counter() - started < 30
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS tells only the most memory that there ever was")

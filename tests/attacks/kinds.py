@@ -14,11 +14,21 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def socket_at(path: Path) -> None:
+    """Make a socket where there is nothing yet."""
+    before = Path.cwd()
+    os.chdir(path.parent)  # such a name may only have some hundred letters
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    finally:
+        os.chdir(before)
+
+
 def socket_file(path: Path) -> None:
     """A socket."""
     path.unlink()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(path))
+    socket_at(path)
 
 
 def directory(path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import xxhash
 
 from shards.document import serialize
 from tests.attacks.hostile import places, reseal_raw
+from tests.attacks.kinds import socket_at
 
 __all__ = ["mutate"]
 
@@ -245,8 +245,7 @@ def _kind(directory: Path, dice: random.Random) -> str:
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(os.path.relpath(path))
+        socket_at(path)
     elif kind == "link":
         path.with_name(f"{path.name}-elsewhere").write_bytes(data)
         path.symlink_to(f"{path.name}-elsewhere")

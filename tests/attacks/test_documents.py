@@ -14,7 +14,6 @@ from shards.contents import describe, digest
 from tests.attacks.hostile import INDEX, TAR, Change, first, places, read, reseal, reseal_manifest, troubles
 
 
-@settings(deadline=None)
 @given(
     junk=st.binary(max_size=60) | st.text(alphabet='{}[]",:0123456789.eE+-truefalsn \\u', max_size=60).map(str.encode)
 )
@@ -225,7 +224,7 @@ LEAVES = st.none() | st.booleans() | st.integers(-(2**31), 2**16) | st.floats(0.
 JSON = LEAVES | st.lists(LEAVES, max_size=4) | st.dictionaries(st.text(max_size=3), LEAVES, max_size=3)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data(), name=st.sampled_from(["manifest.json", INDEX]))
 def test_any_value_anywhere_in_a_document_is_refused_or_harmless(
     data: st.DataObject, name: str, whole: Path, tmp_path_factory: pytest.TempPathFactory
