@@ -214,6 +214,7 @@ def test_another_user_s_copy_is_read_and_stays(
     monkeypatch.setattr(os, "utime", touch)
     assert sum(len(labels) for _, labels in data.batches("train", 0, batch_size=100)) == 270
     assert reads("train-e000-000.tar") == 2
+    monkeypatch.setattr(shards.cache, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(MachineError, match="no room"):
         next(data.open_shards("train", 1))
     assert set(copies(tmp_path / "cache")) == {theirs.name}
