@@ -31,7 +31,6 @@ from train.stream import Stream
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(shards.cache, "POLL_SECONDS", 0.01)
     yield

@@ -29,7 +29,6 @@ URL = "shaky://bucket/set"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -245,7 +244,6 @@ def test_an_upload_that_was_cut_off_late_is_tried_again(done: Path, monkeypatch:
         return OSError("reset")
 
     monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 120.0)
     Shaky.trouble = staticmethod(trouble)
     bake_there()
     assert there() == files(done)

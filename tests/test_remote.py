@@ -30,8 +30,7 @@ MB = 10**6
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let nobody wait long, and no file go unfetched because of another test."""
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
+    """Let nobody pause long, and no file go unfetched because of another test."""
     monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(shards.store, "MOST_PAUSE", 0.02)
     monkeypatch.setattr(shards.remote, "PIECE_BYTES", 16 * 1024)
@@ -112,7 +111,10 @@ def test_a_server_that_gives_more_than_a_range_is_not_asked_again(there: ShardSe
     assert Shaky.asked.count(("read", "train-e000-000.tar")) == 1
 
 
-def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(there: ShardSet) -> None:
+def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(
+    there: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
     Shaky.trouble = staticmethod(lambda _method, _name: OSError("no route to host"))
     with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in \d+ s.*no route to host"):
         next(there.batches("train", batch_size=1))
@@ -137,7 +139,6 @@ def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_tim
     there: ShardSet, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards.remote, "PIECE_BYTES", 8 * 1024)
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 60.0)
     ask_once, asked = Store._ask_once, []
 
     def share_a_link(self: Store, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:
@@ -198,7 +199,10 @@ def test_a_missing_archive_is_named(there: ShardSet) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-100], lambda data: data + b"x"])
-def test_an_archive_of_another_size_is_refused(there: ShardSet, change: Callable[[bytes], bytes]) -> None:
+def test_an_archive_of_another_size_is_refused(
+    there: ShardSet, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
     path = "/bucket/set/train-e000-000.tar"
     data = Shaky("x").store[path].getvalue()
     del Shaky.store[path]
