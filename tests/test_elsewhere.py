@@ -212,7 +212,9 @@ def test_shards_that_another_plan_s_writer_still_left_are_baked_over(done: Path,
     assert there() == files(bake(tmp_path / "here", seed=1).path)
 
 
-def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(done: Path) -> None:
+def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: dict[tuple[str, str], int] = {}
 
     def trouble(method: str, name: str) -> Exception | None:
@@ -224,6 +226,7 @@ def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(don
     assert there() == files(done)
     Shaky.clear()
     Shaky.trouble = staticmethod(lambda _method, name: OSError("full") if name == "train-e001-000.tar" else None)
+    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(MachineError, match=rf"{URL}/train-e001-000.tar: no answer in .*full"):
         bake_there()
     assert "train-e001-000.json" not in there()
