@@ -1,4 +1,4 @@
-"""python -m benchmarks.augment: how fast are variants made on one core, into a reused record buffer?
+"""python -m benchmarks.augment: how fast are views made on one core, into a reused record buffer?
 
 Pad 4 by reflection, crop 32, flip, cutout 8, normalize; CIFAR-10. Beside them: torchvision's transforms
 on PIL images, one by one, and `np.take` of whole images in the same order, the limit of any gather.
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import held_to, interleaved, machine, report
-from precompute.augment import Encoder, VariantStore, augmentation_for, draw, order
-from precompute.sources import channel_statistics, load
-from shards.command import run_command
+from prebake.cli.run import run_command
+from prebake.precompute.augment import Encoder, ViewStore, augmentation_for, draw, order
+from prebake.precompute.sources.known import channel_statistics, load
 
 RECORD = 128
 SLOW_IMAGES = 3000
@@ -39,20 +39,20 @@ def main() -> None:
     about = machine("numpy", "torch", "torchvision", "pillow")
     torch.set_num_threads(1)
     images = load("cifar10", arguments.data_dir).splits["train"].images_NHWC
-    mean, deviation = channel_statistics(images)
+    mean, std = channel_statistics(images)
     contestants: dict[str, Callable[[], int]] = {}
-    for encoding in ("uint8", "float16"):
-        encoder = Encoder(mean, deviation, encoding)
-        contestants[f"prebake, {encoding}"] = _ours(images, encoder)
-        contestants[f"np.take of whole images, {encoding}"] = _take(encoder.encode(images))
-    contestants[TORCHVISION] = _torchvision(images[:SLOW_IMAGES], mean, deviation)
+    for dtype in ("uint8", "float16"):
+        encoder = Encoder(mean, std, dtype)
+        contestants[f"prebake, {dtype}"] = _ours(images, encoder)
+        contestants[f"np.take of whole images, {dtype}"] = _take(encoder.encode(images))
+    contestants[TORCHVISION] = _torchvision(images[:SLOW_IMAGES], mean, std)
     rates = interleaved(contestants, arguments.repetitions)
     report("augment", rates, TORCHVISION, about, as_json=arguments.json, facts=held_to(GOALS, rates))
 
 
 def _ours(images_NHWC: NDArray[np.uint8], encoder: Encoder) -> Callable[[], int]:
     augmentation = augmentation_for("cifar10")
-    store = VariantStore(images_NHWC, encoder, augmentation)
+    store = ViewStore(images_NHWC, encoder, augmentation)
     shape: tuple[int, ...] = images_NHWC.shape
     out = np.empty((RECORD, *shape[1:]), encoder.tables.dtype)
     epoch = iter(range(10**9))
@@ -83,9 +83,7 @@ def _take(encoded_NHWC: NDArray[Any]) -> Callable[[], int]:
     return work
 
 
-def _torchvision(
-    images_NHWC: NDArray[np.uint8], mean: tuple[float, ...], deviation: tuple[float, ...]
-) -> Callable[[], int]:
+def _torchvision(images_NHWC: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[], int]:
     from PIL import Image
     from torchvision import transforms
 
@@ -99,7 +97,7 @@ def _torchvision(
             transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(mean, deviation),
+            transforms.Normalize(mean, std),
             transforms.Lambda(cutout),
         ]
     )

@@ -18,16 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import Fact, compared, interleaved, machine, report_facts, spread
-from precompute.augment import augmentation_for
-from precompute.baker import Baker
-from precompute.plan import make_plan
-from precompute.progress import gigabytes
-from precompute.sources import SourceData, load
-from precompute.workers import each_in_threads
-from shards import MachineError
-from shards.command import run_command, say
-from shards.plan import Plan, Shard
-from shards.writer import write_shard
+from prebake.cli.run import run_command
+from prebake.console import log
+from prebake.errors import MachineError
+from prebake.format.manifest import Plan, Shard
+from prebake.format.writer import write_shard
+from prebake.precompute.augment import augmentation_for
+from prebake.precompute.augmenters import LookupAugmenter
+from prebake.precompute.plan import make_plan
+from prebake.precompute.progress import gigabytes
+from prebake.precompute.sources.known import SourceData, load
+from prebake.precompute.workers import each_in_threads
 
 ROOT = Path(__file__).parent.parent
 CHUNK_BYTES = 1 << 20
@@ -68,7 +69,7 @@ def check_space(plan: Plan, directory: Path, option: str) -> None:
             f"{directory}: {gigabytes(needed)} are to be written, {gigabytes(free)} are free; "
             f"free some space, or name a directory on another disk with {option}"
         )
-    say(f"{directory}: takes {gigabytes(needed)}, which is deleted again; {gigabytes(free)} are free")
+    log(f"{directory}: takes {gigabytes(needed)}, which is deleted again; {gigabytes(free)} are free")
 
 
 class Command:
@@ -150,7 +151,7 @@ def _memory(command: Command, repetitions: int) -> Fact:
             process = command.start(epochs)
             found.append(peak_bytes(process))
             command.end(process)
-            say(f"{epochs} epochs: {gigabytes(found[-1])} at most")
+            log(f"{epochs} epochs: {gigabytes(found[-1])} at most")
     command.clear()
     most = {epochs: max(found) for epochs, found in peaks.items()}
     return Fact(
@@ -198,7 +199,7 @@ def _scaling(source: SourceData, tmpfs: Path, repetitions: int) -> Fact:
     with tempfile.TemporaryDirectory(dir=tmpfs) as name:
         directory = Path(name)
         check_space(plan, directory, "--tmpfs")
-        write = writer(Baker(source.splits["train"], augmentation, plan), plan, directory)
+        write = writer(LookupAugmenter(source.splits["train"], augmentation, plan), plan, directory)
 
         def clear() -> None:
             for path in directory.iterdir():
@@ -209,12 +210,12 @@ def _scaling(source: SourceData, tmpfs: Path, repetitions: int) -> Fact:
     return compared(goal, rates, "images/s")
 
 
-def writer(baker: Baker, plan: Plan, directory: Path) -> Callable[[int], int]:
+def writer(augmenter: LookupAugmenter, plan: Plan, directory: Path) -> Callable[[int], int]:
     """Return what writes the training shards of a plan with so many workers, and counts their images."""
     shards = plan.shards("train")
 
     def write(shard: Shard, _stopped: threading.Event) -> None:
-        write_shard(directory, shard, plan.identity, baker.filler(shard))
+        write_shard(directory, shard, plan.identity, augmenter.filler(shard))
 
     def work(workers: int) -> int:
         each_in_threads(write, shards, workers)

@@ -26,7 +26,7 @@ BETWEEN: dict[str, Callable[[], list[Any]]] = {
 }
 
 
-def online_transform(augment: str, mean: Sequence[float], deviation: Sequence[float]) -> Callable[[Any], Tensor]:
+def online_transform(augment: str, mean: Sequence[float], std: Sequence[float]) -> Callable[[Any], Tensor]:
     """Return torchvision's transforms v1 for a preset: PIL image of 32x32 -> (C, 32, 32), float32, normalized."""
     transform: Callable[[Any], Tensor] = transforms.Compose(
         [
@@ -34,7 +34,7 @@ def online_transform(augment: str, mean: Sequence[float], deviation: Sequence[fl
             transforms.RandomHorizontalFlip(),
             *BETWEEN[augment](),
             transforms.ToTensor(),
-            transforms.Normalize(mean, deviation),
+            transforms.Normalize(mean, std),
             _cut_out,
         ]
     )
@@ -97,7 +97,7 @@ class ResidentAugmenter:
         images_NHWC: NDArray[np.uint8],
         labels_N: NDArray[np.int64],
         mean: Sequence[float],
-        deviation: Sequence[float],
+        std: Sequence[float],
         device: torch.device,
         batch_size: int,
         dtype: torch.dtype,
@@ -105,7 +105,7 @@ class ResidentAugmenter:
         self._device, self._batch_size = device, batch_size
         self._height, self._width = images_NHWC.shape[1:3]
         pixels = torch.from_numpy(images_NHWC).to(device).permute(0, 3, 1, 2).float() / 255
-        normalized = transforms.Normalize(mean, deviation)(pixels)
+        normalized = transforms.Normalize(mean, std)(pixels)
         padded = F.pad(normalized, (PAD, PAD, PAD, PAD), mode="reflect")
         self._padded_NHWC = padded.to(dtype).permute(0, 2, 3, 1).contiguous()
         self._labels_N = torch.from_numpy(labels_N).to(device)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines import ResidentAugmenter, online_transform, torchvision_batches
-from precompute.sources import Images, load
-from shards import ShardSet
-from shards.command import say
-from train.device import PRECISIONS, choose_precision, synchronize
-from train.feed import Converter, feed
-from train.loop import Trainer
-from train.recipes import recipe_for
-from train.state import Settings
-from train.stream import Stream
-from train.waits import Waits
+from prebake.console import log
+from prebake.loader.data_wait import DataWaitMeter
+from prebake.loader.device_feed import Converter, feed
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import Images, load
+from prebake.train.device import PRECISIONS, choose_precision, synchronize
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
 
 __all__ = ["FULL", "QUICK", "Batches", "Bench", "Size", "rates_of_steps"]
 
@@ -94,9 +94,9 @@ class Bench:
             for split, count in counts.items()
         }
 
-    def data(self, encoding: str) -> ShardSet:
+    def data(self, dtype: str) -> ShardSet:
         """Open the shards of an encoding."""
-        return ShardSet(self.work_dir / encoding)
+        return ShardSet(self.work_dir / dtype)
 
     def trainer(self, recipe: str, *, compiled: bool) -> Trainer:
         """Return a trainer of DavidNet on the float16 shards, seed 0."""
@@ -105,9 +105,9 @@ class Bench:
         precision = choose_precision("auto", self.device)
         return Trainer(self.data("float16"), Settings(chosen, 0, str(self.device), precision, compiled))
 
-    def from_shards(self, encoding: str, streams: contextlib.ExitStack, waits: Waits | None = None) -> Batches:
+    def from_shards(self, dtype: str, streams: contextlib.ExitStack, waits: DataWaitMeter | None = None) -> Batches:
         """Yield the batches that `rates_of_steps` asks for; the stack closes their stream."""
-        data, size = self.data(encoding), self.size
+        data, size = self.data(dtype), self.size
         batches = (size.rounds + 1) * (size.steps + size.settling) + 1
         epochs = -(-batches // (data.samples("train") // size.batch_size))
         stream = Stream(
@@ -127,7 +127,7 @@ class Bench:
             images.images_NHWC,
             images.labels_N,
             source.mean,
-            source.deviation,
+            source.std,
             self.device,
             self.size.batch_size,
             self.dtype,
@@ -136,7 +136,7 @@ class Bench:
     def on_line(self) -> dict[str, Batches]:
         """Return batches that torchvision's workers make, with no more of them than there are cores."""
         images, source = self.images["train"], self.data("float16").plan.source
-        transform = online_transform("standard", source.mean, source.deviation)
+        transform = online_transform("standard", source.mean, source.std)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return {
             f"torchvision, {workers} workers": torchvision_batches(
@@ -161,7 +161,7 @@ def rates_of_steps(trainer: Trainer, contestants: Mapping[str, Batches], size: S
             started = time.perf_counter()
             images = _take(trainer, batches, size.steps)
             rate = images / (time.perf_counter() - started)
-            say(f"round {turn}: {name}: {rate:,.0f} images/s")
+            log(f"round {turn}: {name}: {rate:,.0f} images/s")
             if turn:
                 rates[name].append(rate)
     return rates

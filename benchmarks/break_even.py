@@ -19,15 +19,17 @@ from pathlib import Path
 from benchmarks.baselines import ResidentAugmenter, online_transform, torchvision_batches
 from benchmarks.bench import FULL, Batches, rates_of_steps
 from benchmarks.measure import Fact, machine, report_facts, spread
-from precompute.sources import Images, load
-from shards import MachineError, ShardSet
-from shards.command import run_command, say
-from train.device import PRECISIONS, choose_device, choose_precision
-from train.feed import Converter, feed
-from train.loop import Trainer
-from train.recipes import recipe_for
-from train.state import Settings
-from train.stream import Stream
+from prebake.cli.run import run_command
+from prebake.console import log
+from prebake.errors import MachineError
+from prebake.loader.device_feed import Converter, feed
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import Images, load
+from prebake.train.device import PRECISIONS, choose_device, choose_precision
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 SHARDS = "from shards"
@@ -58,7 +60,7 @@ def main() -> None:
 
 def _measure(augment: str, directory: Path, arguments: argparse.Namespace) -> dict[str, Fact]:
     bake_seconds = _bake(augment, directory, arguments)
-    say(f"{augment}: baked in {bake_seconds:.1f} s")
+    log(f"{augment}: baked in {bake_seconds:.1f} s")
     data = ShardSet(directory / "cifar10")
     device = choose_device(arguments.device)
     precision = choose_precision("auto", device)
@@ -101,14 +103,14 @@ def _on_line(
 ) -> dict[str, Batches]:
     source, device, batch_size = data.plan.source, trainer.device, arguments.batch_size
     dtype = PRECISIONS[trainer.settings.precision]
-    transform = online_transform(augment, source.mean, source.deviation)
+    transform = online_transform(augment, source.mean, source.std)
     found: dict[str, Batches] = {}
     for workers in arguments.workers:
         batches = torchvision_batches(train.images_NHWC, train.labels_N, transform, batch_size, workers, device, dtype)
         found[f"torchvision, {workers} workers"] = batches
     if device.type == "cuda" and augment == "standard":
         resident = ResidentAugmenter(
-            train.images_NHWC, train.labels_N, source.mean, source.deviation, device, batch_size, dtype
+            train.images_NHWC, train.labels_N, source.mean, source.std, device, batch_size, dtype
         )
         found["images on the GPU, augmented there"] = resident.forever()
     return found

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import Fact, machine, report_facts, spread
-from precompute.sources import DATASETS
-from shards import MachineError
-from shards.command import run_command, say
+from prebake.cli.run import run_command
+from prebake.console import log
+from prebake.errors import MachineError
+from prebake.precompute.sources.known import DATASETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,7 +49,7 @@ def main() -> None:
         rounds = []
         for turn in range(arguments.repetitions + 1):
             found = commands.round()
-            say(f"round {turn}: {found}")
+            log(f"round {turn}: {found}")
             rounds += [found] if turn else []  # the first one warms the page cache
     facts = {f"{arguments.dataset}, {arguments.epochs} epochs, together": fact(rounds)}
     report_facts(f"end_to_end-{arguments.dataset}", facts, about, as_json=arguments.json)

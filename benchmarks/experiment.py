@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import precompute
+import prebake
 from benchmarks.measure import Fact, machine, report_facts
-from precompute.augment import augmentation_for
-from precompute.sources import DATASETS, SourceData, load
-from shards import MachineError
-from shards.command import say
-from train.statistics import Spread, spread
+from prebake.console import log
+from prebake.errors import MachineError
+from prebake.precompute.augment import augmentation_for
+from prebake.precompute.sources.known import DATASETS, SourceData, load
+from prebake.train.statistics import Spread, spread
 
 __all__ = ["Way", "experiment", "options"]
 
@@ -33,7 +33,7 @@ class Way:
     """One way to get to a trained model.
 
     Attributes:
-        bake: what differs from the experiment's augmentation, by field of `precompute.augment.Augmentation`.
+        bake: what differs from the experiment's augmentation, by field of `prebake.precompute.augment.Augmentation`.
         train: options of the training command.
     """
 
@@ -87,7 +87,7 @@ def experiment(
             shards = _baked(source, way, arguments, seed, val_fraction)
             given = ("--recipe", arguments.recipe, "--epochs", str(arguments.epochs), "--seed", str(seed), *way.train)
             found[way.name].append(_trained(shards, given, arguments.work_dir / "runs"))
-            say(f"seed {seed}: {way.name}: {found[way.name][-1][score]:.4f}")
+            log(f"seed {seed}: {way.name}: {found[way.name][-1][score]:.4f}")
     facts = _facts(found, score, goal, timed=timed)
     images = len(source.splits["train"].labels_N)
     about |= {
@@ -110,7 +110,7 @@ def _baked(source: SourceData, way: Way, arguments: argparse.Namespace, seed: in
     name = hashlib.sha256(json.dumps([asked, dict(way.bake)]).encode()).hexdigest()[:12]
     path: Path = arguments.work_dir / "shards" / name
     train, test = source.splits["train"], source.splits["test"]
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC,
         train.labels_N,
         test=(test.images_NHWC, test.labels_N),
@@ -120,7 +120,7 @@ def _baked(source: SourceData, way: Way, arguments: argparse.Namespace, seed: in
         epochs=arguments.epochs,
         seed=seed,
         val_fraction=val_fraction,
-        encoding="uint8",
+        dtype="uint8",
         out=path,
     )
     return path

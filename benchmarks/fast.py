@@ -5,7 +5,7 @@ out. What does not help is none of the recipe's.
 """
 
 from benchmarks.experiment import Way, experiment, options
-from shards.command import run_command
+from prebake.cli.run import run_command
 
 AVERAGE = ("--set", "ema=0.95")
 WAYS = (

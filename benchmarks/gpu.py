@@ -30,12 +30,13 @@ from torch import Tensor
 
 from benchmarks.bench import Batches, Bench, rates_of_steps
 from benchmarks.measure import RESULTS, Fact, interleaved, machine, spread
-from precompute.bake import bake
-from shards.command import run_command, say
-from shards.writer import write_whole
-from train.device import choose_device, synchronize
-from train.summary import epoch_line, summarize
-from train.waits import STALL_SECONDS, Waits
+from prebake.cli.run import run_command
+from prebake.console import log
+from prebake.loader.data_wait import STALL_SECONDS, DataWaitMeter
+from prebake.precompute.bake import bake
+from prebake.storage.atomic import write_whole
+from prebake.train.device import choose_device, synchronize
+from prebake.train.summary import epoch_line, summarize
 
 ROOT = Path(__file__).parent.parent
 ENCODINGS = ("float16", "uint8")
@@ -52,21 +53,21 @@ def bake_both(bench: Bench) -> dict[str, Fact]:
     """Bake all epochs in both encodings."""
     facts = {}
     train, test = bench.images["train"], bench.images["test"]
-    for encoding in ENCODINGS:
+    for dtype in ENCODINGS:
         started = time.perf_counter()
         bake(
             train.images_NHWC,
             train.labels_N,
             test=(test.images_NHWC, test.labels_N),
             name="cifar10",
-            encoding=encoding,
+            dtype=dtype,
             epochs=bench.size.epochs,
-            out=bench.work_dir / encoding,
+            out=bench.work_dir / dtype,
             overwrite=True,
         )
         seconds = time.perf_counter() - started
         rate = bench.size.epochs * len(train.labels_N) / seconds
-        facts[f"bake, {encoding}"] = Fact(UNKNOWN, f"{seconds:.1f} s, {rate:,.0f} images/s", 1)
+        facts[f"bake, {dtype}"] = Fact(UNKNOWN, f"{seconds:.1f} s, {rate:,.0f} images/s", 1)
     return facts
 
 
@@ -78,7 +79,7 @@ def train(bench: Bench, recipe: str, *, compiled: bool) -> dict[str, Fact]:
         torch.cuda.reset_peak_memory_stats(bench.device)
     trainer = bench.trainer(recipe, compiled=compiled)
     for report in trainer.run():
-        say(epoch_line(recipe, report, bench.size.epochs))
+        log(epoch_line(recipe, report, bench.size.epochs))
     started = time.perf_counter()
     score = trainer.evaluate("test", tta=True)
     summary = summarize(trainer, Path(), score, time.perf_counter() - started)
@@ -98,11 +99,11 @@ def steps(bench: Bench, *, compiled: bool) -> dict[str, Fact]:
     """Take the same steps, fed in different ways in turn; hold each way's rate against that of a resident batch."""
     trainer = bench.trainer("page2018", compiled=compiled)
     trainer.warm_up()
-    waits = {f"from shards, {encoding}": Waits(bench.device) for encoding in ENCODINGS}
+    waits = {f"from shards, {dtype}": DataWaitMeter(bench.device) for dtype in ENCODINGS}
     with contextlib.ExitStack() as streams:
         shards = {
-            f"from shards, {encoding}": bench.from_shards(encoding, streams, waits[f"from shards, {encoding}"])
-            for encoding in ENCODINGS
+            f"from shards, {dtype}": bench.from_shards(dtype, streams, waits[f"from shards, {dtype}"])
+            for dtype in ENCODINGS
         }
         images, labels = next(shards[f"from shards, {ENCODINGS[0]}"])
         resident = itertools.repeat((images.clone(), labels.clone()))
@@ -114,7 +115,7 @@ def steps(bench: Bench, *, compiled: bool) -> dict[str, Fact]:
         return {f"utilization, {_mode(compiled)}, {name}": _utilization(name, rates, waits.get(name)) for name in rates}
 
 
-def _utilization(name: str, rates: dict[str, list[float]], waits: Waits | None) -> Fact:
+def _utilization(name: str, rates: dict[str, list[float]], waits: DataWaitMeter | None) -> Fact:
     rate = statistics.median(rates[name])
     kept: dict[str, Any] = {"images/s": spread(rates[name])}
     if waits:
@@ -164,9 +165,9 @@ def alone(bench: Bench) -> dict[str, Fact]:
     }
 
 
-def _feed_alone(bench: Bench, encoding: str) -> int:
+def _feed_alone(bench: Bench, dtype: str) -> int:
     with contextlib.ExitStack() as streams:
-        return _count(itertools.islice(bench.from_shards(encoding, streams), bench.size.steps), bench.device)
+        return _count(itertools.islice(bench.from_shards(dtype, streams), bench.size.steps), bench.device)
 
 
 def _copy_alone(bench: Bench) -> int:
@@ -236,7 +237,7 @@ def main() -> None:
 def _answers(stage: str, bench: Bench) -> dict[str, Fact]:
     if time.monotonic() > bench.deadline:
         return {stage: Fact(UNKNOWN, "skipped: no time was left (--seconds-limit)")}
-    say(f"{stage} ...")
+    log(f"{stage} ...")
     try:
         return STAGES[stage](bench)
     except Exception as error:  # whatever it is, the next stage may answer its own question

@@ -19,9 +19,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Fact, machine, report_facts
-from precompute.progress import gigabytes
-from shards import MachineError, ShardSet
-from shards.command import run_command, say
+from prebake.cli.run import run_command
+from prebake.console import log
+from prebake.errors import MachineError
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.progress import gigabytes
 
 ROOT = Path(__file__).parent.parent
 CLASSES = 10
@@ -63,7 +65,7 @@ def main() -> None:
 
 def write_pictures(root: Path, count: int, side: int) -> None:
     """Write so many pictures as `root/quarter-<number>/<class>/<number>.png`: noise in squares, soon packed."""
-    say(f"{root}: {count:,} pictures are written")
+    log(f"{root}: {count:,} pictures are written")
     rng = np.random.default_rng(0)
     for number in range(count):
         directory = root / f"quarter-{number * QUARTERS // count}" / f"class {number % CLASSES}"

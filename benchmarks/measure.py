@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
 
-from shards import MachineError
+from prebake.errors import MachineError
 
 __all__ = [
     "RESULTS",

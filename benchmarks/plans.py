@@ -1,7 +1,7 @@
 """python -m benchmarks.plans: does it help to deal the augmentations evenly, instead of drawing each anew?"""
 
 from benchmarks.experiment import Way, experiment, options
-from shards.command import run_command
+from prebake.cli.run import run_command
 
 WAYS = (Way("independent"), Way("stratified", bake={"plan": "stratified"}))
 

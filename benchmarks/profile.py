@@ -19,14 +19,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from benchmarks.measure import Fact, machine, report_facts, spread
-from precompute.augment import Encoder, VariantStore, augmentation_for, draw, order
-from precompute.bake import bake
-from precompute.sources import channel_statistics, load
-from shards import ShardSet
-from shards.command import run_command
-from shards.index import Index
-from shards.opened import OpenShard, Scratch
-from train.stream import Stream
+from prebake.cli.run import run_command
+from prebake.format.index import Index
+from prebake.loader.shard_reader import RecordBuffer, ShardReader
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.augment import Encoder, ViewStore, augmentation_for, draw, order
+from prebake.precompute.bake import bake
+from prebake.precompute.sources.known import channel_statistics, load
 
 RECORD = 128
 RING_RECORDS = 16  # four batches of 512
@@ -44,10 +44,10 @@ def main() -> None:
     torch.set_num_threads(1)
     train = load("cifar10", arguments.data_dir).splits["train"]
     parts: dict[str, Part] = {}
-    for encoding in ("uint8", "float16"):
-        parts |= _kernel(train.images_NHWC, encoding)
+    for dtype in ("uint8", "float16"):
+        parts |= _kernel(train.images_NHWC, dtype)
     with tempfile.TemporaryDirectory() as directory:
-        bake(train.images_NHWC, train.labels_N, name="cifar10", epochs=1, encoding="uint8", out=directory)
+        bake(train.images_NHWC, train.labels_N, name="cifar10", epochs=1, dtype="uint8", out=directory)
         parts |= _stream(ShardSet(directory))
         seconds = _interleaved(parts, arguments.repetitions)
     records = -(-len(train.labels_N) // RECORD)
@@ -74,11 +74,11 @@ def _fact(seconds: list[float], records: int) -> Fact:
     return Fact("to be known", measured, len(seconds), {"us a record": spread(microseconds)})
 
 
-def _kernel(images_NHWC: NDArray[np.uint8], encoding: str) -> dict[str, Part]:
+def _kernel(images_NHWC: NDArray[np.uint8], dtype: str) -> dict[str, Part]:
     count, height, width, channels = images_NHWC.shape
     shape = height, width, channels
     augmentation = augmentation_for("cifar10")
-    encoder = Encoder(*channel_statistics(images_NHWC), encoding)
+    encoder = Encoder(*channel_statistics(images_NHWC), dtype)
     encoded = encoder.encode(images_NHWC)
     ordered, drawn = order(0, 0, count), draw(augmentation, 0, 0, 0, count, shape)
     out: NDArray[Any] = np.empty((RECORD, *shape), encoded.dtype)
@@ -86,7 +86,7 @@ def _kernel(images_NHWC: NDArray[np.uint8], encoding: str) -> dict[str, Part]:
     draws = [drawn[place] for place in places]
 
     def make(cutout: int) -> Part:
-        store = VariantStore(images_NHWC, encoder, augmentation_for("cifar10", cutout=cutout))
+        store = ViewStore(images_NHWC, encoder, augmentation_for("cifar10", cutout=cutout))
 
         def part() -> None:
             for place, choices in zip(places, draws, strict=True):
@@ -102,10 +102,10 @@ def _kernel(images_NHWC: NDArray[np.uint8], encoding: str) -> dict[str, Part]:
         draw(augmentation, 0, 1, 0, count, shape)[order(0, 1, count)]
 
     return {
-        f"kernel, {encoding}: order and draws of an epoch": draw_all,
-        f"kernel, {encoding}: crop and flip": make(0),
-        f"kernel, {encoding}: crop, flip and cutout": make(augmentation.cutout),
-        f"kernel, {encoding}: np.take of whole images": take,
+        f"kernel, {dtype}: order and draws of an epoch": draw_all,
+        f"kernel, {dtype}: crop and flip": make(0),
+        f"kernel, {dtype}: crop, flip and cutout": make(augmentation.cutout),
+        f"kernel, {dtype}: np.take of whole images": take,
     }
 
 
@@ -132,9 +132,9 @@ def _stream(data: ShardSet) -> dict[str, Part]:
         Index.read(data.path, shard, data.plan.identity)
 
     def read() -> None:
-        scratch = Scratch()
+        scratch = RecordBuffer()
         views = [memoryview(bytearray(RECORD * sample_bytes)) for _ in range(RING_RECORDS)]
-        with OpenShard(data.path, shard, data.plan) as opened:
+        with ShardReader(data.path, shard, data.plan) as opened:
             for number, layout in enumerate(opened.layouts):
                 opened.read(number, [views[number % RING_RECORDS][: layout.pixels_bytes]], scratch)
 

@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Fact, compared, interleaved, machine, report
-from precompute.bake import bake
-from shards import MachineError, ShardSet
-from shards.cache import Cache, held_at_once
-from shards.command import run_command
-from tests.servers import environment, nginx, s3
-from train.device import choose_device, choose_precision
-from train.loop import Trainer
-from train.recipes import recipe_for
-from train.state import Settings
-from train.stream import Stream
+from prebake.cli.run import run_command
+from prebake.errors import MachineError
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.bake import bake
+from prebake.storage.cache import Cache, held_at_once
+from prebake.train.device import choose_device, choose_precision
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.servers import environment, nginx, s3
 
 BATCH_SIZE = 512
 
@@ -78,7 +79,7 @@ def main() -> None:
 def _bake(out: Path, images: int, epochs: int) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, 32, 32, 3), np.uint8)
-    bake(pixels, rng.integers(0, 10, images), name="cifar10", encoding="uint8", epochs=epochs, out=out)
+    bake(pixels, rng.integers(0, 10, images), name="cifar10", dtype="uint8", epochs=epochs, out=out)
 
 
 @contextlib.contextmanager
@@ -116,7 +117,7 @@ def _utilization(root: str, work: Path, arguments: argparse.Namespace) -> Fact:
         data = ShardSet(f"{root}/training", Cache(work / f"{root.rpartition('/')[2]}{repetition}", 10**12))
         size_bytes = held_at_once(data.plan) * max(shard.size_bytes for shard in data.plan.shards())
         if data.cache is not None:
-            data = ShardSet(data.place, Cache(data.cache.directory, size_bytes))
+            data = ShardSet(data.location, Cache(data.cache.directory, size_bytes))
         device = choose_device("auto")
         rate = 0.01 if arguments.train_images < 1000 else None  # noise in small batches diverges at the recipe's own
         recipe = recipe_for("page2018", epochs=arguments.epochs, batch_size=arguments.batch_size, peak_lr=rate)

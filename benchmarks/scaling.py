@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.plan import Epoch, Plan, Source
+from prebake.format.manifest import Epoch, Plan, Source
 
 PAGE = Path(__file__).parent.parent / "docs" / "SCALING.md"
 BEGIN, END = "<!-- python -m benchmarks.scaling --write -->\n", "<!-- end -->\n"
@@ -25,13 +25,13 @@ LINKS = (  # GB/s that are read
 
 @dataclass(frozen=True)
 class Set:
-    """A shard set to be: so many square images, so many variants of each."""
+    """A shard set to be: so many square images, so many views of each."""
 
     name: str
     images: int
     side: int
     channels: int
-    encoding: str
+    dtype: str
     epochs: int
 
     def plan(self) -> Plan:
@@ -40,7 +40,7 @@ class Set:
         ones = (1.0,) * self.channels
         source = Source("scaling", ("a", "b"), ones, ones, {"train": ""}, "default")
         splits = {"train": (Epoch(self.images, shape),) * self.epochs}
-        return Plan(source, {}, self.encoding, 0, splits)
+        return Plan(source, {}, self.dtype, 0, splits)
 
     @functools.cached_property
     def sizes(self) -> list[int]:
@@ -54,7 +54,7 @@ class Set:
 
     @property
     def image_bytes(self) -> float:
-        """Bytes that one variant takes, framing and labels included."""
+        """Bytes that one view takes, framing and labels included."""
         return self.size_bytes / self.images / self.epochs
 
 
@@ -73,14 +73,14 @@ SETS = (
 def tables() -> str:
     """Return both tables as Markdown."""
     return _rows(
-        ["set", "variants of each image", "stored as", "bytes an image", "in all", "shards"]
+        ["set", "views of each image", "stored as", "bytes an image", "in all", "shards"]
         + [f"{rate:,} images/s" for rate in RATES]
         + [f"baked at {write:g} GB/s" for write in WRITES],
         [
             [
                 one.name,
                 str(one.epochs),
-                one.encoding,
+                one.dtype,
                 f"{one.image_bytes:,.0f}",
                 _bytes(one.size_bytes),
                 f"{len(one.sizes):,}",

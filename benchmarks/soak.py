@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Fact, machine, report_facts, spread
-from precompute.bake import bake
-from precompute.progress import gigabytes
-from shards import ShardSet
-from shards.command import run_command
-from train.stream import Stream
+from prebake.cli.run import run_command
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.bake import bake
+from prebake.precompute.progress import gigabytes
 
 SIZES = {  # images, side of an image, epochs
     "few epochs": (1000, 32, 2),
@@ -57,7 +57,7 @@ def main() -> None:
 def _bake_noise(path: Path, count: int, side: int, epochs: int) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
-    bake(images, rng.integers(0, 10, count), epochs=epochs, encoding="uint8", out=path)
+    bake(images, rng.integers(0, 10, count), epochs=epochs, dtype="uint8", out=path)
 
 
 def _opening(sets: dict[str, Path], repetitions: int) -> Fact:

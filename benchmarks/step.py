@@ -17,17 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import held_to, interleaved, machine, report
-from precompute.bake import bake
-from shards import MachineError, ShardSet, UsageError
-from shards.command import run_command
-from train.compile import check_compiler
-from train.device import PRECISIONS, choose_device, choose_precision, synchronize
-from train.feed import Converter, feed
-from train.loop import Trainer
-from train.models import build
-from train.recipes import recipe_for
-from train.state import Settings
-from train.stream import Stream
+from prebake.cli.run import run_command
+from prebake.errors import MachineError, UsageError
+from prebake.loader.device_feed import Converter, feed
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.bake import bake
+from prebake.train.compile import check_compiler
+from prebake.train.device import PRECISIONS, choose_device, choose_precision, synchronize
+from prebake.train.models import build
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
 
 EPOCHS = 25
 
@@ -56,8 +57,8 @@ def main() -> None:
         convert = Converter(data.plan, device, PRECISIONS[precision])
         pin = device.type == "cuda"
         # More epochs than all rounds together can use up.
-        variants = [epoch % EPOCHS for epoch in range(arguments.steps * (arguments.repetitions + 1) // 16 + 1)]
-        with Stream(data, "train", variants, arguments.batch_size, drop_last=True, pin=pin) as stream:
+        views = [epoch % EPOCHS for epoch in range(arguments.steps * (arguments.repetitions + 1) // 16 + 1)]
+        with Stream(data, "train", views, arguments.batch_size, drop_last=True, pin=pin) as stream:
             batches = feed(stream, convert, device)
             ready = tuple(tensor.clone() for tensor in next(batches))
             plain, ours = "eager float32 NCHW, resident", f"prebake {precision}"

@@ -24,11 +24,12 @@ import xxhash
 
 from benchmarks import peers
 from benchmarks.measure import Fact, Peer, compared, held_to, interleaved, machine, peer_option, report
-from precompute.bake import bake
-from precompute.sources import Images, load
-from shards import MachineError, ShardSet
-from shards.command import run_command
-from train.stream import Stream
+from prebake.cli.run import run_command
+from prebake.errors import MachineError
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.bake import bake
+from prebake.precompute.sources.known import Images, load
 
 SLOW_IMAGES = 10_000
 RUN_EPOCHS = 25  # of one call: a run has one thread and one ring for all of them
@@ -97,7 +98,7 @@ def start_peers(
 
 def _contestants(train: Images, directory: Path) -> dict[str, Callable[[], int]]:
     out, samples = directory / "warm", directory / "samples.tar"
-    bake(train.images_NHWC, train.labels_N, name="cifar10", epochs=1, encoding="uint8", out=out)
+    bake(train.images_NHWC, train.labels_N, name="cifar10", epochs=1, dtype="uint8", out=out)
     _write_samples(samples, train)
     data = ShardSet(out)
     return {

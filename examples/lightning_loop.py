@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from shards import ShardSet
-from train.feed import Converter
-from train.stream import Stream
+from prebake.loader.device_feed import Converter
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
 
 
 class Epochs:

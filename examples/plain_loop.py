@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shards import ShardSet
-from train.feed import Converter, feed
-from train.stream import Stream
+from prebake.loader.device_feed import Converter, feed
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
 
 
 def main(path: str) -> None:

@@ -11,18 +11,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import precompute
-import train.__main__
-import train.command
-from precompute import Augmentation
-from precompute.sources import SourceData, load
-from shards import ShardSet
-from shards.command import run_command
-from tests.commands import ON_CPU, Command, Ended, in_a_process
-from tests.small import bake
-from train.loop import Trainer
-from train.recipes import recipe_for
-from train.state import Settings
+import prebake
+import prebake.cli.train
+from prebake.cli.run import run_command
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation
+from prebake.precompute.sources.known import SourceData, load
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.commands import ON_CPU, Command, Ended, in_a_process
+from tests.helpers.small import bake
 
 # The nets here are tiny: a second thread would cost more than it gives.
 torch.set_num_threads(1)
@@ -44,7 +43,7 @@ def baked(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
     """Two epochs of digits in float16, with a validation split; read only."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("baked") / "digits"
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC,
         train.labels_N,
         test=(test.images_NHWC, test.labels_N),
@@ -83,7 +82,7 @@ def tiny(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> ShardS
     """Two epochs of 200 digits, and 100 to test: three steps of 64 an epoch; read only."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("tiny") / "digits"
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:200],
         train.labels_N[:200],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
@@ -124,7 +123,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            run_command(train.__main__.main)
+            run_command(prebake.cli.train.main)
         said = capsys.readouterr()
         code = ended.value.code
         assert isinstance(code, int)
@@ -139,13 +138,13 @@ def shards(tiny: ShardSet, digits: SourceData, tmp_path_factory: pytest.TempPath
     root = tmp_path_factory.mktemp("shards")
     shutil.copytree(tiny.path, root / "digits")
     train, test = digits.splits["train"], digits.splits["test"]
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:100],
         train.labels_N[:100],
         test=(test.images_NHWC[:50], test.labels_N[:50]),
         augment=Augmentation("mirrored", pad=1, pad_mode="zero", flip="random", cutout=0),
         name="mirrored",
-        encoding="uint8",
+        dtype="uint8",
         epochs=1,
         out=root / "mirrored",
     )

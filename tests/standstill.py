@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from shards.command import say
+from prebake.console import log
 
 BETWEEN_SECONDS = (1.0, 4.0)
 STILL_SECONDS = (0.3, 3.0)
@@ -61,7 +61,7 @@ def main() -> None:
         seconds = rng.uniform(*STILL_SECONDS)
         stand_still(running.pid, seconds)
         times, still = times + 1, still + seconds
-    say(f"stood still {times} times, for {still:.0f} s")
+    log(f"stood still {times} times, for {still:.0f} s")
     sys.exit(running.returncode)
 
 

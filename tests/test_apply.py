@@ -1,4 +1,4 @@
-"""Applying: the row look-up makes the same variants as padding, cropping, mirroring and cutting one image."""
+"""Applying: the row look-up makes the same views as padding, cropping, mirroring and cutting one image."""
 
 from typing import Any
 
@@ -8,47 +8,47 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from precompute.augment import FLIPS, PAD_MODES, Augmentation, Draw, Encoder, VariantStore, draw
-from shards import UsageError
-from shards.record import ENCODINGS
+from prebake.errors import UsageError
+from prebake.format.record import ENCODINGS
+from prebake.precompute.augment import FLIPS, PAD_MODES, Augmentation, Draw, Encoder, ViewStore, draw
 
 MEANS = (0.4914, 0.4822, 0.4465)
 DEVIATIONS = (0.247, 0.2435, 0.2616)
 
 
-def encoded(image_HWC: NDArray[np.uint8], mean: Any, deviation: Any, encoding: str) -> NDArray[np.generic]:
+def encoded(image_HWC: NDArray[np.uint8], mean: Any, std: Any, dtype: str) -> NDArray[np.generic]:
     """Return one image in the stored dtype, by the formula."""
-    if encoding == "uint8":
+    if dtype == "uint8":
         return image_HWC
-    made: NDArray[np.generic] = ((image_HWC / 255 - np.array(mean)) / np.array(deviation)).astype(encoding)
+    made: NDArray[np.generic] = ((image_HWC / 255 - np.array(mean)) / np.array(std)).astype(dtype)
     return made
 
 
-def mean_colour(mean: Any, encoding: str) -> NDArray[np.generic]:
+def mean_colour(mean: Any, dtype: str) -> NDArray[np.generic]:
     """Return the stored code of normalized zero, by search."""
-    if encoding != "uint8":
-        return np.zeros(len(mean), encoding)
+    if dtype != "uint8":
+        return np.zeros(len(mean), dtype)
     return np.array([min(range(256), key=lambda code: abs(code / 255 - value)) for value in mean], np.uint8)
 
 
-def variant(
+def view(
     image_HWC: NDArray[np.uint8],
     augmentation: Augmentation,
     choices: tuple[int, int, int, int, int],
     mean: Any,
-    deviation: Any,
-    encoding: str,
+    std: Any,
+    dtype: str,
 ) -> NDArray[np.generic]:
-    """Make one variant of one image straightforwardly: pad, mirror, crop at (y, x), cut out at (cut_y, cut_x)."""
+    """Make one view of one image straightforwardly: pad, mirror, crop at (y, x), cut out at (cut_y, cut_x)."""
     y, x, flip, cut_y, cut_x = choices
     height, width, _ = image_HWC.shape
     pad, cutout = augmentation.pad, augmentation.cutout
-    image = encoded(image_HWC, mean, deviation, encoding)
-    zero = mean_colour(mean, encoding)
+    image = encoded(image_HWC, mean, std, dtype)
+    zero = mean_colour(mean, dtype)
     if augmentation.pad_mode == "reflect":
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
     else:
-        black = encoded(np.zeros((1, 1, len(mean)), np.uint8), mean, deviation, encoding)[0, 0]
+        black = encoded(np.zeros((1, 1, len(mean)), np.uint8), mean, std, dtype)[0, 0]
         colours = zero if augmentation.pad_mode == "zero" else black
         channels = [np.pad(image[:, :, c], pad, constant_values=colours[c]) for c in range(len(mean))]
         padded = np.stack(channels, axis=2)
@@ -72,12 +72,12 @@ def choices_at(drawn: Draw, i: int) -> tuple[int, int, int, int, int]:
     pad_mode=st.sampled_from(PAD_MODES),
     flip=st.sampled_from(FLIPS),
     cutout=st.integers(0, 9),
-    encoding=st.sampled_from(ENCODINGS),
+    dtype=st.sampled_from(ENCODINGS),
     seed=st.integers(0, 2**63 - 1),
 )
-@example(images=3, shape=(32, 32, 3), pad=4, pad_mode="reflect", flip="random", cutout=8, encoding="float16", seed=0)
-@example(images=1, shape=(1, 1, 1), pad=0, pad_mode="zero", flip="random", cutout=1, encoding="uint8", seed=0)
-@example(images=2, shape=(5, 3, 2), pad=7, pad_mode="black", flip="alternate", cutout=3, encoding="float32", seed=0)
+@example(images=3, shape=(32, 32, 3), pad=4, pad_mode="reflect", flip="random", cutout=8, dtype="float16", seed=0)
+@example(images=1, shape=(1, 1, 1), pad=0, pad_mode="zero", flip="random", cutout=1, dtype="uint8", seed=0)
+@example(images=2, shape=(5, 3, 2), pad=7, pad_mode="black", flip="alternate", cutout=3, dtype="float32", seed=0)
 def test_variants_equal_those_made_image_by_image(
     images: int,
     shape: tuple[int, int, int],
@@ -85,7 +85,7 @@ def test_variants_equal_those_made_image_by_image(
     pad_mode: str,
     flip: str,
     cutout: int,
-    encoding: str,
+    dtype: str,
     seed: int,
 ) -> None:
     assume(cutout <= min(shape[:2]))
@@ -93,35 +93,35 @@ def test_variants_equal_those_made_image_by_image(
     augmentation = Augmentation("any", pad, pad_mode, flip, cutout)
     rng = np.random.default_rng(seed)
     images_NHWC = rng.integers(0, 256, (images, *shape), dtype=np.uint8)
-    mean, deviation = MEANS[: shape[2]], DEVIATIONS[: shape[2]]
-    store = VariantStore(images_NHWC, Encoder(mean, deviation, encoding), augmentation)
+    mean, std = MEANS[: shape[2]], DEVIATIONS[: shape[2]]
+    store = ViewStore(images_NHWC, Encoder(mean, std, dtype), augmentation)
     index_N = rng.integers(0, images, 20)
     drawn = draw(augmentation, seed, 3, 0, 20, shape)
-    out = np.full((20, *shape), 99, encoding)
+    out = np.full((20, *shape), 99, dtype)
     store.make(index_N, drawn, out)
     for i, index in enumerate(index_N):
-        expected = variant(images_NHWC[index], augmentation, choices_at(drawn, i), mean, deviation, encoding)
+        expected = view(images_NHWC[index], augmentation, choices_at(drawn, i), mean, std, dtype)
         assert expected.dtype == out.dtype
         assert out[i].tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_more_images_than_one_block_of_the_store_are_all_there(encoding: str) -> None:
+@pytest.mark.parametrize("dtype", ENCODINGS)
+def test_more_images_than_one_block_of_the_store_are_all_there(dtype: str) -> None:
     images_NHWC = (np.arange(2500 * 6) % 251).astype(np.uint8).reshape(2500, 2, 3, 1)
     augmentation = Augmentation("any", 1, "zero", "random", 0)
-    encoder = Encoder((0.4,), (0.25,), encoding)
+    encoder = Encoder((0.4,), (0.25,), dtype)
     drawn = draw(augmentation, 0, 0, 0, 2500, (2, 3, 1))
-    out = np.empty((2500, 2, 3, 1), encoding)
-    VariantStore(images_NHWC, encoder, augmentation).make(np.arange(2500), drawn, out)
+    out = np.empty((2500, 2, 3, 1), dtype)
+    ViewStore(images_NHWC, encoder, augmentation).make(np.arange(2500), drawn, out)
     for i in (0, 1023, 1024, 2047, 2048, 2499):
-        expected = variant(images_NHWC[i], augmentation, choices_at(drawn, i), (0.4,), (0.25,), encoding)
+        expected = view(images_NHWC[i], augmentation, choices_at(drawn, i), (0.4,), (0.25,), dtype)
         assert out[i].tobytes() == expected.tobytes()
 
 
 def test_the_four_corners_of_the_padded_image_can_be_cropped() -> None:
     image = np.arange(1, 13, dtype=np.uint8).reshape(1, 3, 4, 1)
     augmentation = Augmentation("any", 2, "black", "random", 0)
-    store = VariantStore(image, Encoder((0.5,), (0.25,), "uint8"), augmentation)
+    store = ViewStore(image, Encoder((0.5,), (0.25,), "uint8"), augmentation)
     zeros = np.zeros(8, np.int64)
     corners = [(y, x, flip) for y in (0, 4) for x in (0, 4) for flip in (0, 1)]
     y, x, flip = (np.array(values, np.int64) for values in zip(*corners, strict=True))
@@ -133,36 +133,34 @@ def test_the_four_corners_of_the_padded_image_can_be_cropped() -> None:
     assert out[7, :, :, 0].tolist() == [[10, 9, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("encoding", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("pad_mode", ["zero", "reflect"])
-def test_padding_and_cutout_are_exactly_zero_in_floats(encoding: str, pad_mode: str) -> None:
+def test_padding_and_cutout_are_exactly_zero_in_floats(dtype: str, pad_mode: str) -> None:
     image = np.full((1, 4, 4, 3), 255, np.uint8)
     augmentation = Augmentation("any", 3, pad_mode, "none", 2)
-    store = VariantStore(image, Encoder(MEANS, DEVIATIONS, encoding), augmentation)
-    out = np.empty((1, 4, 4, 3), encoding)
+    store = ViewStore(image, Encoder(MEANS, DEVIATIONS, dtype), augmentation)
+    out = np.empty((1, 4, 4, 3), dtype)
     at = np.array([0], np.int64)
     store.make(at, Draw(at, at, at, at + 2, at + 2), out)
     assert out[0, 2:, 2:].tobytes() == bytes(out[0, 2:, 2:].nbytes)
     assert np.array_equal(out[0, :2, :2] == 0, np.full((2, 2, 3), pad_mode == "zero"))
 
 
-@given(mean=st.floats(0, 1), deviation=st.floats(0.001, 1), encoding=st.sampled_from(ENCODINGS))
-@example(mean=0.0, deviation=1.0, encoding="uint8")
-@example(mean=1.0, deviation=1.0, encoding="uint8")
-def test_the_encoder_s_table_is_the_formula_and_its_zero_the_nearest_code(
-    mean: float, deviation: float, encoding: str
-) -> None:
-    encoder = Encoder((mean,), (deviation,), encoding)
+@given(mean=st.floats(0, 1), std=st.floats(0.001, 1), dtype=st.sampled_from(ENCODINGS))
+@example(mean=0.0, std=1.0, dtype="uint8")
+@example(mean=1.0, std=1.0, dtype="uint8")
+def test_the_encoder_s_table_is_the_formula_and_its_zero_the_nearest_code(mean: float, std: float, dtype: str) -> None:
+    encoder = Encoder((mean,), (std,), dtype)
     assert encoder.tables.shape == (1, 256)
-    assert encoder.tables.dtype == encoder.zero.dtype == encoding
+    assert encoder.tables.dtype == encoder.zero.dtype == dtype
     codes = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     found = encoder.encode(codes).reshape(-1)
-    if encoding == "uint8":
+    if dtype == "uint8":
         assert found.tolist() == list(range(256))
         assert abs(int(encoder.zero[0]) / 255 - mean) <= min(abs(code / 255 - mean) for code in range(256)) + 1e-12
     else:
         with np.errstate(over="ignore"):
-            expected = [np.dtype(encoding).type((code / 255 - mean) / deviation) for code in range(256)]
+            expected = [np.dtype(dtype).type((code / 255 - mean) / std) for code in range(256)]
         assert found.tolist() == [float(value) for value in expected]
         assert encoder.zero.tobytes() == bytes(encoder.zero.nbytes)
 
@@ -170,7 +168,7 @@ def test_the_encoder_s_table_is_the_formula_and_its_zero_the_nearest_code(
 def test_each_channel_has_a_table_of_its_own() -> None:
     encoder = Encoder(MEANS, DEVIATIONS, "float32")
     image = np.full((1, 1, 1, 3), 200, np.uint8)
-    expected = [np.float32((200 / 255 - mean) / deviation) for mean, deviation in zip(MEANS, DEVIATIONS, strict=True)]
+    expected = [np.float32((200 / 255 - mean) / std) for mean, std in zip(MEANS, DEVIATIONS, strict=True)]
     assert encoder.encode(image).reshape(-1).tolist() == expected
 
 

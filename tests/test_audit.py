@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import precompute
-import precompute.baker
-from precompute.augment import Augmentation, Draw, Encoder, VariantStore, augmentation_for
-from shards import DataError, ShardSet, UsageError
-from shards.plan import Shard
-from shards.record import ENCODINGS, Frame
-from shards.verify import damage
-from tests.asked import precompute_command
+import prebake
+import prebake.precompute.augmenters
+from prebake.errors import DataError, UsageError
+from prebake.format.manifest import Shard
+from prebake.format.record import ENCODINGS, Frame
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation, Draw, Encoder, ViewStore, augmentation_for
 from tests.attacks.hostile import reseal_manifest
-from tests.forgery import KINDS, forge, frame_of
-from tests.small import IMAGES, LABELS, OPTIONS, TEST, bake, files, flip_byte
+from tests.helpers.asked import precompute_command
+from tests.helpers.forgery import KINDS, forge, frame_of
+from tests.helpers.small import IMAGES, LABELS, OPTIONS, TEST, bake, files, flip_byte
 
 OURS: dict[str, Any] = {key: OPTIONS[key] for key in ("images", "labels", "test", "classes")}
 AUGMENTATIONS = {
@@ -35,7 +36,7 @@ AUGMENTATIONS = {
 
 
 def audit_all(directory: Path, **changes: Any) -> None:
-    precompute.audit(**{**OURS, "out": directory, "sample": None, **changes})
+    prebake.audit(**{**OURS, "out": directory, "sample": None, **changes})
 
 
 def in_this_process(
@@ -54,16 +55,16 @@ def in_this_process(
 
 @pytest.fixture
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("precompute.bake"), "each_in_processes", in_this_process)
+    monkeypatch.setattr(importlib.import_module("prebake.precompute.bake"), "each_in_processes", in_this_process)
 
 
 @pytest.mark.usefixtures("_no_processes")
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("dtype", ENCODINGS)
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_what_was_baked_is_derived_anew_byte_for_byte_and_one_bit_is_found(
-    name: str, encoding: str, tmp_path: Path, rng: np.random.Generator
+    name: str, dtype: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    data = bake(tmp_path / "set", augment=AUGMENTATIONS[name], encoding=encoding, epochs=2)
+    data = bake(tmp_path / "set", augment=AUGMENTATIONS[name], dtype=dtype, epochs=2)
     before = files(data.path)
     audit_all(data.path)
     assert files(data.path) == before
@@ -141,11 +142,11 @@ def forgeries(directory: Path, count: int) -> Iterator[tuple[Shard, int]]:
 
 
 @pytest.mark.parametrize("cases", [25, pytest.param(4000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("dtype", ENCODINGS)
 def test_every_forgery_whose_checksums_fit_is_found(
-    encoding: str, cases: int, tmp_path: Path, record_property: Callable[[str, object], None]
+    dtype: str, cases: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    directory = bake(tmp_path / "set", encoding=encoding, epochs=2).path
+    directory = bake(tmp_path / "set", dtype=dtype, epochs=2).path
     plan, found = ShardSet(directory).plan, 0
     for shard, number in forgeries(directory, cases):
         assert damage(directory, shard, plan) is None, "verify would have found it"
@@ -164,7 +165,7 @@ def test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_see
 
     def is_found(sample: int, seed: int | None) -> bool:
         try:
-            precompute.audit(**OURS, out=there, sample=sample, seed=seed)
+            prebake.audit(**OURS, out=there, sample=sample, seed=seed)
         except DataError:
             return True
         return False
@@ -178,13 +179,13 @@ def test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_see
 
 
 def test_only_the_images_of_a_record_are_prepared_at_a_time(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, prepare = [], VariantStore.__init__
+    made, prepare = [], ViewStore.__init__
 
-    def counted(self: VariantStore, images: Any, *rest: Any) -> None:
+    def counted(self: ViewStore, images: Any, *rest: Any) -> None:
         made.append(len(images))
         prepare(self, images, *rest)
 
-    monkeypatch.setattr(VariantStore, "__init__", counted)
+    monkeypatch.setattr(ViewStore, "__init__", counted)
     audit_all(there)
     assert sorted(made) == sorted([40, 30] + 3 * [128, 128, 14])
 
@@ -207,8 +208,8 @@ MISTAKES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 def test_a_mistake_in_baking_is_found(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, change = MISTAKES[mistake]
     with monkeypatch.context() as patch:
-        right = getattr(precompute.baker, name)
-        patch.setattr(precompute.baker, name, lambda *arguments: change(right(*arguments)))
+        right = getattr(prebake.precompute.augmenters, name)
+        patch.setattr(prebake.precompute.augmenters, name, lambda *arguments: change(right(*arguments)))
         data = bake(tmp_path / "set", epochs=1)
     assert all(damage(data.path, shard, data.plan) is None for shard in data.plan.shards())
     with pytest.raises(DataError, match=r"train-e000-000\.tar, record e000-r0000\d: images"):
@@ -227,7 +228,7 @@ def test_a_kernel_that_copies_wrongly_is_found(tmp_path: Path, monkeypatch: pyte
     ("change", "said"),
     [
         (lambda m: m["source"].update(mean=[0.5, 0.5, 0.5]), r"source\.mean is \[0\.5"),
-        (lambda m: m["source"].update(deviation=[0.5, 0.5, 0.5]), r"source\.deviation is \[0\.5"),
+        (lambda m: m["source"].update(std=[0.5, 0.5, 0.5]), r"source\.std is \[0\.5"),
         (lambda m: m["source"].update(classes=list("abced")), r"source\.classes is "),
         (lambda m: m["source"].update(recipe="page2018"), r"source\.recipe is 'page2018'"),
         (lambda m: m["source"]["sha256"].update(train="0" * 64), r"source\.sha256\.train is '000"),
@@ -367,7 +368,7 @@ def test_the_command_refuses_sets_of_arrays_and_names_the_call_for_them(done: Pa
     refused = precompute_command("audit", done)
     assert refused.status == 3
     assert "baked from pictures or arrays named 'images', and this command knows only cifar10" in refused.said
-    assert "precompute.audit()" in refused.said
+    assert "prebake.audit()" in refused.said
 
 
 def test_other_data_under_a_known_name_is_told_apart(baked: ShardSet, tiny: ShardSet) -> None:
@@ -375,7 +376,7 @@ def test_other_data_under_a_known_name_is_told_apart(baked: ShardSet, tiny: Shar
     refused = precompute_command("audit", tiny.path)
     assert refused.status == 3
     assert "source.sha256.train is " in refused.said
-    assert "precompute.audit()" in refused.said
+    assert "prebake.audit()" in refused.said
 
 
 def test_a_sample_of_official_shards_is_audited(data_dir: Path, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import precompute
-from precompute.sources import load
-from shards import ShardSet, UsageError
-from tests.asked import precompute_command, shards_command
+import prebake
+from prebake.errors import UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import load
 from tests.attacks.hostile import reseal, reseal_manifest
-from tests.small import bake, files, stamps
-from tests.trials import Trial, trial
+from tests.helpers.asked import precompute_command, shards_command
+from tests.helpers.small import bake, files, stamps
+from tests.helpers.trials import Trial, trial
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ("--dataset", "digits", "--epochs", "1")
@@ -113,7 +114,7 @@ def test_numpy_s_whole_numbers_are_as_good_as_any(tmp_path: Path) -> None:
 def test_pixels_that_are_no_int_are_refused(value: Any) -> None:
     for pad, cutout in ((value, 0), (0, value)):
         with pytest.raises(UsageError, match=re.escape(f"expected 0 or more pixels, found {value!r}")):
-            precompute.Augmentation("standard", pad, "zero", "none", cutout)
+            prebake.Augmentation("standard", pad, "zero", "none", cutout)
 
 
 @pytest.mark.parametrize(
@@ -376,15 +377,15 @@ def test_the_smallest_sets_and_partial_records_go_all_the_way(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3, 3, 1), dtype=np.uint8)
     labels = np.zeros(images, np.int64)
-    augment = precompute.Augmentation("standard", 1, "reflect", "random", 1)
+    augment = prebake.Augmentation("standard", 1, "reflect", "random", 1)
     out = tmp_path / "set"
-    precompute.bake(pixels, labels, augment=augment, epochs=epochs, out=out)
+    prebake.bake(pixels, labels, augment=augment, epochs=epochs, out=out)
     assert sum(len(shard.layouts) for shard in ShardSet(out).plan.shards()) == records
     holds(shards_command("verify", out), 0, "all as written")
     holds(shards_command("info", out), 0, f"epochs        {epochs} of {epochs} whole", f"train {images}")
     holds(shards_command("show", out, "--out", tmp_path / "grid.png"), 0, f": {min(8, images)} images")
-    precompute.audit(pixels, labels, out=out, sample=None)
-    precompute.audit(pixels, labels, out=out, sample=1)
+    prebake.audit(pixels, labels, out=out, sample=None)
+    prebake.audit(pixels, labels, out=out, sample=1)
 
 
 def in_a_process(

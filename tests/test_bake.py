@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import precompute
-from precompute.augment import Augmentation, augmentation_for, draw
-from precompute.sources import SourceData
-from shards import ShardSet, UsageError
-from shards.contents import digest
-from shards.record import ENCODINGS
-from tests.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files
-from tests.test_apply import choices_at, variant
+import prebake
+from prebake.errors import UsageError
+from prebake.format.record import ENCODINGS
+from prebake.loader.describe import digest
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation, augmentation_for, draw
+from prebake.precompute.sources.known import SourceData
+from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files
+from tests.test_apply import choices_at, view
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_one_worker_and_three_write_the_same_bytes(encoding: str, tmp_path: Path) -> None:
-    one = bake(tmp_path / "one", encoding=encoding, workers=1)
-    three = bake(tmp_path / "three", encoding=encoding, workers=3)
+@pytest.mark.parametrize("dtype", ENCODINGS)
+def test_one_worker_and_three_write_the_same_bytes(dtype: str, tmp_path: Path) -> None:
+    one = bake(tmp_path / "one", dtype=dtype, workers=1)
+    three = bake(tmp_path / "three", dtype=dtype, workers=3)
     assert len(files(one.path)) == 1 + 2 * 5
     assert files(one.path) == files(three.path)
     assert digest(one) == digest(three)
@@ -55,35 +56,35 @@ def test_every_sample_is_the_variant_that_its_draw_says(done: Path) -> None:
             assert labels.tolist() == train_labels[index].tolist()
             for image, i in zip(images, index, strict=True):
                 choices = choices_at(drawn, int(i))
-                made = variant(train_images[i], AUGMENTATION, choices, source.mean, source.deviation, "float16")
+                made = view(train_images[i], AUGMENTATION, choices, source.mean, source.std, "float16")
                 assert image.tobytes() == made.tobytes()
 
 
 def held_in() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the training images that the validation split leaves, and check that it takes the others."""
-    from precompute.sources import Images, hold_out
+    from prebake.precompute.sources.known import Images, hold_out
 
     cut = hold_out(SourceData("images", ("a",), {"train": Images(IMAGES, LABELS)}), 0.1).splits
     assert len(cut["val"].labels_N) == 30
     return cut["train"].images_NHWC, cut["train"].labels_N
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_test_split_is_the_source_unaugmented_and_in_its_order(encoding: str, tmp_path: Path) -> None:
-    data = bake(tmp_path / "set", encoding=encoding, epochs=1)
+@pytest.mark.parametrize("dtype", ENCODINGS)
+def test_the_test_split_is_the_source_unaugmented_and_in_its_order(dtype: str, tmp_path: Path) -> None:
+    data = bake(tmp_path / "set", dtype=dtype, epochs=1)
     ((images, labels),) = data.batches("test", batch_size=100)
     pixels, expected_labels = TEST
-    if encoding == "uint8":
+    if dtype == "uint8":
         assert np.array_equal(images, pixels)
     else:
-        mean, deviation = np.array(data.plan.source.mean), np.array(data.plan.source.deviation)
-        assert images.tobytes() == ((pixels / 255 - mean) / deviation).astype(encoding).tobytes()
+        mean, std = np.array(data.plan.source.mean), np.array(data.plan.source.std)
+        assert images.tobytes() == ((pixels / 255 - mean) / std).astype(dtype).tobytes()
     assert labels.tolist() == expected_labels.tolist()
     assert np.concatenate([index for _, _, index in data.records("test")]).tolist() == list(range(40))
 
 
 def test_validation_and_training_images_together_are_the_source(tmp_path: Path) -> None:
-    data = bake(tmp_path / "set", encoding="uint8", augment="plain", epochs=1)
+    data = bake(tmp_path / "set", dtype="uint8", augment="plain", epochs=1)
     assert (data.samples("train"), data.samples("val")) == (270, 30)
     pairs = [pair for split in ("train", "val") for pair in data.batches(split, batch_size=300)]
     found = sorted(
@@ -98,7 +99,7 @@ def test_the_manifest_s_statistics_are_those_of_the_training_images_alone(done: 
     images, _ = held_in()
     source = ShardSet(done).plan.source
     np.testing.assert_allclose(source.mean, images.mean((0, 1, 2)) / 255, rtol=1e-12)
-    np.testing.assert_allclose(source.deviation, images.std((0, 1, 2)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(source.std, images.std((0, 1, 2)) / 255, rtol=1e-12)
 
 
 def test_grey_images_without_a_channel_axis_get_one(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_grey_images_without_a_channel_axis_get_one(tmp_path: Path) -> None:
         ({"epochs": 0}, "--epochs: expected at least 1, found 0"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**63}, "--seed"),
-        ({"encoding": "float64"}, "--dtype: expected one of float16, uint8, float32"),
+        ({"dtype": "float64"}, "--dtype: expected one of float16, uint8, float32"),
         ({"augment": "strong"}, "--augment: no augmentation named 'strong'; there are standard, plain"),
         ({"augment": Augmentation("standard", 6, "reflect", "none", 0)}, "--pad"),
         ({"augment": Augmentation("standard", 0, "reflect", "none", 7)}, "--cutout"),
@@ -151,25 +152,25 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "large", ignore_errors=True)
 
 
-@pytest.mark.parametrize(("encoding", "epochs"), [pytest.param("float16", 2, marks=pytest.mark.slow), ("uint8", 1)])
+@pytest.mark.parametrize(("dtype", "epochs"), [pytest.param("float16", 2, marks=pytest.mark.slow), ("uint8", 1)])
 def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
-    encoding: str, epochs: int, cifar10: SourceData, scratch: Path, rng: np.random.Generator
+    dtype: str, epochs: int, cifar10: SourceData, scratch: Path, rng: np.random.Generator
 ) -> None:
     train = cifar10.splits["train"]
     augmentation = augmentation_for("cifar10")
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC,
         train.labels_N,
         classes=cifar10.classes,
         name="cifar10",
-        encoding=encoding,
+        dtype=dtype,
         epochs=epochs,
         out=scratch,
     )
     data = ShardSet(scratch)
     source = data.plan.source
     np.testing.assert_allclose(source.mean, (0.4914, 0.4822, 0.4465), atol=1e-4)
-    np.testing.assert_allclose(source.deviation, (0.2470, 0.2435, 0.2616), atol=1e-4)
+    np.testing.assert_allclose(source.std, (0.2470, 0.2435, 0.2616), atol=1e-4)
     checked = 0
     for epoch in range(epochs):
         drawn = draw(augmentation, 0, epoch, 0, 50_000, (32, 32, 3))
@@ -180,9 +181,7 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
             if rng.random() < 0.9:
                 at = int(rng.integers(len(index)))
                 i = int(index[at])
-                made = variant(
-                    train.images_NHWC[i], augmentation, choices_at(drawn, i), source.mean, source.deviation, encoding
-                )
+                made = view(train.images_NHWC[i], augmentation, choices_at(drawn, i), source.mean, source.std, dtype)
                 assert images[at].tobytes() == made.tobytes()
                 checked += 1
         assert seen.all()
@@ -194,7 +193,7 @@ def test_25_epochs_of_cifar10_hold_each_index_once_an_epoch_in_another_order(
     cifar10: SourceData, scratch: Path
 ) -> None:
     train = cifar10.splits["train"]
-    precompute.bake(train.images_NHWC, train.labels_N, classes=cifar10.classes, name="cifar10", epochs=25, out=scratch)
+    prebake.bake(train.images_NHWC, train.labels_N, classes=cifar10.classes, name="cifar10", epochs=25, out=scratch)
     data = ShardSet(scratch)
     orders = set()
     for epoch in range(25):
@@ -225,9 +224,9 @@ def test_workers_are_those_asked_for_or_the_cores_that_this_process_may_use(
             asked.append(workers)
             super().__init__(workers)
 
-    monkeypatch.setattr("precompute.augment.apply.ThreadPoolExecutor", Noting)
-    monkeypatch.setattr("precompute.augment.apply.BLOCK_BYTES", 4096)
-    monkeypatch.setattr("precompute.workers.ThreadPoolExecutor", Noting)
+    monkeypatch.setattr("prebake.precompute.augment.crop_flip_cutout.ThreadPoolExecutor", Noting)
+    monkeypatch.setattr("prebake.precompute.augment.crop_flip_cutout.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("prebake.precompute.workers.ThreadPoolExecutor", Noting)
     bake(tmp_path / "one", epochs=1, workers=1)
     assert set(asked) == {1}
     asked.clear()

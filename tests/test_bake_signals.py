@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sessions import Session
+from tests.helpers.sessions import Session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of a session")
 Record = Callable[[str, object], None]

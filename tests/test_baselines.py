@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.baselines import BETWEEN, ResidentAugmenter, online_transform, torchvision_batches
-from precompute.augment import AUGMENTATIONS
+from prebake.precompute.augment import AUGMENTATIONS
 
 CPU = torch.device("cpu")
 MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -23,7 +23,7 @@ def pictures() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def assert_standard(image_CHW: Tensor, source_HWC: NDArray[np.uint8]) -> tuple[int, int, bool, int, int]:
-    """Find the one crop, mirroring and cut that make this variant of the source; return which they are."""
+    """Find the one crop, mirroring and cut that make this view of the source; return which they are."""
     pixels = (source_HWC / 255 - np.array(MEAN)) / np.array(DEVIATION)
     padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     found = image_CHW.permute(1, 2, 0).double().numpy()
@@ -36,7 +36,7 @@ def assert_standard(image_CHW: Tensor, source_HWC: NDArray[np.uint8]) -> tuple[i
         window = window[:, ::-1] if mirrored else window
         if np.abs(window - found)[~zero].max() < 0.02:  # bfloat16 and half a level
             return y, x, mirrored, rows[0], columns[0]
-    raise AssertionError("no variant of its source")
+    raise AssertionError("no view of its source")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,11 +13,12 @@ import pytest
 
 from benchmarks import bake, break_even, end_to_end, measure, plans, soak, stream, table
 from benchmarks.measure import Fact, Peer
-from precompute.augment import augmentation_for
-from precompute.baker import Baker
-from precompute.sources import SourceData, hold_out
-from shards import MachineError, ShardSet
-from tests.small import files, flip_byte
+from prebake.errors import MachineError
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import augmentation_for
+from prebake.precompute.augmenters import LookupAugmenter
+from prebake.precompute.sources.known import SourceData, hold_out
+from tests.helpers.small import files, flip_byte
 
 PYTHON = Path(sys.executable)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for it")
@@ -189,8 +190,8 @@ def test_plain_writing_writes_as_many_bytes(tmp_path: Path) -> None:
 
 
 def test_the_writer_that_is_timed_bakes_the_same_bytes(baked: ShardSet, digits: SourceData, tmp_path: Path) -> None:
-    baker = Baker(hold_out(digits, 0.1).splits["train"], augmentation_for("digits"), baked.plan)
-    write = bake.writer(baker, baked.plan, tmp_path)
+    augmenter = LookupAugmenter(hold_out(digits, 0.1).splits["train"], augmentation_for("digits"), baked.plan)
+    write = bake.writer(augmenter, baked.plan, tmp_path)
     for workers in (1, 2):
         assert write(workers) == 2 * baked.samples("train")
         found = files(tmp_path)

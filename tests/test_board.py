@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import ON_CPU, Command, log_of, the_run
+from tests.helpers.commands import ON_CPU, Command, log_of, the_run
 
 
 class Writer:

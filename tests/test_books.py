@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from shards import DataError, UsageError
-from shards.errors import DivergedError
-from tests.commands import log_of
-from train.books import Run, versions
-from train.state import EpochReport, Saved
+from prebake.errors import DataError, DivergedError, UsageError
+from prebake.train.run_dir import Run, versions
+from prebake.train.state import EpochReport, Saved
+from tests.helpers.commands import log_of
 
 SETTINGS: dict[str, Any] = {"dataset": "digits", "recipe": {"name": "default", "peak_lr": 0.4}, "seed": 3, "epochs": 2}
 SUMMARY: dict[str, Any] = {

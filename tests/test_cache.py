@@ -17,22 +17,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import shards.cache
-import shards.store
-from shards import DataError, MachineError, ShardSet, UsageError
-from shards.cache import Cache, held_at_once
-from tests.commands import ROOT
-from tests.faults import Operations, failure, kill
-from tests.shaky import Shaky, filled
-from tests.small import IMAGES, LABELS, bake
-from tests.trials import trial
-from train.stream import Stream
+import prebake.storage.cache
+import prebake.storage.store
+from prebake.errors import DataError, MachineError, UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.storage.cache import Cache, held_at_once
+from tests.helpers.commands import ROOT
+from tests.helpers.faults import Operations, failure, kill
+from tests.helpers.shaky import Shaky, filled
+from tests.helpers.small import IMAGES, LABELS, bake
+from tests.helpers.trials import trial
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(shards.cache, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(prebake.storage.store, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(prebake.storage.cache, "POLL_SECONDS", 0.01)
     yield
     Shaky.clear()
 
@@ -122,7 +123,7 @@ def test_what_is_read_is_not_dropped_and_room_is_waited_for(
     data = ShardSet(url, cache)
     first, second = next(data.open_shards("train", 0)), next(data.open_shards("train", 1))
     with monkeypatch.context() as patched:
-        patched.setattr(shards.cache, "PATIENCE_SECONDS", 0.3)
+        patched.setattr(prebake.storage.cache, "PATIENCE_SECONDS", 0.3)
         with pytest.raises(MachineError, match=rf"no room for {largest} bytes more.*larger --cache-size"):
             next(data.open_shards("train", 2))
     threading.Timer(0.1, first.close).start()
@@ -153,18 +154,18 @@ def test_the_smallest_cache_that_is_taken_lasts_for_a_training(url: str, tmp_pat
 def test_it_lasts_while_a_held_out_split_of_several_shards_is_scored_beside_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.shard.SHARD_BYTES", 1)  # a shard for each record
-    monkeypatch.setattr("train.slots.RING_SAMPLES", 0)
+    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 1)  # a shard for each record
+    monkeypatch.setattr("prebake.loader.ring_buffer.RING_SAMPLES", 0)
     low = IMAGES[:, :5]  # of a shape that no other test has divided
     test = np.concatenate([low, low]), np.concatenate([LABELS, LABELS])
-    bake(tmp_path / "set", images=low, test=test, encoding="uint8")
+    bake(tmp_path / "set", images=low, test=test, dtype="uint8")
     cache = Cache(tmp_path / "cache", 10**9)
     data = ShardSet(filled(tmp_path / "set"), cache)
     assert [len(data.plan.shards(split, 0)) for split in ("train", "test")] == [3, 5]
     with pytest.raises(UsageError, match=r"at least \d+ bytes, which 6 shards") as refused:
         Cache(tmp_path, 1).check(data.plan)
     least = int(re.findall(r"at least (\d+)", str(refused.value))[0])
-    data = ShardSet(data.place, Cache(tmp_path / "cache", least))
+    data = ShardSet(data.location, Cache(tmp_path / "cache", least))
     with Stream(data, "train", [0, 1, 2], 64) as stream:
         assert_comes_to_hold(tmp_path / "cache", 3)
         with Stream(data, "test", [0], 64) as held_out:
@@ -213,7 +214,7 @@ def test_another_user_s_copy_is_read_and_stays(
     monkeypatch.setattr(os, "utime", touch)
     assert sum(len(labels) for _, labels in data.batches("train", 0, batch_size=100)) == 270
     assert reads("train-e000-000.tar") == 2
-    monkeypatch.setattr(shards.cache, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(prebake.storage.cache, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(MachineError, match="no room"):
         next(data.open_shards("train", 1))
     assert set(copies(tmp_path / "cache")) == {theirs.name}
@@ -280,9 +281,9 @@ def test_whoever_stops_in_the_middle_is_not_waited_for_for_ever(
         copy = shard.path
     copy.unlink()
     part = copy.with_name(copy.name + ".part")
-    held = shards.cache._taken(part)
+    held = prebake.storage.cache._taken(part)
     with monkeypatch.context() as patched:
-        patched.setattr(shards.cache, "PATIENCE_SECONDS", 0.3)
+        patched.setattr(prebake.storage.cache, "PATIENCE_SECONDS", 0.3)
         with pytest.raises(MachineError, match=rf"{part}: another process fetches it"):
             next(data.open_shards("train", 0))
     os.close(held)
@@ -322,7 +323,7 @@ def assert_whole_after(url: str, directory: Path, size_bytes: int) -> None:
     """Whatever happened: what bears a copy's name is one, and the same again works and leaves nothing else."""
     for path in directory.glob("*.tar"):
         with path.open("rb") as file:
-            assert shards.cache._xxh3(file.fileno()) == path.stem
+            assert prebake.storage.cache._xxh3(file.fileno()) == path.stem
     scene(url, directory, size_bytes)
     assert all(name.endswith(".tar") for name in copies(directory))
     assert sum(copies(directory).values()) <= size_bytes
@@ -369,8 +370,8 @@ def test_where_an_operation_fails_nothing_half_is_admitted(url: str, tmp_path: P
 
 READER = """
 import sys
-from shards import ShardSet
-from shards.cache import Cache
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.cache import Cache
 from pathlib import Path
 data = ShardSet(sys.argv[1], Cache(Path(sys.argv[2]), int(sys.argv[3])))
 for round in range(int(sys.argv[4])):
@@ -400,7 +401,7 @@ def test_readers_that_are_killed_at_random_share_one_small_cache(done: Path, tmp
             reader.communicate()
         for path in directory.glob("*.tar"):
             with path.open("rb") as file:
-                assert shards.cache._xxh3(file.fileno()) == path.stem
+                assert prebake.storage.cache._xxh3(file.fileno()) == path.stem
     last = started(2)
     _, said = last.communicate(timeout=60)
     assert last.returncode == 0, said

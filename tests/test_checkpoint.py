@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.errors import DataError
-from train.checkpoint import Checkpoints
-from train.state import Saved
+from prebake.errors import DataError
+from prebake.train.checkpoint import Checkpoints
+from prebake.train.state import Saved
 
 SETTINGS = {"seed": 3, "rate": 0.1}
 

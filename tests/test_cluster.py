@@ -16,22 +16,23 @@ from typing import Any
 
 import pytest
 
-import precompute.__main__
-from precompute.baker import baker_for
-from precompute.cluster import SharedSet, _bakers, _origin, bake_there
-from precompute.decode import Decoding
-from precompute.progress import Progress
-from precompute.sources import SourceData, load
-from shards import DataError, MachineError, ShardSet
-from shards.command import run_command
-from shards.lock import is_held
-from shards.plan import Shard
-from shards.remote import Remote
-from tests.clusters import cluster
-from tests.servers import environment, s3
-from tests.sessions import Session
-from tests.shaky import Shaky
-from tests.small import files
+import prebake.cli.precompute
+from prebake.cli.run import run_command
+from prebake.errors import DataError, MachineError
+from prebake.format.manifest import Shard
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augmenters import augmenter_for
+from prebake.precompute.dask import SharedSet, _augmenters, _provenance, bake_there
+from prebake.precompute.progress import Progress
+from prebake.precompute.sources.decode import Decoding
+from prebake.precompute.sources.known import SourceData, load
+from prebake.storage.lock import is_held
+from prebake.storage.remote import Remote
+from tests.helpers.clusters import cluster
+from tests.helpers.servers import environment, s3
+from tests.helpers.sessions import Session
+from tests.helpers.shaky import Shaky
+from tests.helpers.small import files
 from tests.test_servers import there
 from tests.test_tars import png, write_tar
 
@@ -75,8 +76,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
     """A set of digits of which the manifest alone stands there."""
     (tmp_path / "manifest.json").write_bytes((baked.path / "manifest.json").read_bytes())
-    _origin.cache_clear()
-    _bakers.clear()
+    _provenance.cache_clear()
+    _augmenters.clear()
     return SharedSet("digits", tmp_path / "none", Decoding(), tmp_path, baked.plan.identity, None)
 
 
@@ -89,7 +90,7 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
         loaded.append(name)
         return load(name, data_dir, how)
 
-    monkeypatch.setattr("precompute.cluster.load", loading)
+    monkeypatch.setattr("prebake.precompute.dask.load", loading)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda shard: bake_there(shared, shard), baked.plan.shards() * 2))
     assert loaded == ["digits"]
@@ -99,7 +100,7 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
 def test_a_worker_bakes_to_a_store_elsewhere_and_needs_no_home_for_a_cache(
     shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.cache._home", homeless)
+    monkeypatch.setattr("prebake.storage.cache._home", homeless)
     Shaky.clear()
     elsewhere = Remote("shaky://bucket/set")
     (elsewhere / "manifest.json").write((baked.path / "manifest.json").read_bytes())
@@ -134,13 +135,13 @@ def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
         arguments = ["--dataset", f"webdataset:{where}", "--epochs", "1", "--memory", "1", "--out", out, *options]
         monkeypatch.setattr(sys, "argv", ["precompute", *arguments])
         with pytest.raises(SystemExit) as ended:
-            run_command(precompute.__main__.main)
+            run_command(prebake.cli.precompute.main)
         assert ended.value.code == 0
         return files(tmp_path / out / "pictures")
 
-    monkeypatch.setattr("precompute.__main__.check_scheduler", lambda _address: None)
-    monkeypatch.setattr("precompute.__main__.bake_on_cluster", on_a_worker)
-    monkeypatch.setattr("precompute.baker.usual_bytes", lambda: pytest.fail("--memory was forgotten"))
+    monkeypatch.setattr("prebake.cli.precompute.check_scheduler", lambda _address: None)
+    monkeypatch.setattr("prebake.cli.precompute.bake_on_cluster", on_a_worker)
+    monkeypatch.setattr("prebake.precompute.augmenters.usual_bytes", lambda: pytest.fail("--memory was forgotten"))
     assert bake("far", "--dask", "tcp://nobody:1") == bake("here")
 
 
@@ -160,11 +161,11 @@ def test_a_worker_takes_half_of_what_dask_grants_it_where_nothing_is_said(
 
     asked: list[int | None] = []
 
-    def baker(*of: Any, **more: Any) -> Any:
+    def augmenter(*of: Any, **more: Any) -> Any:
         asked.append(more["memory"])
-        return baker_for(*of, **more)
+        return augmenter_for(*of, **more)
 
-    monkeypatch.setattr("precompute.cluster.baker_for", baker)
+    monkeypatch.setattr("prebake.precompute.dask.augmenter_for", augmenter)
     with Client(processes=False, n_workers=1, memory_limit=limit, dashboard_address=None) as client:
         client.submit(bake_there, replace(shared, memory=said), baked.plan.shards()[0]).result()
     assert asked == [expected]
@@ -189,7 +190,7 @@ def test_a_worker_that_does_not_see_what_is_meant_says_so(
     digits = load("digits", Path("unused"))
     test = digits.splits["test"]
     others = replace(digits, name="others", splits={"train": test, "test": test})
-    monkeypatch.setattr("precompute.cluster.load", lambda name, *_: others if name == "others" else digits)
+    monkeypatch.setattr("prebake.precompute.dask.load", lambda name, *_: others if name == "others" else digits)
     with pytest.raises(DataError, match=rf"worker on '.*{said}.*Workers must see --out and --data-dir") as caught:
         bake_there(replace(shared, **change), baked.plan.shards()[0])  # type: ignore[arg-type]
     assert caught.value.exit_code == 3

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-import precompute.__main__
-import train.command
-from precompute.task import Task
+import prebake.cli.precompute
+import prebake.cli.train
+from prebake.precompute.task import Task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 README = EXAMPLES.parent / "README.md"
-PARSERS = {"precompute": precompute.__main__.parser, "train": train.command.parser}
+PARSERS = {"precompute": prebake.cli.precompute.parser, "train": prebake.cli.train.parser}
 COUNT = 8
 SKY = os.environ.get("PREBAKE_SKY")
 

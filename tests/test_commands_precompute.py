@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import precompute.__main__
-import shards.__main__
-from precompute.sources import SourceData
-from shards import DataError, MachineError, ShardSet, UsageError
-from shards.command import run_command
-from shards.errors import DivergedError
-from shards.show import variants
-from shards.verify import damage
+import prebake.cli.precompute
+import prebake.cli.shards
+from prebake.cli.run import run_command
+from prebake.errors import DataError, DivergedError, MachineError, UsageError
+from prebake.format.verify import damage
+from prebake.loader.grid import views
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import SourceData
 
 ROOT = Path(__file__).resolve().parents[1]
 # Nothing of this may leave the machine.
@@ -32,7 +32,7 @@ NOWHERE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"} | NOWHERE
 
 
-MAINS = {"precompute": precompute.__main__.main, "shards": shards.__main__.main}
+MAINS = {"precompute": prebake.cli.precompute.main, "shards": prebake.cli.shards.main}
 
 
 def run(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -123,7 +123,7 @@ def test_options_are_checked_before_pictures_are_looked_for(wrong: tuple[str, st
 
 
 def test_a_dry_run_refuses_more_shards_than_readers_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.plan.MOST_SHARDS", 3)
+    monkeypatch.setattr("prebake.format.manifest.MAX_SHARDS", 3)
     assert precompute_digits(tmp_path, "--epochs", "2", "--dry-run").returncode == 0
     done = precompute_digits(tmp_path, "--epochs", "3", "--dry-run")
     assert (done.returncode, "error: expected at most 3 shards, found 4" in done.stderr) == (2, True), done.stderr
@@ -205,7 +205,7 @@ def test_info_says_what_the_set_holds(done: Path) -> None:
     plan = ShardSet(done).plan
     expected = {
         "directory": str(done),
-        "encoding": "uint8",
+        "dtype": "uint8",
         "seed": 0,
         "identity": plan.identity,
         "image_shape": [8, 8, 1],
@@ -284,12 +284,12 @@ def test_show_writes_a_picture_of_each_image_in_each_epoch(done: Path, tmp_path:
     assert "--images: expected 0 to 1499, found 1500" in refused.stderr
 
 
-@pytest.mark.parametrize("encoding", ["float16", "uint8", "float32"])
-def test_what_is_shown_are_the_source_s_pixels(encoding: str, digits: SourceData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "uint8", "float32"])
+def test_what_is_shown_are_the_source_s_pixels(dtype: str, digits: SourceData, tmp_path: Path) -> None:
     train = digits.splits["train"]
     images, labels = train.images_NHWC[:200], train.labels_N[:200]
-    precompute.bake(images, labels, augment="plain", encoding=encoding, epochs=2, out=tmp_path)
-    shown = variants(ShardSet(tmp_path), [199, 0, 130], [1, 0])
+    prebake.bake(images, labels, augment="plain", dtype=dtype, epochs=2, out=tmp_path)
+    shown = views(ShardSet(tmp_path), [199, 0, 130], [1, 0])
     assert shown.shape == (3, 2, 8, 8, 1)
     for row, index in enumerate((199, 0, 130)):
         for column in range(2):
@@ -297,7 +297,7 @@ def test_what_is_shown_are_the_source_s_pixels(encoding: str, digits: SourceData
 
 
 def test_an_image_asked_for_twice_is_shown_twice(baked: ShardSet) -> None:
-    shown = variants(baked, [3, 3], [0])
+    shown = views(baked, [3, 3], [0])
     assert np.array_equal(shown[0], shown[1])
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import precompute
-from precompute.sources import SourceData
-from tests.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
-from tests.small import flip_byte
-from train.recipes import RECIPES
-from train.weights import load_weights
+import prebake
+from prebake.precompute.sources.known import SourceData
+from prebake.train.recipes import RECIPES
+from prebake.train.weights import load_weights
+from tests.helpers.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
+from tests.helpers.small import flip_byte
 
 
 def test_training_ends_with_0_and_a_table_on_stdout(finished: tuple[Ended, Path]) -> None:
@@ -156,7 +156,7 @@ def test_a_finished_run_among_several_is_refused_before_any_of_them_is_trained(
 
 def test_a_log_without_held_out_data_is_json_all_the_same(digits: SourceData, tmp_path: Path, command: Command) -> None:
     train = digits.splits["train"]
-    precompute.bake(train.images_NHWC[:70], train.labels_N[:70], name="digits", epochs=1, out=tmp_path / "digits")
+    prebake.bake(train.images_NHWC[:70], train.labels_N[:70], name="digits", epochs=1, out=tmp_path / "digits")
     ended = command("--shards", tmp_path / "digits", "--out", tmp_path / "runs", *ON_CPU)
     assert ended.code == 0, ended.err
     assert "NaN" not in (the_run(tmp_path / "runs") / "log.jsonl").read_text()
@@ -166,6 +166,6 @@ def test_a_training_on_the_cpu_keeps_the_memory_that_it_frees(
     shards: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[None] = []
-    monkeypatch.setattr("train.session.keep_freed_memory", lambda: asked.append(None))
+    monkeypatch.setattr("prebake.train.session.keep_freed_memory", lambda: asked.append(None))
     ended = command("--shards", shards / "digits", "--out", tmp_path, "--epochs", 1, *ON_CPU)
     assert (ended.code, len(asked)) == (0, 1), ended.err

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-import precompute
-from precompute.sources import SourceData
-from shards import ShardSet
-from shards.document import serialize
-from shards.lock import locked
-from tests.commands import ON_CPU, ROOT, Command, log_of, summary_of, the_run
-from tests.runs import small_net
+import prebake
+from prebake.format.document import serialize
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import SourceData
+from prebake.storage.lock import locked
+from prebake.train.models import MODELS
+from tests.helpers.commands import ON_CPU, ROOT, Command, log_of, summary_of, the_run
+from tests.helpers.runs import small_net
 from tests.test_resume import interrupted_at
-from train.models import MODELS
 
 Record = Callable[[str, object], None]
 
@@ -60,7 +60,7 @@ class Scene:
             "epochs": 2,
             "out": self.shards.parent / directory,
         }
-        precompute.bake(**{**arguments, **changes})
+        prebake.bake(**{**arguments, **changes})
         return self.shards.parent / directory
 
 
@@ -69,7 +69,7 @@ def scene(shards: Path, digits: SourceData, tmp_path: Path, monkeypatch: pytest.
     """The run stands after its first epoch."""
     copied = Path(shutil.copytree(shards / "digits", tmp_path / "digits"))
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.autocast", interrupted_at(3))
+        patch.setattr("prebake.train.trainer.autocast", interrupted_at(3))
         assert command("--shards", copied, "--out", tmp_path / "runs", *ON_CPU).code == 130
     return Scene(copied, the_run(tmp_path / "runs"), command, digits)
 
@@ -109,7 +109,7 @@ def checkpoint_of_other_classes(scene: Scene) -> tuple[object, ...]:
     (ours,) = (scene.run / "checkpoint").iterdir()
     runs = scene.run.parent.parent / "others"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.autocast", interrupted_at(3))
+        patch.setattr("prebake.train.trainer.autocast", interrupted_at(3))
         other = scene.bake("other", classes=[*scene.digits.classes, "ten"])
         assert scene.command("--shards", other, "--out", runs, *ON_CPU).code == 130
     shutil.copy(next(the_run(runs).glob("checkpoint/*")), ours)
@@ -176,7 +176,7 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (another_data_set, 3, "holds no shards of digits; there are svhn"),
     (another_augmentation, 3, "source, augmentation, encoding or seed differ"),
     (other_classes, 3, "other shards than"),
-    (fewer_variants, 3, "plays 2 variants, found 1; bake as many epochs as there were"),
+    (fewer_variants, 3, "plays 2 views, found 1; bake as many epochs as there were"),
     (newer_version, 3, "expected format prebake version 1, found prebake version 2"),
     (unreadable_checkpoint, 3, "can't be read (Is a directory)"),
     (checkpoint_of_other_classes, 3, "of another run"),
@@ -250,7 +250,7 @@ def test_a_set_of_two_images_and_one_epoch_can_be_trained_on(
     tmp_path: Path, command: Command, rng: np.random.Generator
 ) -> None:
     images = rng.integers(0, 256, (2, 8, 8, 1), np.uint8)
-    precompute.bake(images, np.array([0, 1]), test=(images[:1], np.array([0])), epochs=1, out=tmp_path / "two")
+    prebake.bake(images, np.array([0, 1]), test=(images[:1], np.array([0])), epochs=1, out=tmp_path / "two")
     ended = command("--shards", tmp_path / "two", "--out", tmp_path / "runs", "--batch-size", 2, *ON_CPU)
     assert ended.code == 0, ended.err
     assert summary_of(the_run(tmp_path / "runs"))["test_accuracy"] in (0.0, 1.0)
@@ -258,8 +258,8 @@ def test_a_set_of_two_images_and_one_epoch_can_be_trained_on(
 
 SCRIPT = """
 import sys
-from shards.command import run_command
-from train.__main__ import main
+from prebake.cli.run import run_command
+from prebake.cli.train import main
 codes = []
 while "--" in sys.argv:
     end = sys.argv.index("--")

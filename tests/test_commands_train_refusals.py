@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import ON_CPU, Command, in_a_process, log_of, the_run
-from train.models import MODELS
-from train.recipes import RECIPES
+from prebake.train.models import MODELS
+from prebake.train.recipes import RECIPES
+from tests.helpers.commands import ON_CPU, Command, in_a_process, log_of, the_run
 
 
 def test_more_epochs_than_baked_are_refused_without_replay(shards: Path, tmp_path: Path, command: Command) -> None:

@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from tests.commands import Command, Ended, the_run
-from tests.results import write_run, write_runs
+from tests.helpers.commands import Command, Ended, the_run
+from tests.helpers.results import write_run, write_runs
 
 HIGHER = {"recipe": {"name": "digits", "peak_lr": 0.2}}
 FIRST, SECOND = [0.90, 0.92, 0.91], [0.93, 0.95]
@@ -157,13 +157,13 @@ def test_other_hardware_or_versions_are_another_setting(compare: Command, tmp_pa
 
 def test_an_order_of_ones_own_is_another_setting_and_its_seed_is_not(compare: Command, tmp_path: Path) -> None:
     runs = [
-        write_run(tmp_path / f"{seed}-{order}", 0.9, settings={"seed": seed, "order_seed": order})
+        write_run(tmp_path / f"{seed}-{order}", 0.9, settings={"seed": seed, "shuffle_seed": order})
         for seed, order in ((0, None), (0, 5), (1, 6))
     ]
     found = json.loads(compare(*runs, "--json").out)
     assert [group["runs"] for group in found["groups"]] == [1, 2]
-    assert found["groups"][1]["order_seeds"] == [5, 6]
-    assert found["differing"] == {"order_seed": [None, "any"]}
+    assert found["groups"][1]["shuffle_seeds"] == [5, 6]
+    assert found["differing"] == {"shuffle_seed": [None, "any"]}
 
 
 def test_a_run_that_is_named_twice_is_one_run_and_a_copy_is_no_repetition(compare: Command, tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import precompute
-from shards import ShardSet
-from shards.errors import MachineError, UsageError
-from tests.commands import ON_CPU, Command, log_of, summary_of, the_run
-from train.compile import check_compiler
-from train.loop import Trainer
-from train.recipes import recipe_for
-from train.state import Settings
+import prebake
+from prebake.errors import MachineError, UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.train.compile import check_compiler
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.commands import ON_CPU, Command, log_of, summary_of, the_run
 
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ def test_one_command_compiles_for_as_many_sets_as_there_are(
 ) -> None:
     shutil.copytree(shards / "digits", tmp_path / "shards" / "digits")
     colours = rng.integers(0, 256, (64, 8, 8, 3), np.uint8)
-    precompute.bake(colours, rng.integers(0, 5, 64), epochs=1, out=tmp_path / "shards" / "colours")
+    prebake.bake(colours, rng.integers(0, 5, 64), epochs=1, out=tmp_path / "shards" / "colours")
     # torch.compile gives up on what it has compiled so many times for other shapes; the default is 8.
     with torch._dynamo.config.patch(cache_size_limit=1):
         options = ("--epochs", 1, "--recipe", "digits", "--compile", "--out", tmp_path / "runs", *ON_CPU)
@@ -187,7 +187,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     labels = np.arange(128) % 4
     pixels = rng.integers(0, 128, (128, 32, 32, 3)) + rng.integers(0, 128, (4, 1, 1, 3))[labels]
     out = tmp_path_factory.mktemp("colours") / "set"
-    precompute.bake(pixels.astype(np.uint8), labels, epochs=2, out=out)
+    prebake.bake(pixels.astype(np.uint8), labels, epochs=2, out=out)
     return ShardSet(out)
 
 

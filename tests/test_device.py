@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from shards import MachineError, UsageError
-from tests.commands import ROOT
-from train.device import PRECISIONS, autocast, choose_device, choose_precision, synchronize
+from prebake.errors import MachineError, UsageError
+from prebake.train.device import PRECISIONS, autocast, choose_device, choose_precision, synchronize
+from tests.helpers.commands import ROOT
 
 CPU = torch.device("cpu")
 # Fills 64 MiB again and again, and tells how many pages came from the system each time; before, and as memory is kept.
@@ -20,7 +20,7 @@ import resource
 
 import torch
 
-from train.device import keep_freed_memory
+from prebake.train.device import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from shards import ShardSet
-from tests.commands import ON_CPU, Command, events_of, log_of, the_run
-from tests.runs import small_net
-from train.divergence import DivergenceError
-from train.evaluate import Score
-from train.loop import Trainer
-from train.models import MODELS
-from train.recipes import recipe_for, schedule
-from train.state import Settings
+from prebake.loader.shard_set import ShardSet
+from prebake.train.divergence import DivergenceError
+from prebake.train.evaluate import Score
+from prebake.train.models import MODELS
+from prebake.train.recipes import recipe_for, schedule
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.commands import ON_CPU, Command, events_of, log_of, the_run
+from tests.helpers.runs import small_net
 
 Record = Callable[[str, object], None]
 
@@ -44,7 +44,7 @@ def test_the_images_of_an_order_of_one_s_own_are_those_that_the_stream_gave(
         return torch.full((), math.nan if len(given) == 5 else 1.0), torch.zeros((), dtype=torch.int64)
 
     monkeypatch.setattr(Trainer, "step", noted)
-    trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", order_seed=3))
+    trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", shuffle_seed=3))
     with pytest.raises(DivergenceError) as caught:
         list(trainer.run())
     labels: dict[int, int] = {}
@@ -85,7 +85,7 @@ def test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look(
 ) -> None:
     poison(monkeypatch, 1)
     trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32"))
-    monkeypatch.setattr("train.loop.math.isfinite", lambda _value: True)  # nobody looks at each step
+    monkeypatch.setattr("prebake.train.trainer.math.isfinite", lambda _value: True)  # nobody looks at each step
 
     def look() -> None:
         if trainer.steps_done == 2:
@@ -114,7 +114,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_is_not_gone_on_with(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, record_property: Record
 ) -> None:
     options = ("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
-    monkeypatch.setattr("train.session.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("prebake.train.session.CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(MODELS, "davidnet", small_net)
     with monkeypatch.context() as patch:
         poison(patch, 4)
@@ -139,7 +139,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_is_not_gone_on_with(
 def test_a_held_out_loss_that_is_no_number_ends_with_5_too(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    monkeypatch.setattr("train.loop.evaluate", lambda *_, **__: Score(math.nan, 0.1, None))
+    monkeypatch.setattr("prebake.train.trainer.evaluate", lambda *_, **__: Score(math.nan, 0.1, None))
     ended = command("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
     assert ended.code == 5
     assert "the test loss after epoch 0 is nan, and the training loss was finite" in ended.err

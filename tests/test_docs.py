@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import precompute.__main__
-import shards.__main__
-import train.command
-import train.compare
-import train.heatmap
-import train.predict
-import train.report.command
+import prebake.cli.precompute
+import prebake.cli.shards
+import prebake.cli.train
+import prebake.train.compare
+import prebake.train.heatmap
+import prebake.train.predict
+import prebake.train.report.command
 from benchmarks import scaling
 from benchmarks.table import PARTS, table
-from precompute.audit import parser as audit_parser
-from precompute.repair import parser as repair_parser
-from precompute.sources import DATASETS, OWN
-from shards import ShardSet
-from shards.document import read_document
-from train.recipes import RECIPES
+from prebake.cli.repair import parser as repair_parser
+from prebake.format.document import read_document
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.audit import parser as audit_parser
+from prebake.precompute.sources.known import DATASETS, OWN
+from prebake.train.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,13 +45,19 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 @pytest.mark.parametrize(
     ("title", "parsers"),
     [
-        ("Baking", [precompute.__main__.parser()]),
-        ("Looking after shards", [shards.__main__.parser(), audit_parser(), repair_parser()]),
+        ("Baking", [prebake.cli.precompute.parser()]),
+        ("Looking after shards", [prebake.cli.shards.parser(), audit_parser(), repair_parser()]),
         (
             "Training",
             [
                 module.parser()
-                for module in (train.command, train.compare, train.heatmap, train.predict, train.report.command)
+                for module in (
+                    prebake.cli.train,
+                    prebake.train.compare,
+                    prebake.train.heatmap,
+                    prebake.train.predict,
+                    prebake.train.report.command,
+                )
             ],
         ),
     ],

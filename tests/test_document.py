@@ -9,8 +9,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards import DataError
-from shards.document import MOST_BYTES, read_document, serialize
+from prebake.errors import DataError
+from prebake.format.document import MAX_BYTES, read_document, serialize
 
 CONTENT: dict[str, Any] = {"name": "zwölf", "list": [1, 2.5, None, True], "inner": {"b": "", "a": -3}}
 
@@ -128,12 +128,12 @@ def test_sixteen_levels_are_read_and_seventeen_refused(kind: str, tmp_path: Path
 
 
 def test_a_document_is_read_up_to_two_mebibytes(tmp_path: Path) -> None:
-    rest = MOST_BYTES - len(serialize({"it": ""}))
+    rest = MAX_BYTES - len(serialize({"it": ""}))
     path = written(tmp_path / "document.json", serialize({"it": "x" * rest}))
-    assert path.stat().st_size == MOST_BYTES
+    assert path.stat().st_size == MAX_BYTES
     assert len(read_document(path).content["it"]) == rest
     path.write_bytes(serialize({"it": "x" * (rest + 1)}))
-    with pytest.raises(DataError, match=f"expected at most {MOST_BYTES} bytes, found {MOST_BYTES + 1}"):
+    with pytest.raises(DataError, match=f"expected at most {MAX_BYTES} bytes, found {MAX_BYTES + 1}"):
         read_document(path)
 
 

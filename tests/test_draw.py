@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from precompute.augment import Augmentation, Draw, draw, held_out_order, order
+from prebake.precompute.augment import Augmentation, Draw, draw, held_out_order, order
 
 AUGMENTATION = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 SHAPE = (32, 32, 3)

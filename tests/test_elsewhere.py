@@ -12,24 +12,25 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-import precompute.__main__
-import shards.scratch
-import shards.store
-from shards import DataError, MachineError, ShardSet
-from shards.cache import Cache
-from shards.command import run_command
-from shards.plan import MANIFEST
-from tests.commands import Command
-from tests.shaky import Shaky, filled
-from tests.small import AUGMENTATION, bake, files, source_and_plan
-from tests.trials import trial
+import prebake.cli.precompute
+import prebake.storage.store
+import prebake.storage.temp_dir
+from prebake.cli.run import run_command
+from prebake.errors import DataError, MachineError
+from prebake.format.manifest import MANIFEST
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.cache import Cache
+from tests.helpers.commands import Command
+from tests.helpers.shaky import Shaky, filled
+from tests.helpers.small import AUGMENTATION, bake, files, source_and_plan
+from tests.helpers.trials import trial
 
 URL = "shaky://bucket/set"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(prebake.storage.store, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "scratch").mkdir()
@@ -163,13 +164,13 @@ def test_a_store_that_can_not_write_at_all_is_named_at_once() -> None:
 
 def test_overwrite_replaces_another_plan_and_goes_on_with_the_same(done: Path, tmp_path: Path) -> None:
     filled(done)
-    bake_there(encoding="uint8", epochs=2, overwrite=True)
-    assert there() == files(bake(tmp_path / "here", encoding="uint8", epochs=2).path)
+    bake_there(dtype="uint8", epochs=2, overwrite=True)
+    assert there() == files(bake(tmp_path / "here", dtype="uint8", epochs=2).path)
     removed = [name for method, name in Shaky.asked if method == "remove"]
     assert removed == sorted(removed, key=lambda name: name.endswith(".tar"))
     del Shaky.store["/bucket/set/train-e001-000.json"]
     Shaky.asked.clear()
-    bake_there(encoding="uint8", epochs=2, overwrite=True)
+    bake_there(dtype="uint8", epochs=2, overwrite=True)
     assert set(written()) == {MANIFEST, "train-e001-000.tar", "train-e001-000.json"}
 
 
@@ -226,7 +227,7 @@ def test_what_fails_on_the_way_is_done_again_and_what_fails_for_good_is_said(
     assert there() == files(done)
     Shaky.clear()
     Shaky.trouble = staticmethod(lambda _method, name: OSError("full") if name == "train-e001-000.tar" else None)
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(MachineError, match=rf"{URL}/train-e001-000.tar: no answer in .*full"):
         bake_there()
     assert "train-e001-000.json" not in there()
@@ -246,7 +247,7 @@ def test_an_upload_that_was_cut_off_late_is_tried_again(done: Path, monkeypatch:
         clock[0] += 500
         return OSError("reset")
 
-    monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(prebake.storage.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     Shaky.trouble = staticmethod(trouble)
     bake_there()
     assert there() == files(done)
@@ -266,16 +267,16 @@ def test_a_set_that_is_unfinished_is_said_to_be_so(done: Path, tmp_path: Path, c
 @pytest.mark.slow
 def test_a_kill_leaves_scratch_that_the_next_bake_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def act() -> None:
-        with shards.scratch.scratch() as here:
+        with prebake.storage.temp_dir.scratch() as here:
             (here / "x").write_bytes(b"1")
             signal.raise_signal(signal.SIGKILL)
 
     assert trial(act).status == -signal.SIGKILL
     (left,) = (tmp_path / "scratch").iterdir()
-    with shards.scratch.scratch():
+    with prebake.storage.temp_dir.scratch():
         assert left.is_dir()  # too young: its maker may be about to lock it
-    monkeypatch.setattr(shards.scratch, "YOUNG_SECONDS", -1)
-    with shards.scratch.scratch() as first, shards.scratch.scratch():
+    monkeypatch.setattr(prebake.storage.temp_dir, "YOUNG_SECONDS", -1)
+    with prebake.storage.temp_dir.scratch() as first, prebake.storage.temp_dir.scratch():
         assert first.is_dir()
         assert not left.is_dir()
 
@@ -298,7 +299,7 @@ def test_precompute_takes_urls(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["precompute", "--dataset", "digits", "--epochs", "1", *arguments])
     with pytest.raises(SystemExit) as ended:
-        run_command(precompute.__main__.main)
+        run_command(prebake.cli.precompute.main)
     said = capsys.readouterr()
     assert ended.value.code == code
     assert words in said.err or "no end known free" in said.out

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-import train.evaluate
-from shards import ShardSet
-from train.evaluate import evaluate, final_split, predict, shifted
+import prebake.train.evaluate
+from prebake.loader.shard_set import ShardSet
+from prebake.train.evaluate import evaluate, final_split, predict, shifted
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def test_predictions_are_of_every_sample_in_order_though_the_stream_takes_its_me
     baked: ShardSet, model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The largest split: it does not fit into the stream's ring at once.
-    monkeypatch.setattr(train.evaluate, "BATCH_SIZE", 7)
+    monkeypatch.setattr(prebake.train.evaluate, "BATCH_SIZE", 7)
     found = predict(model, baked, "train", CPU, "fp32", tta=True)
     images, labels = all_of(baked, "train")
     assert found.split == "train"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import precompute
-from precompute.sources import SourceData
-from tests.trials import trial
+import prebake
+from prebake.precompute.sources.known import SourceData
+from tests.helpers.trials import trial
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIGHTNING = pytest.mark.skipif(
@@ -29,7 +29,7 @@ def six_epochs(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> 
     """Six epochs of digits."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("six") / "digits"
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC,
         train.labels_N,
         test=(test.images_NHWC, test.labels_N),

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from precompute.augment import PLANS, Augmentation
-from shards import DataError, MachineError, ShardSet, UsageError
-from shards.drop import drop_epochs
-from shards.verify import damage
-from tests.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files, flip_byte, stamps
+from prebake.errors import DataError, MachineError, UsageError
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import PLANS, Augmentation
+from prebake.precompute.drop import drop_epochs
+from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files, flip_byte, stamps
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,7 +69,7 @@ def changed(array: NDArray[Any]) -> NDArray[Any]:
         ({"augment": Augmentation("standard", 2, "reflect", "random", 3)}, r"augmentation\.cutout is 2 there, 3 asked"),
         ({"augment": "plain"}, r"augmentation\.name is 'standard' there, 'plain' asked for"),
         ({"seed": 1}, "seed is 0 there, 1 asked for"),
-        ({"encoding": "uint8"}, "encoding is 'float16' there, 'uint8' asked for"),
+        ({"dtype": "uint8"}, "encoding is 'float16' there, 'uint8' asked for"),
         ({"images": changed(IMAGES)}, r"source\.sha256\.train"),
         ({"labels": LABELS[::-1]}, r"source\.sha256\.train"),
         ({"test": (TEST[0], TEST[1][::-1])}, r"source\.sha256\.test"),
@@ -141,7 +142,7 @@ def test_a_directory_in_which_another_process_bakes_is_refused(there: Path) -> N
     code = """
 import sys
 from pathlib import Path
-from shards.lock import locked
+from prebake.storage.lock import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -163,10 +164,10 @@ with locked(Path(sys.argv[1])):
 KILLED = """
 import sys
 import numpy as np
-import precompute
+import prebake
 images = np.arange(200 * 16).astype(np.uint8).reshape(200, 4, 4)
-augment = precompute.Augmentation("standard", 1, "zero", "random", 1)
-precompute.bake(images, np.arange(200) % 7, augment=augment, epochs=800, encoding="uint8", out=sys.argv[1], workers=2)
+augment = prebake.Augmentation("standard", 1, "zero", "random", 1)
+prebake.bake(images, np.arange(200) % 7, augment=augment, epochs=800, encoding="uint8", out=sys.argv[1], workers=2)
 """
 
 
@@ -258,7 +259,7 @@ def test_overwriting_keeps_the_old_set_where_the_new_one_does_not_fit(
     size = used()  # a disk that the old set has filled
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size - used()))
     with pytest.raises(MachineError, match="to be written"):
-        bake(there, encoding="float32", overwrite=True)
+        bake(there, dtype="float32", overwrite=True)
     assert {path.name: path.read_bytes() for path in there.iterdir()} == before
-    bake(there, encoding="uint8", overwrite=True)  # half the bytes fit into what the old set frees
-    assert ShardSet(there).plan.encoding == "uint8"
+    bake(there, dtype="uint8", overwrite=True)  # half the bytes fit into what the old set frees
+    assert ShardSet(there).plan.dtype == "uint8"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shards.command import run_command
-from tests.crashes import SCENES, Stage
-from tests.faults import Operations, failure
-from tests.trials import trial
+from prebake.cli.run import run_command
+from tests.helpers.crashes import SCENES, Stage
+from tests.helpers.faults import Operations, failure
+from tests.helpers.trials import trial
 
 NAMES = sorted(SCENES.keys() - {"tasks"})
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import precompute
-from shards import ShardSet
-from train.feed import RING, Converter, feed
-from train.stream import Stream
-from train.waits import Waits
+import prebake
+from prebake.loader.data_wait import DataWaitMeter
+from prebake.loader.device_feed import RING, Converter, feed
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
 
 CPU = torch.device("cpu")
 ENCODINGS = ("float16", "uint8", "float32")
@@ -31,42 +31,40 @@ def encoded(
 ) -> dict[str, ShardSet]:
     """The same un-augmented colour images in every encoding."""
     root = tmp_path_factory.mktemp("encoded")
-    for encoding in ENCODINGS:
-        precompute.bake(*pictures, augment="plain", epochs=1, encoding=encoding, out=root / encoding)
-    return {encoding: ShardSet(root / encoding) for encoding in ENCODINGS}
+    for dtype in ENCODINGS:
+        prebake.bake(*pictures, augment="plain", epochs=1, dtype=dtype, out=root / dtype)
+    return {dtype: ShardSet(root / dtype) for dtype in ENCODINGS}
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_converter_gives_the_values_that_the_reader_normalizes_to(
-    encoded: dict[str, ShardSet], encoding: str
-) -> None:
-    data = encoded[encoding]
+@pytest.mark.parametrize("dtype", ENCODINGS)
+def test_the_converter_gives_the_values_that_the_reader_normalizes_to(encoded: dict[str, ShardSet], dtype: str) -> None:
+    data = encoded[dtype]
     ((images, _),) = data.batches("train", batch_size=50)
     found = Converter(data.plan, CPU, torch.float32)(torch.from_numpy(images))
     wanted = data.normalize(images).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("dtype", ENCODINGS)
 def test_all_encodings_give_the_same_normalized_values(
-    encoded: dict[str, ShardSet], encoding: str, pictures: tuple[NDArray[np.uint8], NDArray[np.int64]]
+    encoded: dict[str, ShardSet], dtype: str, pictures: tuple[NDArray[np.uint8], NDArray[np.int64]]
 ) -> None:
     pixels = pictures[0] / 255
     normalized = (pixels - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2))
-    data = encoded[encoding]
+    data = encoded[dtype]
     ((stored, _, index_N),) = data.records("train")
     found = Converter(data.plan, CPU, torch.float32)(torch.from_numpy(stored.copy()))
     # Half precision has 11 bits: 2**-11 of a value under 4 at the most.
-    tolerance = 4 * 2**-11 if encoding == "float16" else 1e-5
+    tolerance = 4 * 2**-11 if dtype == "float16" else 1e-5
     np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), normalized[index_N], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("stored", ENCODINGS)
 def test_the_net_gets_nchw_in_channels_last_memory_in_the_dtype_asked_for(
-    encoded: dict[str, ShardSet], encoding: str, dtype: torch.dtype
+    encoded: dict[str, ShardSet], stored: str, dtype: torch.dtype
 ) -> None:
-    data = encoded[encoding]
+    data = encoded[stored]
     ((images, _),) = data.batches("train", batch_size=50)
     found = Converter(data.plan, CPU, dtype)(torch.from_numpy(images))
     assert found.dtype == dtype
@@ -75,9 +73,9 @@ def test_the_net_gets_nchw_in_channels_last_memory_in_the_dtype_asked_for(
     assert not found.is_contiguous()
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_feed_hands_on_every_batch_converted_and_in_order(encoded: dict[str, ShardSet], encoding: str) -> None:
-    data = encoded[encoding]
+@pytest.mark.parametrize("dtype", ENCODINGS)
+def test_the_feed_hands_on_every_batch_converted_and_in_order(encoded: dict[str, ShardSet], dtype: str) -> None:
+    data = encoded[dtype]
     convert = Converter(data.plan, CPU, torch.float32)
     wanted = list(data.batches("train", batch_size=16))
     number = 0
@@ -91,12 +89,10 @@ def test_the_feed_hands_on_every_batch_converted_and_in_order(encoded: dict[str,
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("dtype", ENCODINGS)
 @pytest.mark.parametrize("batch_size", [1, 16, 50])
-def test_the_feed_on_cuda_equals_the_feed_on_the_cpu(
-    encoded: dict[str, ShardSet], encoding: str, batch_size: int
-) -> None:
-    data, cuda = encoded[encoding], torch.device("cuda")
+def test_the_feed_on_cuda_equals_the_feed_on_the_cpu(encoded: dict[str, ShardSet], dtype: str, batch_size: int) -> None:
+    data, cuda = encoded[dtype], torch.device("cuda")
     with Stream(data, "train", [0] * 20, batch_size) as stream:
         on_cpu = [
             (images.clone(), labels.clone())
@@ -115,12 +111,12 @@ def test_the_feed_on_cuda_equals_the_feed_on_the_cpu(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("stored", ENCODINGS)
 def test_on_cuda_a_step_sees_its_own_batch_however_far_the_host_runs_ahead(
-    encoded: dict[str, ShardSet], encoding: str
+    encoded: dict[str, ShardSet], stored: str
 ) -> None:
-    data, cuda = encoded[encoding], torch.device("cuda")
-    dtype = torch.float16 if encoding == "float16" else torch.float32  # so that what is stored is not converted
+    data, cuda = encoded[stored], torch.device("cuda")
+    dtype = torch.float16 if stored == "float16" else torch.float32  # so that what is stored is not converted
     load = torch.ones(4096, 4096, device=cuda)
     sums: list[torch.Tensor] = []
     with Stream(data, "train", [0] * 40, 16, pin=True) as stream:
@@ -148,7 +144,7 @@ def test_on_cuda_raw_batches_take_no_memory_of_their_own(encoded: dict[str, Shar
 
 
 def test_waits_are_taken_down_for_every_batch(encoded: dict[str, ShardSet]) -> None:
-    data, waits = encoded["uint8"], Waits(CPU)
+    data, waits = encoded["uint8"], DataWaitMeter(CPU)
     with Stream(data, "train", [0, 0], 16) as stream:
         batches = feed(stream, Converter(data.plan, CPU, torch.float32), CPU, waits)
         assert waits.take() == []

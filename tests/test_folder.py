@@ -16,11 +16,12 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from precompute.sources import SourceData
-from shards import DataError, MachineError, ShardSet, UsageError
-from tests.asked import precompute_command
-from tests.pictures import picture, read, saved, write_cats, write_folder
-from tests.small import files
+from prebake.errors import DataError, MachineError, UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import SourceData
+from tests.helpers.asked import precompute_command
+from tests.helpers.pictures import picture, read, saved, write_cats, write_folder
+from tests.helpers.small import files
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +292,9 @@ def test_an_image_size_outside_its_range_is_refused(side: int, cats: Path) -> No
 def test_too_little_space_for_the_pixels_is_said_before_they_are_decoded(
     cats: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precompute.decode.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
+    monkeypatch.setattr(
+        "prebake.precompute.sources.decode.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000)
+    )
     with pytest.raises(MachineError, match=r"1\.15 kB of decoded pixels .* 1\.00 kB are free"):
         read(cats)
 
@@ -334,8 +337,8 @@ def test_cifar_10_as_60_000_pngs_bakes_the_pixels_of_the_torchvision_bake(
         subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
     ours, theirs = ShardSet(tmp_path / "out" / "pngs"), ShardSet(tmp_path / "out" / "cifar10")
     assert ours.classes == theirs.classes
-    assert (ours.plan.source.mean, ours.plan.source.deviation) == (
-        theirs.plan.source.mean, theirs.plan.source.deviation)  # fmt: skip
+    assert (ours.plan.source.mean, ours.plan.source.std) == (
+        theirs.plan.source.mean, theirs.plan.source.std)  # fmt: skip
     for split in ("train", "test"):
         # A folder's images are sorted by class, and by number in it.
         labels = cifar10.splits[split].labels_N

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import precompute
-from precompute.sources import SourceData
-from shards import DataError, ShardSet
-from shards.follow import wait_for_epoch
-from shards.lock import is_held, locked
+import prebake
+from prebake.errors import DataError
+from prebake.loader.follow import wait_for_epoch
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import SourceData
+from prebake.storage.lock import is_held, locked
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +23,7 @@ def unfinished(digits: SourceData, tmp_path: Path) -> ShardSet:
     """Two epochs of digits, of which the second lost its index."""
     test = digits.splits["test"]
     out = tmp_path / "shards" / "digits"
-    precompute.bake(test.images_NHWC, test.labels_N, name="digits", epochs=2, out=out)
+    prebake.bake(test.images_NHWC, test.labels_N, name="digits", epochs=2, out=out)
     (out / "train-e001-000.json").rename(out / "aside")
     return ShardSet(out)
 
@@ -52,7 +53,7 @@ def test_what_somebody_bakes_is_waited_for(unfinished: ShardSet, capsys: pytest.
 
 def test_a_bake_that_dies_ends_the_waiting(unfinished: ShardSet) -> None:
     code = (
-        "import sys, pathlib, shards.lock as l\n"
+        "import sys, pathlib, prebake.storage.lock as l\n"
         "with l.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-import precompute.__main__
-from shards import MachineError, ShardSet
-from shards.command import run_command
-from shards.verify import damage
-from tests import small
-from tests.trials import Trial, trial
+import prebake.cli.precompute
+from prebake.cli.run import run_command
+from prebake.errors import MachineError
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
+from tests.helpers import small
+from tests.helpers.trials import Trial, trial
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 Record = Callable[[str, object], None]
@@ -75,9 +76,9 @@ def forked(arguments: Sequence[str], *, looks: bool = True) -> tuple[int, str]:
     def act() -> None:
         sys.argv = ["precompute", *arguments]
         if not looks:
-            for module in (precompute.__main__, sys.modules["precompute.bake"]):
+            for module in (prebake.cli.precompute, sys.modules["prebake.precompute.bake"]):
                 setattr(module, "check_space", lambda *_: None)  # noqa: B010 - mypy knows that modules have others
-        run_command(precompute.__main__.main)
+        run_command(prebake.cli.precompute.main)
 
     ended = trial(act, seconds=100)
     return ended.status, ended.said

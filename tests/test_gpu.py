@@ -13,7 +13,7 @@ from benchmarks import gpu
 from benchmarks.baselines import ResidentAugmenter
 from benchmarks.bench import QUICK, Bench, rates_of_steps
 from benchmarks.measure import Fact
-from tests.commands import ROOT
+from tests.helpers.commands import ROOT
 
 STEPS = [
     "one resident batch",

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.heat import heat_maps
-from train.models import MODELS, DavidNet, build
-from train.recipes import recipe_for
+from prebake.train.gradcam import grad_cam
+from prebake.train.models import MODELS, DavidNet, build
+from prebake.train.recipes import recipe_for
 
 
 class BrightOrDark(nn.Module):
@@ -32,7 +32,7 @@ class BrightOrDark(nn.Module):
 def test_the_map_is_hot_where_the_class_is_and_cold_elsewhere() -> None:
     image = torch.zeros(1, 1, 8, 8)
     image[0, 0, 2, 5], image[0, 0, 6, 1] = 2.0, -3.0
-    maps = heat_maps(BrightOrDark(), image.repeat(2, 1, 1, 1), torch.tensor([0, 1]))
+    maps = grad_cam(BrightOrDark(), image.repeat(2, 1, 1, 1), torch.tensor([0, 1]))
     assert maps is not None
     assert maps.shape == (2, 8, 8)
     for heat, place in zip(maps, ((2, 5), (6, 1)), strict=True):
@@ -41,7 +41,7 @@ def test_the_map_is_hot_where_the_class_is_and_cold_elsewhere() -> None:
 
 
 def test_where_nothing_speaks_for_the_class_the_map_is_cold() -> None:
-    maps = heat_maps(BrightOrDark(), torch.full((1, 1, 8, 8), -1.0), torch.tensor([0]))
+    maps = grad_cam(BrightOrDark(), torch.full((1, 1, 8, 8), -1.0), torch.tensor([0]))
     assert maps is not None
     assert not maps.any()
 
@@ -76,7 +76,7 @@ def test_the_maps_are_those_of_the_paper(name: str) -> None:
     small = (gradients.mean((2, 3))[:, :, None, None] * features).sum(1, keepdim=True).clamp(min=0)
     expected = F.interpolate(small, (32, 32), mode="bilinear")[:, 0].detach()
     expected = torch.nan_to_num(expected / expected.amax((1, 2), keepdim=True))  # a cold map stays cold
-    found = heat_maps(model, images, labels)
+    found = grad_cam(model, images, labels)
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_the_maps_are_those_of_the_paper(name: str) -> None:
 def test_every_model_has_maps_that_tell_places_apart(name: str, side: int) -> None:
     torch.manual_seed(0)
     model = build(replace(recipe_for("default"), model=name), 1, 7)
-    maps = heat_maps(model, torch.randn(2, 1, side, side), torch.tensor([0, 6]))
+    maps = grad_cam(model, torch.randn(2, 1, side, side), torch.tensor([0, 6]))
     assert maps is not None
     assert maps.shape == (2, side, side)
     assert 0 <= maps.min() < maps.max() == 1
@@ -95,14 +95,14 @@ def test_every_model_has_maps_that_tell_places_apart(name: str, side: int) -> No
 
 def test_a_model_without_maps_has_none() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    assert heat_maps(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1])) is None
+    assert grad_cam(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1])) is None
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(training: bool) -> None:
     model = DavidNet(1, 10).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    heat_maps(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
+    grad_cam(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
     assert model.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import Command, Ended, the_run
-from train.models import build
-from train.report.tiles import CAPTION, CELL, GAP
-from train.weights import load_weights, save_weights
+from prebake.train.models import build
+from prebake.train.report.tiles import CAPTION, CELL, GAP
+from prebake.train.weights import load_weights, save_weights
+from tests.helpers.commands import Command, Ended, the_run
 
 
 def cells(path: Path, rows: int, columns: int, top: int = CAPTION) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

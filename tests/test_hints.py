@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from torch import nn
 
-import precompute
-import precompute.plan
-from precompute import Augmentation
-from precompute.sources import SourceData
-from shards import ShardSet
-from tests.commands import ON_CPU, Command, the_run
-from train.models import MODELS
-from train.report.hints import Facts, hints
-from train.report.samples import input_statistics
-from train.report.scores import ClassScore
+import prebake
+import prebake.precompute.plan
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation
+from prebake.precompute.sources.known import SourceData
+from prebake.train.models import MODELS
+from prebake.train.report.hints import Facts, hints
+from prebake.train.report.samples import input_statistics
+from prebake.train.report.scores import ClassScore
+from tests.helpers.commands import ON_CPU, Command, the_run
 
 PLAIN = Augmentation("plain", pad=0, pad_mode="zero", flip="none", cutout=0)
 RIGHT = Facts(
@@ -33,12 +33,12 @@ RIGHT = Facts(
     held_out_accuracy=[0.6, 0.9, 0.95],
     utilization=0.99,
     mean=[0.1],
-    deviation=[0.9],
+    std=[0.9],
     scores=[ClassScore(label, 100, 0.95, 0.95, None) for label in range(10)],
 )
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"mean": [0.0, 120.0]}, "The inputs are not normalized: their channels have mean 0, 120"),
-    ({"deviation": [0.01]}, "The inputs are not normalized"),
+    ({"std": [0.01]}, "The inputs are not normalized"),
     ({"first_loss": 40.0}, "The first loss was 40.00; a fresh net that guesses among 10 classes has 2.30."),
     ({"first_loss": 0.5}, "The first loss was 0.50"),
     ({"held_out_accuracy": [0.1, 0.1, 0.12]}, "the net learns images by heart. Labels may be shuffled"),
@@ -82,7 +82,7 @@ def test_a_fault_in_the_figures_is_named_and_nothing_else(changes: dict[str, Any
     [
         {},
         {"held_out": None, "held_out_loss": [], "held_out_accuracy": [], "scores": []},
-        {"mean": None, "deviation": None},
+        {"mean": None, "std": None},
         {"classes": tuple("01"), "first_loss": math.log(2), "held_out_accuracy": [0.8], "held_out_loss": [0.4]}
         | {"train_accuracy": [0.8]},
         {"held_out_loss": [0.3, 0.29, 0.31]},
@@ -109,7 +109,7 @@ def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: 
     def run(samples: int, *options: object, shuffled: bool = False, **baking: Any) -> list[str]:
         train, test = digits.splits["train"], digits.splits["test"]
         labels = train.labels_N[:samples]
-        precompute.bake(
+        prebake.bake(
             train.images_NHWC[:samples],
             np.random.default_rng(0).permutation(labels) if shuffled else labels,
             test=(test.images_NHWC, test.labels_N),
@@ -140,8 +140,8 @@ def test_a_training_that_is_right_has_no_hints(hints_of: Train) -> None:
 
 def test_a_training_on_un_normalized_inputs_is_found_out(hints_of: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     # The trainer is to divide by a 255th, so that pixels stay 0 to 255.
-    monkeypatch.setattr(precompute.plan, "channel_statistics", lambda _: ((0.0,), (1 / 255,)))
-    inputs, first_loss, *_ = hints_of(500, "--epochs", 1, "--lr", 1e-4, encoding="uint8", augment=PLAIN)
+    monkeypatch.setattr(prebake.precompute.plan, "channel_statistics", lambda _: ((0.0,), (1 / 255,)))
+    inputs, first_loss, *_ = hints_of(500, "--epochs", 1, "--lr", 1e-4, dtype="uint8", augment=PLAIN)
     assert inputs.startswith("The inputs are not normalized")
     assert first_loss.startswith("The first loss was ")
 
@@ -160,15 +160,15 @@ def test_a_training_on_few_images_without_augmentation_over_fits(hints_of: Train
 def test_inputs_are_judged_by_images_of_all_classes_though_held_out_ones_come_class_by_class(tmp_path: Path) -> None:
     labels = np.repeat([0, 1], 200)
     images = np.where(labels == 0, 20, 230).astype(np.uint8).repeat(64).reshape(400, 8, 8)
-    precompute.bake(images, labels, test=(images, labels), augment=PLAIN, name="two", epochs=2, out=tmp_path)
+    prebake.bake(images, labels, test=(images, labels), augment=PLAIN, name="two", epochs=2, out=tmp_path)
     for dropped in ("nothing", "train-e000-*"):
         for path in tmp_path.glob(dropped):
             path.unlink()
         found = input_statistics(ShardSet(tmp_path))
         assert found is not None
-        ((mean,), (deviation,)) = found
+        ((mean,), (std,)) = found
         assert abs(mean) < 0.3
-        assert abs(deviation - 1) < 0.1
+        assert abs(std - 1) < 0.1
     for path in tmp_path.glob("train-*"):
         path.unlink()
     assert input_statistics(ShardSet(tmp_path)) is not None

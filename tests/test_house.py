@@ -37,11 +37,11 @@ def test_packages_import_only_what_the_rule_allows(package: str) -> None:
 def test_every_form_of_import_is_seen() -> None:
     for code in (
         "import train",
-        "import os, train.stream as s",
+        "import os, prebake.loader.stream as s",
         "from train import stream",
-        "from train.stream import x",
+        "from prebake.loader.stream import x",
         "def f():\n    from train import y",
-        "importlib.import_module('train.feed')",
+        "importlib.import_module('prebake.loader.device_feed')",
         "__import__('train')",
     ):
         assert "train" in imported(code)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from precompute.decode import Decoding
-from precompute.sources import SourceData, load
-from shards import DataError, MachineError
-from tests.asked import precompute_command
+from prebake.errors import DataError, MachineError
+from prebake.precompute.sources.decode import Decoding
+from prebake.precompute.sources.known import SourceData, load
+from tests.helpers.asked import precompute_command
 
 SLOW = pytest.mark.slow  # importing datasets takes seconds
 IMAGES = np.zeros((3, 4, 4, 1), np.uint8)

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from precompute.workers import each_in_threads
-from shards.command import heed, run_command, say, undisturbed
-from shards.errors import DataError
-from shards.shard import Epoch, Shard, divide
-from tests.trials import trial
+from prebake.cli.run import run_command
+from prebake.console import log
+from prebake.errors import DataError
+from prebake.format.shard import Epoch, Shard, divide
+from prebake.precompute.workers import each_in_threads
+from prebake.signals import check_signals, defer_signals
+from tests.helpers.trials import trial
 
 KINDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 CODES = [(number, code) for number, code, _ in KINDS]
@@ -46,7 +48,7 @@ def test_a_signal_waits_until_the_block_that_must_be_whole_is_left(
     number: signal.Signals, code: int, word: str
 ) -> None:
     def main() -> None:
-        with undisturbed():
+        with defer_signals():
             signal.raise_signal(number)
             print("whole")  # noqa: T201 - what it says is the question
         print("never")  # noqa: T201
@@ -59,7 +61,7 @@ def test_a_signal_waits_until_the_block_that_must_be_whole_is_left(
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_second_signal_ends_such_a_block_too(number: signal.Signals, code: int) -> None:
     def main() -> None:
-        with undisturbed():
+        with defer_signals():
             signal.raise_signal(number)
             signal.raise_signal(number)
             time.sleep(60)
@@ -68,7 +70,7 @@ def test_a_second_signal_ends_such_a_block_too(number: signal.Signals, code: int
 
 
 def test_an_error_in_such_a_block_is_not_lost_where_nobody_interrupts() -> None:
-    with pytest.raises(ZeroDivisionError), undisturbed():
+    with pytest.raises(ZeroDivisionError), defer_signals():
         raise ZeroDivisionError
 
 
@@ -77,7 +79,7 @@ def test_such_a_block_puts_the_handlers_back_and_can_be_used_in_any_thread() -> 
     done = []
 
     def act() -> None:
-        with undisturbed():
+        with defer_signals():
             done.append(threading.current_thread().name)
 
     act()
@@ -97,7 +99,7 @@ def test_a_command_that_was_started_to_ignore_interruptions_ignores_them() -> No
 
 
 def test_what_is_said_does_not_steer_the_terminal() -> None:
-    ended = trial(lambda: say("directory \x1b[2J\x07\u202e of\ttwo\nlines, \u00e9t\u00e9"))
+    ended = trial(lambda: log("directory \x1b[2J\x07\u202e of\ttwo\nlines, \u00e9t\u00e9"))
     assert ended.said == "directory \\x1b[2J\\x07\\u202e of\ttwo\nlines, \u00e9t\u00e9\n"
 
 
@@ -126,7 +128,7 @@ def test_a_signal_in_a_finalizer_ends_the_command_without_a_traceback(
 
     def main() -> None:
         Finalized()  # Python calls what it can't raise from there unraisable, and prints it
-        heed()
+        check_signals()
 
     ended = trial(lambda: run_command(main))
     assert (ended.status, ended.said) == (code, f"{word}\n")
@@ -150,7 +152,7 @@ def test_a_signal_that_is_swallowed_ends_a_bake_after_its_next_shard() -> None:
 
     def work(shard: Shard, stopped: threading.Event) -> None:
         if not stopped.is_set():
-            say(shard.stem)
+            log(shard.stem)
             time.sleep(0.05)
 
     def main() -> None:

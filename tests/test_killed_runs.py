@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import precompute
-import train.checkpoint
-from precompute.sources import SourceData, load
-from tests.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
-from tests.runs import (
+import prebake
+import prebake.train.checkpoint
+from prebake.precompute.sources.known import SourceData, load
+from prebake.train.models import MODELS
+from tests.helpers.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
+from tests.helpers.runs import (
     STEPS,
     Act,
     Runs,
@@ -30,7 +31,6 @@ from tests.runs import (
     removed,
     small_net,
 )
-from train.models import MODELS
 
 DAVIDNET = MODELS["davidnet"]
 Record = Callable[[str, object], None]
@@ -45,7 +45,7 @@ def forty(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of 205 digits: twenty steps of ten each, and five images left over; read only."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("forty") / "digits"
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:205],
         train.labels_N[:205],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
@@ -84,7 +84,7 @@ def runs(whole: Path, forty: Path, tmp_path: Path) -> Runs:  # noqa: ARG001 - th
     return Runs(forty, tmp_path / "runs")
 
 
-def killed_at_each(runs: Runs, steps: list[int], undisturbed: Path, every: int) -> None:
+def killed_at_each(runs: Runs, steps: list[int], defer_signals: Path, every: int) -> None:
     """Kill a run after each of these steps in turn, go on, and hold the end against the undisturbed one."""
     for step in steps:
         each = runs.under(runs.root / str(step))
@@ -93,7 +93,7 @@ def killed_at_each(runs: Runs, steps: list[int], undisturbed: Path, every: int) 
         assert ended.status == 0, ended.said
         if step >= every:
             assert f"going on after step {step // every * every} of {STEPS}" in ended.said
-        assert_same_run(each.path, undisturbed)
+        assert_same_run(each.path, defer_signals)
         assert_sensible_clocks(each.path)
         removed(each.root)
 
@@ -118,8 +118,8 @@ def test_davidnet_killed_after_every_step_goes_on_to_the_same_end(
     forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     monkeypatch.setitem(MODELS, "davidnet", DAVIDNET)
-    undisturbed = undisturbed_run(forty, tmp_path / "whole")
-    killed_at_each(Runs(forty, tmp_path / "runs"), list(range(1, STEPS + 1)), undisturbed, every=7)
+    defer_signals = undisturbed_run(forty, tmp_path / "whole")
+    killed_at_each(Runs(forty, tmp_path / "runs"), list(range(1, STEPS + 1)), defer_signals, every=7)
     record_property("cases", STEPS)
 
 
@@ -198,14 +198,14 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one(
     point: str, runs: Runs, whole: Path, record_property: Record
 ) -> None:
     def prepare() -> None:
-        original = train.checkpoint.Checkpoints.save
+        original = prebake.train.checkpoint.Checkpoints.save
 
-        def save(self: train.checkpoint.Checkpoints, step: int, saved: object) -> None:
+        def save(self: prebake.train.checkpoint.Checkpoints, step: int, saved: object) -> None:
             if step == 12:
                 POINTS[point]()
             original(self, step, saved)  # type: ignore[arg-type] # as it came
 
-        patched("train.checkpoint.Checkpoints.save", save)
+        patched("prebake.train.checkpoint.Checkpoints.save", save)
 
     assert runs.attempt(first=prepare).status == -signal.SIGKILL
     ended = runs.attempt(first=at_step(16, kill))
@@ -278,10 +278,10 @@ def test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_miss
 
 
 SCRIPT = """
-import sys, train.session
-from shards.command import run_command
-from train.__main__ import main
-train.session.CHECKPOINT_SECONDS = 0.5
+import sys, prebake.train.session
+from prebake.cli.run import run_command
+from prebake.cli.train import main
+prebake.train.session.CHECKPOINT_SECONDS = 0.5
 sys.argv[0] = "train"
 run_command(main)
 """
@@ -293,7 +293,7 @@ def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
 ) -> None:
     source = load("mnist", data_dir)
     train, test = source.splits["train"], source.splits["test"]
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:2600],
         train.labels_N[:2600],
         test=(test.images_NHWC[:500], test.labels_N[:500]),
@@ -310,7 +310,7 @@ def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
     started = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0
     seconds = time.monotonic() - started
-    undisturbed = the_run(tmp_path / "whole")
+    defer_signals = the_run(tmp_path / "whole")
     kills, chain, times = 0, 0, random.Random(0)  # noqa: S311 - no secret
     while kills < 20:
         chain += 1
@@ -325,10 +325,10 @@ def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
                 kills += 1
             assert code in (0, -signal.SIGKILL)
         run = the_run(tmp_path / str(chain))
-        assert (run / "weights.safetensors").read_bytes() == (undisturbed / "weights.safetensors").read_bytes()
+        assert (run / "weights.safetensors").read_bytes() == (defer_signals / "weights.safetensors").read_bytes()
         for key in ("test_accuracy", "first_loss"):
-            assert summary_of(run)[key] == summary_of(undisturbed)[key]
-        losses = [[x["train_loss"] for x in log_of(r) if x["event"] == "epoch"] for r in (run, undisturbed)]
+            assert summary_of(run)[key] == summary_of(defer_signals)[key]
+        losses = [[x["train_loss"] for x in log_of(r) if x["event"] == "epoch"] for r in (run, defer_signals)]
         assert losses[0] == losses[1]
         assert_sensible_clocks(run)
     record_property("cases", kills)

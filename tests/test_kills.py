@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.crashes import SCENES, Stage
-from tests.faults import Operations, kill
-from tests.small import bake
-from tests.trials import trial
+from tests.helpers.crashes import SCENES, Stage
+from tests.helpers.faults import Operations, kill
+from tests.helpers.small import bake
+from tests.helpers.trials import trial
 
 EVERY = pytest.param(1, marks=pytest.mark.slow, id="every")
 Record = Callable[[str, object], None]

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shards import ShardSet
-from tests.runs import small_net
-from train.learner import Learner
-from train.loop import Trainer
-from train.models import FastNet
-from train.recipes import recipe_for
-from train.state import Settings
+from prebake.loader.shard_set import ShardSet
+from prebake.train.models import FastNet
+from prebake.train.optim import Learner
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.runs import small_net
 
 STEPS = 10
 
@@ -21,7 +21,7 @@ STEPS = 10
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `davidnet` be a net of one convolution."""
-    monkeypatch.setitem(__import__("train.models").models.MODELS, "davidnet", small_net)
+    monkeypatch.setitem(__import__("prebake.train.models").models.MODELS, "davidnet", small_net)
 
 
 def learner(*, scaled: bool = False, **changes: float) -> Learner:
@@ -47,10 +47,10 @@ def test_what_is_kept_is_the_moving_average_of_weights_and_running_statistics() 
     mine = learner(ema=0.75)
     expected: dict[str, Tensor] = {}
     for loss in losses(mine, STEPS):
-        mine.learn(loss)
+        mine.step(loss)
         now = copied(mine.model)
         expected = {name: 0.75 * expected[name] + 0.25 * now[name] for name in now} if expected else now
-    kept = mine.kept.state_dict()
+    kept = mine.eval_model.state_dict()
     assert kept.keys() == expected.keys()
     for name, tensor in kept.items():
         if tensor.is_floating_point():
@@ -60,18 +60,18 @@ def test_what_is_kept_is_the_moving_average_of_weights_and_running_statistics() 
 
 def test_without_an_average_the_last_weights_are_kept() -> None:
     mine = learner()
-    assert mine.kept is mine.model
+    assert mine.eval_model is mine.model
 
 
 def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved_and_restored() -> None:
     mine, plain = learner(scaled=True), learner()
     steps = [*losses(mine, 1), *losses(plain, 1)]
-    mine.learn(steps[0])
-    plain.learn(steps[1])
+    mine.step(steps[0])
+    plain.step(steps[1])
     scaled, unscaled = copied(mine.model), copied(plain.model)
     assert all(torch.allclose(scaled[name], unscaled[name], atol=1e-6) for name in scaled)
     scale = mine.values()["scaler"]["scale"]
-    mine.learn(next(losses(mine, 1)) * 1e38)
+    mine.step(next(losses(mine, 1)) * 1e38)
     after = copied(mine.model)
     assert all(torch.equal(after[name], scaled[name]) for name, _ in mine.model.named_parameters())
     assert mine.values()["scaler"]["scale"] == scale / 2
@@ -83,11 +83,11 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved_and_res
 
 def test_momentum_is_of_gradients_alone_where_the_very_first_step_overflows() -> None:
     mine = learner(scaled=True)
-    mine.learn(next(losses(mine, 1)) * float("inf"))
+    mine.step(next(losses(mine, 1)) * float("inf"))
     momenta = [tensor for name, tensor in mine.tensors().items() if name.startswith("momentum.")]
     assert momenta
     assert all(not momentum.any() for momentum in momenta)
-    mine.learn(next(losses(mine, 1)))
+    mine.step(next(losses(mine, 1)))
     assert all(momentum.abs().max() < 1 for momentum in momenta)
 
 
@@ -95,7 +95,7 @@ def test_biases_of_batch_norm_learn_at_their_own_rate_and_scales_only_where_they
     common, faster = learner(start=1.0), learner(start=1.0, bias_lr=8.0, train_scales=False)
     before = copied(common.model)
     for mine in (common, faster):
-        mine.learn(next(losses(mine, 1)))
+        mine.step(next(losses(mine, 1)))
     moved = {name: [mine.model.state_dict()[name] - before[name] for mine in (common, faster)] for name in before}
     assert torch.allclose(moved["1.bias"][1], 8 * moved["1.bias"][0], atol=1e-7)
     assert torch.equal(moved["0.weight"][0], moved["0.weight"][1])

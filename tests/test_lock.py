@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shards import DataError
-from shards.lock import LOCK, NOTE_BYTES, add_bake_seconds, bake_seconds, is_held, locked
+from prebake.errors import DataError
+from prebake.storage.lock import LOCK, NOTE_BYTES, add_bake_seconds, bake_seconds, is_held, locked
 from tests.attacks.kinds import socket_at
-from tests.sessions import Session
-from tests.trials import trial
+from tests.helpers.sessions import Session
+from tests.helpers.trials import trial
 
 Record = Callable[[str, object], None]
 LONG = ("--dataset", "digits", "--epochs", 900, "--workers", 1, "--out")  # ends when it is killed

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-import precompute
-from precompute.sources import SourceData
-from shards import ShardSet
-from shards.errors import DivergedError
-from tests.runs import small_net
-from train.evaluate import evaluate
-from train.loop import Trainer
-from train.models import MODELS
-from train.recipes import recipe_for
-from train.state import EpochReport, Settings
-from train.stream import Stream
+import prebake
+from prebake.errors import DivergedError
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import SourceData
+from prebake.train.evaluate import evaluate
+from prebake.train.models import MODELS
+from prebake.train.recipes import recipe_for
+from prebake.train.state import EpochReport, Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.runs import small_net
 
 
 def settings(epochs: int = 1, seed: int = 0, **changes: float) -> Settings:
@@ -132,7 +132,7 @@ def test_an_epoch_is_evaluated_on_val_where_there_is_one_and_else_on_test(
     digits: SourceData, tmp_path: Path, val_fraction: float
 ) -> None:
     train, test = digits.splits["train"], digits.splits["test"]
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:100],
         train.labels_N[:100],
         test=(test.images_NHWC[:30], test.labels_N[:30]),
@@ -151,7 +151,7 @@ def test_an_epoch_is_evaluated_on_val_where_there_is_one_and_else_on_test(
 
 def test_without_held_out_data_a_run_says_that_there_is_none(digits: SourceData, tmp_path: Path) -> None:
     train = digits.splits["train"]
-    precompute.bake(train.images_NHWC[:70], train.labels_N[:70], epochs=1, out=tmp_path / "set")
+    prebake.bake(train.images_NHWC[:70], train.labels_N[:70], epochs=1, out=tmp_path / "set")
     (report,) = run(Trainer(ShardSet(tmp_path / "set"), settings())).state.reports
     assert (report.held_out, report.held_out_loss, report.held_out_accuracy) == (None, None, None)
     assert math.isfinite(report.train_loss)
@@ -177,7 +177,7 @@ def test_epoch_e_plays_variant_e_mod_the_number_of_variants(tiny: ShardSet, monk
             super().__init__(data, split, epochs, *rest, **options)
             raise InterruptedError
 
-    monkeypatch.setattr("train.loop.Stream", Recorder)
+    monkeypatch.setattr("prebake.train.trainer.Stream", Recorder)
     trainer = Trainer(tiny, settings(epochs=5))
     for done in (0, 3):
         trainer.state.epoch = done
@@ -189,16 +189,16 @@ def test_epoch_e_plays_variant_e_mod_the_number_of_variants(tiny: ShardSet, monk
 def test_training_takes_every_encoding_alike(digits: SourceData, tmp_path: Path) -> None:
     train = digits.splits["train"]
     losses = []
-    for encoding in ("float16", "uint8", "float32"):
-        precompute.bake(
+    for dtype in ("float16", "uint8", "float32"):
+        prebake.bake(
             train.images_NHWC[:64],
             train.labels_N[:64],
             augment="plain",
-            encoding=encoding,
+            dtype=dtype,
             epochs=1,
-            out=tmp_path / encoding,
+            out=tmp_path / dtype,
         )
-        losses.append(run(Trainer(ShardSet(tmp_path / encoding), settings())).state.first_loss)
+        losses.append(run(Trainer(ShardSet(tmp_path / dtype), settings())).state.first_loss)
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-3)
 
 
@@ -213,6 +213,6 @@ def test_on_cuda_a_run_goes_on_where_it_stopped_with_its_scale_and_average(baked
     assert resumed.learner.values() == begun.learner.values()
     (second,) = resumed.run()
     assert second.train_loss < first.train_loss
-    kept, last = (model.state_dict() for model in (resumed.learner.kept, resumed.learner.model))
+    kept, last = (model.state_dict() for model in (resumed.learner.eval_model, resumed.learner.model))
     assert all(tensor.isfinite().all() for tensor in kept.values())
     assert any(not torch.equal(kept[name], last[name]) for name in kept)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands import ON_CPU, Command
-from tests.runs import Runs, patched
-from train.device import autocast
+from prebake.train.device import autocast
+from tests.helpers.commands import ON_CPU, Command
+from tests.helpers.runs import Runs, patched
 
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -28,7 +28,7 @@ def test_a_device_that_is_full_ends_with_4_and_what_to_try(
     def full(*_: object) -> Any:
         raise error
 
-    monkeypatch.setattr("train.loop.autocast", full)
+    monkeypatch.setattr("prebake.train.trainer.autocast", full)
     ended = command("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
     assert ended.code == 4
     line = ended.err.splitlines()[-1]
@@ -42,7 +42,7 @@ def test_another_error_of_torch_is_a_bug_and_keeps_its_traceback(
     def broken(*_: object) -> Any:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr("train.loop.autocast", broken)
+    monkeypatch.setattr("prebake.train.trainer.autocast", broken)
     with pytest.raises(RuntimeError, match="no such kernel"):
         command("--shards", shards / "digits", "--out", tmp_path, *ON_CPU)
 
@@ -56,7 +56,7 @@ def test_memory_that_is_really_full_ends_so_too(shards: Path, tmp_path: Path) ->
             torch.empty(2**30)  # more than what earlier work may have left to be used again
             return autocast(device, precision)
 
-        patched("train.loop.autocast", begin)
+        patched("prebake.train.trainer.autocast", begin)
 
     runs = Runs(shards / "digits", tmp_path)
     ended = runs.attempt("--shards", runs.shards, "--batch-size", 200, "--out", tmp_path, *ON_CPU, first=limit)

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shards import UsageError
-from train.models import MODELS, DavidNet, FastNet, build
-from train.recipes import RECIPES, recipe_for
+from prebake.errors import UsageError
+from prebake.train.models import MODELS, DavidNet, FastNet, build
+from prebake.train.recipes import RECIPES, recipe_for
 
 
 def original(net: DavidNet, images: Tensor) -> Tensor:

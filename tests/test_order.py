@@ -12,33 +12,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import precompute
-from precompute.sources import SourceData
-from shards import DataError, ShardSet
-from shards.plan import MOST_SEED
-from shards.record import Layout
-from tests.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
-from train.loop import Trainer
-from train.order import record_order
-from train.recipes import recipe_for
-from train.state import Settings
-from train.stream import Stream
+import prebake
+from prebake.errors import DataError
+from prebake.format.manifest import MAX_SEED
+from prebake.format.record import Layout
+from prebake.loader.order import record_order
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import SourceData
+from prebake.train.recipes import recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
 
-SEEDS = st.integers(0, MOST_SEED)
+SEEDS = st.integers(0, MAX_SEED)
 EPOCHS = st.integers(0, 10_000)
 SHARDS = st.lists(st.integers(1, 70), min_size=1, max_size=30)
 
 
-def listed(order_seed: int, epoch: int, shards: list[int]) -> list[tuple[int, int]]:
+def listed(shuffle_seed: int, epoch: int, shards: list[int]) -> list[tuple[int, int]]:
     """Return (shard, record) in the order of reading."""
-    return [(shard, int(record)) for shard, records in record_order(order_seed, epoch, shards) for record in records]
+    return [(shard, int(record)) for shard, records in record_order(shuffle_seed, epoch, shards) for record in records]
 
 
 @given(SEEDS, EPOCHS, SHARDS)
 def test_every_record_of_every_shard_comes_exactly_once_and_shards_stay_together(
-    order_seed: int, epoch: int, shards: list[int]
+    shuffle_seed: int, epoch: int, shards: list[int]
 ) -> None:
-    ordered = record_order(order_seed, epoch, shards)
+    ordered = record_order(shuffle_seed, epoch, shards)
     assert sorted(shard for shard, _ in ordered) == list(range(len(shards)))
     for shard, records in ordered:
         assert sorted(records.tolist()) == list(range(shards[shard]))
@@ -46,12 +47,12 @@ def test_every_record_of_every_shard_comes_exactly_once_and_shards_stay_together
 
 @given(SEEDS, EPOCHS, SHARDS)
 def test_the_order_is_a_function_of_its_arguments_and_of_nothing_before(
-    order_seed: int, epoch: int, shards: list[int]
+    shuffle_seed: int, epoch: int, shards: list[int]
 ) -> None:
-    first = listed(order_seed, epoch, shards)
+    first = listed(shuffle_seed, epoch, shards)
     np.random.default_rng().random(3)
-    listed(order_seed, epoch + 1, shards)
-    assert listed(order_seed, epoch, shards) == first
+    listed(shuffle_seed, epoch + 1, shards)
+    assert listed(shuffle_seed, epoch, shards) == first
 
 
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
@@ -78,10 +79,10 @@ def test_the_order_is_pinned_since_runs_are_to_be_repeated() -> None:
 @pytest.fixture
 def three_shards(digits: SourceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
     """Two epochs of 700 digits in three shards of two records each, the last of which is short."""
-    monkeypatch.setattr("shards.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
     train = digits.splits["train"]
     out = tmp_path / "digits"
-    precompute.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out)
+    prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
     data = ShardSet(out)
     assert [len(shard.layouts) for shard in data.plan.shards("train", 0)] == [2, 2, 2]
     return data
@@ -99,11 +100,11 @@ def records_of(data: ShardSet, epoch: int) -> list[list[Sample]]:
 
 
 def streamed(
-    data: ShardSet, epochs: list[int], batch_size: int, order_seed: int, first_epoch: int = 0, start: int = 0
+    data: ShardSet, epochs: list[int], batch_size: int, shuffle_seed: int, first_epoch: int = 0, start: int = 0
 ) -> list[Sample]:
     """Read epochs through a stream, sample by sample."""
     with Stream(
-        data, "train", epochs, batch_size, start=start, order_seed=order_seed, first_epoch=first_epoch
+        data, "train", epochs, batch_size, start=start, shuffle_seed=shuffle_seed, first_epoch=first_epoch
     ) as stream:
         return [
             (image.numpy().tobytes(), int(label))
@@ -115,11 +116,11 @@ def streamed(
 @pytest.mark.parametrize("batch_size", [1, 50, 128, 300, 1000])
 def test_a_stream_plays_the_records_in_that_order_whatever_the_batches(three_shards: ShardSet, batch_size: int) -> None:
     wanted: list[Sample] = []
-    for epoch, variant in enumerate([0, 1, 0], 7):
-        records = records_of(three_shards, variant)
+    for epoch, view in enumerate([0, 1, 0], 7):
+        records = records_of(three_shards, view)
         for shard, record in listed(3, epoch, [2, 2, 2]):
             wanted += records[2 * shard + record]
-    found = streamed(three_shards, [0, 1, 0], batch_size, order_seed=3, first_epoch=7)
+    found = streamed(three_shards, [0, 1, 0], batch_size, shuffle_seed=3, first_epoch=7)
     assert found == wanted
     # All samples, each once an epoch; and replayed epochs have orders of their own.
     assert Counter(found[:700]) == Counter(chain(*records_of(three_shards, 0))) == Counter(found[1400:])
@@ -127,19 +128,19 @@ def test_a_stream_plays_the_records_in_that_order_whatever_the_batches(three_sha
 
 
 def test_an_epoch_s_order_does_not_depend_on_where_a_stream_begins(three_shards: ShardSet) -> None:
-    whole = streamed(three_shards, [0, 1], 64, order_seed=3)
-    assert streamed(three_shards, [1], 64, order_seed=3, first_epoch=1) == whole[700:]
+    whole = streamed(three_shards, [0, 1], 64, shuffle_seed=3)
+    assert streamed(three_shards, [1], 64, shuffle_seed=3, first_epoch=1) == whole[700:]
 
 
 @pytest.mark.parametrize("start", [0, 1, 128, 300, 512, 699, 700])
 def test_a_stream_goes_on_in_the_middle_of_an_epoch_of_that_order(three_shards: ShardSet, start: int) -> None:
-    whole = streamed(three_shards, [0, 1], 64, order_seed=3)
-    assert streamed(three_shards, [0, 1], 64, order_seed=3, start=start) == whole[start:]
+    whole = streamed(three_shards, [0, 1], 64, shuffle_seed=3)
+    assert streamed(three_shards, [0, 1], 64, shuffle_seed=3, start=start) == whole[start:]
 
 
 def test_the_last_record_may_stand_anywhere(three_shards: ShardSet) -> None:
     last = records_of(three_shards, 0)[-1]
-    places = {streamed(three_shards, [0], 64, order_seed=seed).index(last[0]) for seed in range(12)}
+    places = {streamed(three_shards, [0], 64, shuffle_seed=seed).index(last[0]) for seed in range(12)}
     assert len(last) == 60
     assert len(places) > 2
 
@@ -155,7 +156,7 @@ def test_no_sample_of_a_damaged_record_is_handed_out_in_any_order(three_shards: 
     for seed in range(3):
         found: list[bytes] = []
         with (
-            Stream(three_shards, "train", [0], 10, order_seed=seed) as stream,
+            Stream(three_shards, "train", [0], 10, shuffle_seed=seed) as stream,
             pytest.raises(DataError, match="bytes differ from the index"),
         ):
             found.extend(image.numpy().tobytes() for images, _ in stream for image in images)
@@ -170,12 +171,12 @@ def test_an_order_seed_is_a_setting_of_a_run_and_changes_what_it_begins_with(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--epochs", 1, "--out", tmp_path, *ON_CPU)
-    ended = command(*options, "--order-seed", 1)
+    ended = command(*options, "--shuffle-seed", 1)
     assert ended.code == 0, ended.err
     plain, ordered = the_run(finished[1]), the_run(tmp_path)
-    assert log_of(ordered)[0]["settings"]["order_seed"] == 1
+    assert log_of(ordered)[0]["settings"]["shuffle_seed"] == 1
     # Not there where it was not asked for: names of older runs stay as they are.
-    assert "order_seed" not in log_of(plain)[0]["settings"]
+    assert "shuffle_seed" not in log_of(plain)[0]["settings"]
     # The same weights, another batch.
     assert summary_of(plain)["first_loss"] != summary_of(ordered)["first_loss"]
 
@@ -183,7 +184,7 @@ def test_an_order_seed_is_a_setting_of_a_run_and_changes_what_it_begins_with(
 def test_a_run_that_goes_on_plays_the_epochs_in_the_order_that_they_would_have_had(tiny: ShardSet) -> None:
     seed = 1
     assert listed(seed, 0, [2]) != listed(seed, 1, [2])  # else the epoch's number would not matter
-    settings = Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", order_seed=seed)
+    settings = Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", shuffle_seed=seed)
     whole, second = Trainer(tiny, settings), Trainer(tiny, settings)
     run = whole.run()
     next(run)
@@ -196,6 +197,6 @@ def test_a_run_that_goes_on_plays_the_epochs_in_the_order_that_they_would_have_h
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_an_order_seed_out_of_range_is_a_usage_error(seed: int, shards: Path, tmp_path: Path, command: Command) -> None:
-    ended = command("--shards", shards / "digits", "--out", tmp_path / "runs", "--order-seed", seed)
+    ended = command("--shards", shards / "digits", "--out", tmp_path / "runs", "--shuffle-seed", seed)
     assert ended.code == 2
-    assert f"--order-seed: expected 0 to 2^63 - 1, found {seed}" in ended.err
+    assert f"--shuffle-seed: expected 0 to 2^63 - 1, found {seed}" in ended.err

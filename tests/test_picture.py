@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pictures import read, saved, write_cats
+from tests.helpers.pictures import read, saved, write_cats
 
 
 @pytest.fixture

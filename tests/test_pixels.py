@@ -15,21 +15,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import precompute
-from precompute.augment import Draw, VariantStore, draw
-from precompute.bake import bake_source
-from precompute.baker import baker_for
-from precompute.cluster import SharedSet, bake_there
-from precompute.decode import Decoding
-from precompute.images import Images, SourceData, channel_statistics, sha256
-from precompute.memory import usual_bytes
-from precompute.pixels import Chosen, PixelFile, blocks
-from precompute.plan import make_plan
-from shards import UsageError
-from shards.plan import Shard
-from shards.sizes import size_bytes
-from tests.small import AUGMENTATION, IMAGES, LABELS, bake, files, source_and_plan
-from tests.trials import trial
+import prebake
+from prebake.errors import UsageError
+from prebake.format.manifest import Shard
+from prebake.precompute.augment import Draw, ViewStore, draw
+from prebake.precompute.augmenters import augmenter_for
+from prebake.precompute.bake import bake_source
+from prebake.precompute.dask import SharedSet, bake_there
+from prebake.precompute.images import Images, SourceData, channel_statistics, sha256
+from prebake.precompute.memory import usual_bytes
+from prebake.precompute.pixels import Chosen, PixelFile, blocks
+from prebake.precompute.plan import make_plan
+from prebake.precompute.sources.decode import Decoding
+from prebake.sizes import size_bytes
+from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, bake, files, source_and_plan
+from tests.helpers.trials import trial
 
 COUNT = len(IMAGES)
 
@@ -57,7 +57,7 @@ def test_a_file_gives_what_an_array_gives(file: PixelFile, chosen: Any) -> None:
 
 def test_statistics_and_hash_are_those_of_the_array(file: PixelFile, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = channel_statistics(IMAGES), sha256(Images(IMAGES, LABELS))
-    monkeypatch.setattr("precompute.pixels.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("prebake.precompute.pixels.BLOCK_BYTES", 1000)
     assert len(list(blocks(file))) == 43
     assert (channel_statistics(file), sha256(Images(file, LABELS))) == expected
 
@@ -76,13 +76,13 @@ def test_a_full_disk_is_an_error_that_names_the_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"encoding": "float32", "val_fraction": 0},
-        {"encoding": "uint8", "augment": precompute.Augmentation("a", 1, "black", "alternate", 2, plan="stratified")},
+        {"dtype": "float32", "val_fraction": 0},
+        {"dtype": "uint8", "augment": prebake.Augmentation("a", 1, "black", "alternate", 2, plan="stratified")},
         pytest.param(
-            {"augment": precompute.Augmentation("a", 2, "zero", "random", 3, resize="5:1,6")}, marks=pytest.mark.slow
+            {"augment": prebake.Augmentation("a", 2, "zero", "random", 3, resize="5:1,6")}, marks=pytest.mark.slow
         ),
         pytest.param(
-            {"augment": precompute.Augmentation("a", 2, "zero", "random", 3, transform="RandAugment")},
+            {"augment": prebake.Augmentation("a", 2, "zero", "random", 3, transform="RandAugment")},
             marks=pytest.mark.slow,
         ),
     ],
@@ -104,7 +104,7 @@ def test_memory_is_bounded_by_records_and_not_by_the_set(side: int, tmp_path: Pa
     def act() -> None:
         file = PixelFile(os.open(tmp_path / "pixels.npy", os.O_RDONLY), (count, side, side, 3), tmp_path)
         source = SourceData("set", ("a", "b"), {"train": Images(file, np.arange(count) % 2)})
-        augmentation = precompute.augmentation_for("set")
+        augmentation = prebake.augmentation_for("set")
         plan = make_plan(source, augmentation, 1, "uint8", 0)
         bake_source(source, plan, augmentation, tmp_path / "set", workers=2, memory=300_000_000)
 
@@ -154,8 +154,8 @@ def test_half_of_what_limits_this_process_is_usual(
         path = tmp_path / "fs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{limit}\n")
-    monkeypatch.setattr("precompute.memory.GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr("precompute.memory.LIMITS", tmp_path / "fs")
+    monkeypatch.setattr("prebake.precompute.memory.GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr("prebake.precompute.memory.LIMITS", tmp_path / "fs")
     assert usual_bytes() == (usual or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
@@ -169,12 +169,12 @@ def test_threads_that_begin_an_epoch_together_draw_it_once(monkeypatch: pytest.M
 
     def begin(shard: Shard) -> None:
         barrier.wait()
-        baker.filler(shard)
+        augmenter.filler(shard)
 
     source, plan = source_and_plan(epochs=1, seed=11)
     (shard,) = plan.shards("train")
-    baker = baker_for(source, AUGMENTATION, plan, shard)
-    monkeypatch.setattr("precompute.baker.draw", drawing)
+    augmenter = augmenter_for(source, AUGMENTATION, plan, shard)
+    monkeypatch.setattr("prebake.precompute.augmenters.draw", drawing)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(begin, [shard] * threads))
     assert len(drawn) == 1
@@ -187,7 +187,7 @@ def test_a_split_s_images_are_let_go_before_the_next_one_s_are_held_against_the_
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     held = []
 
-    class Watched(VariantStore):
+    class Watched(ViewStore):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             alive.add(self)
@@ -200,12 +200,12 @@ def test_a_split_s_images_are_let_go_before_the_next_one_s_are_held_against_the_
     source, _ = source_and_plan(epochs=1)
     for path in data.path.glob("*-*"):
         path.unlink()
-    monkeypatch.setattr("precompute.baker.VariantStore", Watched)
-    monkeypatch.setattr("precompute.baker.resident_bytes", resident)
+    monkeypatch.setattr("prebake.precompute.augmenters.ViewStore", Watched)
+    monkeypatch.setattr("prebake.precompute.augmenters.resident_bytes", resident)
     if where == "here":
         bake(data.path, epochs=1)
     else:
-        monkeypatch.setattr("precompute.cluster.load", lambda *_: source)
+        monkeypatch.setattr("prebake.precompute.dask.load", lambda *_: source)
         shared = SharedSet(str(tmp_path), tmp_path, Decoding(), data.path, data.plan.identity, None)
         for shard in data.plan.shards():
             bake_there(shared, shard)

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shards import DataError, UsageError
-from shards.document import serialize
-from shards.plan import MANIFEST, Epoch, Plan, Source, differences
-from shards.record import ENCODINGS, RECORD_BYTES
+from prebake.errors import DataError, UsageError
+from prebake.format.document import serialize
+from prebake.format.manifest import MANIFEST, Epoch, Plan, Source, differences
+from prebake.format.record import ENCODINGS, RECORD_BYTES
 
 SOURCE = Source("some", ("cat", "dog"), (0.25, 0.5), (0.125, 1.0), {"train": "aa", "test": "bb"}, "default")
 PLAN = Plan(
     source=SOURCE,
     augmentation={"name": "standard", "pad": 4, "flip": "random"},
-    encoding="float16",
+    dtype="float16",
     seed=3,
     splits={"train": (Epoch(1000, (4, 5, 2)),) * 3, "test": (Epoch(10, (4, 5, 2)),)},
 )
@@ -43,12 +43,12 @@ def plans(pick: st.DrawFn) -> Plan:
             name=pick(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
             classes=tuple(pick(st.lists(st.text(), min_size=1, max_size=4))),
             mean=pick(numbers),
-            deviation=pick(positive),
+            std=pick(positive),
             sha256=pick(st.dictionaries(st.sampled_from(["train", "test"]), st.text())),
             recipe=pick(st.text()),
         ),
         augmentation=pick(st.dictionaries(st.text(), st.integers() | st.text() | FLOATS, max_size=3)),
-        encoding=pick(st.sampled_from(ENCODINGS)),
+        dtype=pick(st.sampled_from(ENCODINGS)),
         seed=pick(st.integers(0, 2**63 - 1)),
         splits=splits,
     )
@@ -85,16 +85,16 @@ def test_the_identity_does_not_change_with_the_number_of_epochs() -> None:
     [
         replace(PLAN, augmentation={**PLAN.augmentation, "pad": 5}),
         replace(PLAN, augmentation={**PLAN.augmentation, "cutout": 0}),
-        replace(PLAN, encoding="uint8"),
+        replace(PLAN, dtype="uint8"),
         replace(PLAN, seed=4),
         replace(PLAN, source=replace(SOURCE, name="other")),
         replace(PLAN, source=replace(SOURCE, classes=("dog", "cat"))),
         replace(PLAN, source=replace(SOURCE, mean=(0.25, 0.5000000000000001))),
-        replace(PLAN, source=replace(SOURCE, deviation=(0.125, 2.0))),
+        replace(PLAN, source=replace(SOURCE, std=(0.125, 2.0))),
         replace(PLAN, source=replace(SOURCE, sha256={"train": "aa", "test": "bc"})),
         replace(PLAN, splits={**PLAN.splits, "train": (Epoch(1000, (5, 4, 2)),)}),
     ],
-    ids=["pad", "parameter", "encoding", "seed", "name", "classes", "mean", "deviation", "data", "shape"],
+    ids=["pad", "parameter", "dtype", "seed", "name", "classes", "mean", "std", "data", "shape"],
 )
 def test_the_identity_changes_with_all_else_and_the_difference_is_named(other: Plan) -> None:
     assert other.identity != PLAN.identity
@@ -122,15 +122,15 @@ def test_with_epochs_keeps_the_first_epochs_and_repeats_the_last_shape() -> None
 @given(
     samples=st.integers(1, 4000),
     shape=st.tuples(st.integers(1, 700), st.integers(1, 700), st.integers(1, 4)),
-    encoding=st.sampled_from(ENCODINGS),
+    dtype=st.sampled_from(ENCODINGS),
 )
-@example(samples=500_000, shape=(32, 32, 3), encoding="float16")
-@example(samples=129, shape=(1, 1, 1), encoding="uint8")
-@example(samples=3, shape=(10_000, 10_000, 3), encoding="float32")
+@example(samples=500_000, shape=(32, 32, 3), dtype="float16")
+@example(samples=129, shape=(1, 1, 1), dtype="uint8")
+@example(samples=3, shape=(10_000, 10_000, 3), dtype="float32")
 def test_shards_hold_every_sample_once_in_order_and_none_is_too_large(
-    samples: int, shape: tuple[int, int, int], encoding: str
+    samples: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
-    plan = replace(PLAN, encoding=encoding, splits={"train": (Epoch(samples, shape),)})
+    plan = replace(PLAN, dtype=dtype, splits={"train": (Epoch(samples, shape),)})
     shards = plan.shards("train", 0)
     next_sample = next_record = 0
     for number, shard in enumerate(shards):
@@ -151,7 +151,7 @@ def test_shards_hold_every_sample_once_in_order_and_none_is_too_large(
 
 
 def test_only_the_last_record_of_an_epoch_is_short() -> None:
-    plan = replace(PLAN, encoding="uint8", splits={"train": (Epoch(999, (512, 512, 3)),)})
+    plan = replace(PLAN, dtype="uint8", splits={"train": (Epoch(999, (512, 512, 3)),)})
     layouts = [layout.samples for shard in plan.shards() for _, layout in shard.records()]
     assert len(plan.shards()) > 1
     assert layouts == [RECORD_BYTES // (512 * 512 * 3)] * 499 + [1]
@@ -185,7 +185,7 @@ def test_a_directory_without_a_manifest_is_no_shard_set(tmp_path: Path) -> None:
         (lambda c: c["augmentation"].update(pad=1), "identity"),
         (lambda c: c.update(version=2), "version 1, found prebake version 2"),
         (lambda c: c.update(format="other"), "format"),
-        (lambda c: c.update(encoding="float64"), "encoding"),
+        (lambda c: c.update(dtype="float64"), "dtype"),
         (lambda c: c["splits"].update(extra=[[1, 4, 5, 2]]), "splits"),
         (lambda c: c["splits"].pop("train"), "splits"),
         (lambda c: c["splits"].update(train=[]), "splits"),
@@ -193,7 +193,7 @@ def test_a_directory_without_a_manifest_is_no_shard_set(tmp_path: Path) -> None:
         (lambda c: c["splits"].update(test=[[10, 4, 5, 2]] * 2), "one epoch each"),
         (lambda c: c["splits"].update(test=[[10, 4, 5, 3]]), "channels"),
         (lambda c: c["source"].update(mean=[0.5]), "channels"),
-        (lambda c: c["source"].update(deviation=[0.5]), "channels"),
+        (lambda c: c["source"].update(std=[0.5]), "channels"),
         (lambda c: c["splits"].update(test=[[0, 4, 5, 2]]), "splits: expected"),
         (lambda c: c["splits"].update(test=[[10, -4, 5, 2]]), "splits: expected"),
         (lambda c: c["splits"].update(test=[[10, 4, 5]]), "splits: expected"),

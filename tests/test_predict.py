@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-import precompute
-from precompute.sources import SourceData
-from shards import ShardSet
-from tests.commands import Command, Ended, the_run
-from train.weights import load_weights
+import prebake
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import SourceData
+from prebake.train.weights import load_weights
+from tests.helpers.commands import Command, Ended, the_run
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,11 @@ def test_predict_agrees_with_the_model_on_the_same_pictures(
     ended = command("predict", run, *pictures, "--top", 4, "--json")
     assert ended.code == 0, ended.err
     train, test = digits.splits["train"], digits.splits["test"]
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:200],
         train.labels_N[:200],
         test=(test.images_NHWC[:20], test.labels_N[:20]),
-        encoding="uint8",
+        dtype="uint8",
         epochs=1,
         out=tmp_path / "pixels",
     )

@@ -17,9 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import precompute
-from precompute.sources import SourceData
-from shards import DataError, ShardSet, UsageError
+import prebake
+from prebake.errors import DataError, UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.sources.known import SourceData
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,12 +47,12 @@ def encoded(request: pytest.FixtureRequest, digits: SourceData, tmp_path_factory
     """A hundred digits to test, in each encoding."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("encoded") / request.param
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:50],
         train.labels_N[:50],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         name="digits",
-        encoding=request.param,
+        dtype=request.param,
         epochs=1,
         out=out,
     )
@@ -137,20 +138,20 @@ def test_the_set_says_what_it_holds(baked: ShardSet) -> None:
 def test_normalized_images_are_the_formula_s_whatever_the_encoding(encoded: ShardSet, digits: SourceData) -> None:
     pixels = digits.splits["test"].images_NHWC[:100].astype(np.float64)
     source = encoded.plan.source
-    expected = (pixels / 255 - source.mean[0]) / source.deviation[0]
+    expected = (pixels / 255 - source.mean[0]) / source.std[0]
     ((stored, _),) = encoded.batches("test", batch_size=100)
-    assert stored.dtype == encoded.plan.encoding
+    assert stored.dtype == encoded.plan.dtype
     found = encoded.normalize(stored)
     assert found.dtype == np.float32
     assert found.shape == (100, 8, 8, 1)
-    stored_as = np.float16 if encoded.plan.encoding == "float16" else np.float32
+    stored_as = np.float16 if encoded.plan.dtype == "float16" else np.float32
     assert np.array_equal(found, expected.astype(stored_as).astype(np.float32))
 
 
 def test_normalizing_takes_each_channel_s_own_mean(tmp_path: Path, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (9, 4, 5, 3), dtype=np.uint8) // np.array([1, 2, 4], np.uint8)
-    precompute.bake(
-        pixels, np.arange(9), test=(pixels, np.arange(9)), augment="plain", encoding="uint8", epochs=1, out=tmp_path
+    prebake.bake(
+        pixels, np.arange(9), test=(pixels, np.arange(9)), augment="plain", dtype="uint8", epochs=1, out=tmp_path
     )
     data = ShardSet(tmp_path)
     ((images, _),) = data.batches("test", batch_size=9)
@@ -159,7 +160,7 @@ def test_normalizing_takes_each_channel_s_own_mean(tmp_path: Path, rng: np.rando
 
 
 def test_normalizing_another_dtype_is_refused(encoded: ShardSet) -> None:
-    with pytest.raises(UsageError, match=f"expected {encoded.plan.encoding} as stored, found int64"):
+    with pytest.raises(UsageError, match=f"expected {encoded.plan.dtype} as stored, found int64"):
         encoded.normalize(np.zeros((1, 8, 8, 1), np.int64))
 
 
@@ -233,8 +234,8 @@ def test_shards_are_read_where_torch_can_not_be_imported(baked: ShardSet) -> Non
     code = """
 import sys
 sys.modules["torch"] = None
-import shards
-from shards import ShardSet
+import prebake
+from prebake.loader.shard_set import ShardSet
 data = ShardSet(sys.argv[1])
 count = sum(len(labels) for _, labels in data.batches("train", 1, batch_size=512))
 data.normalize(next(data.batches("test", batch_size=4))[0])

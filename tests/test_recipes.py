@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from precompute.augment import augmentation_for
-from shards import UsageError
-from train.recipes import RECIPES, SETTABLE, Recipe, changes_from, recipe_for, recipe_from, schedule
+from prebake.errors import UsageError
+from prebake.precompute.augment import augmentation_for
+from prebake.train.recipes import RECIPES, SETTABLE, Recipe, changes_from, recipe_for, recipe_from, schedule
 
 STEPS = 24 * 97
 PEAK = STEPS * 5 // 24 - 1  # the last step of the fifth epoch

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import precompute
-from precompute.augment import augmentation_for
-from precompute.sources import SourceData
-from tests.commands import Command, summary_of, the_run
-from train.recipes import RECIPES
+import prebake
+from prebake.precompute.augment import augmentation_for
+from prebake.precompute.sources.known import SourceData
+from prebake.train.recipes import RECIPES
+from tests.helpers.commands import Command, summary_of, the_run
 
 # Epochs, batch size, peak learning rate and what is beaten. Batches are small, since 1,500 images make few steps else.
 TRAINED = {
@@ -27,7 +27,7 @@ TRAINED = {
 
 def bake(digits: SourceData, augment: str, epochs: int, out: Path) -> Path:
     train, test = digits.splits["train"], digits.splits["test"]
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC,
         train.labels_N,
         test=(test.images_NHWC, test.labels_N),

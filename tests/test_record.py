@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shards.record import ENCODINGS, RECORD_BYTES, RECORD_SAMPLES, Frame, Layout, samples_per_record
+from prebake.format.record import ENCODINGS, RECORD_BYTES, RECORD_SAMPLES, Frame, Layout, samples_per_record
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
 LAYOUTS = st.builds(Layout, st.integers(1, 200), SHAPES, st.sampled_from(ENCODINGS))
@@ -72,8 +72,8 @@ def test_all_that_is_neither_header_nor_array_is_zero(layout: Layout) -> None:
 
 
 def test_the_dtypes_are_little_endian_whatever_the_machine() -> None:
-    for encoding, descriptor in (("float16", b"'<f2'"), ("uint8", b"'|u1'"), ("float32", b"'<f4'")):
-        extent = bytes(Frame(Layout(3, (2, 2, 1), encoding)).extent)
+    for dtype, descriptor in (("float16", b"'<f2'"), ("uint8", b"'|u1'"), ("float32", b"'<f4'")):
+        extent = bytes(Frame(Layout(3, (2, 2, 1), dtype)).extent)
         assert descriptor in extent[512:640]
         assert b"'<u4'" in extent
         assert b"'<i8'" in extent
@@ -88,15 +88,13 @@ def test_a_frame_takes_another_key_without_touching_the_samples() -> None:
         assert archive.getnames() == [f"test-r00000.{name}.npy" for name in ("images", "index", "labels")]
 
 
-@given(
-    shape=st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 4)), encoding=st.sampled_from(ENCODINGS)
-)
-@example(shape=(64, 64, 4), encoding="uint8")
-@example(shape=(128, 128, 1), encoding="uint8")
-@example(shape=(128, 129, 1), encoding="uint8")
-def test_a_record_holds_128_samples_or_as_many_as_fit_two_mebibytes(shape: tuple[int, int, int], encoding: str) -> None:
-    sample_bytes = shape[0] * shape[1] * shape[2] * np.dtype(encoding).itemsize
-    samples = samples_per_record(shape, encoding)
+@given(shape=st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 4)), dtype=st.sampled_from(ENCODINGS))
+@example(shape=(64, 64, 4), dtype="uint8")
+@example(shape=(128, 128, 1), dtype="uint8")
+@example(shape=(128, 129, 1), dtype="uint8")
+def test_a_record_holds_128_samples_or_as_many_as_fit_two_mebibytes(shape: tuple[int, int, int], dtype: str) -> None:
+    sample_bytes = shape[0] * shape[1] * shape[2] * np.dtype(dtype).itemsize
+    samples = samples_per_record(shape, dtype)
     assert 1 <= samples <= RECORD_SAMPLES == 128
     assert samples * sample_bytes <= RECORD_BYTES == 2 * 2**20 or samples == 1
     assert samples == 128 or (samples + 1) * sample_bytes > RECORD_BYTES

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
-import shards.__main__
-import shards.remote
-import shards.store
-from shards import DataError, MachineError, ShardSet, UsageError
-from shards.cache import Cache
-from shards.contents import digest
-from shards.files import place
-from shards.remote import Remote
-from shards.store import Question, Store
-from tests.shaky import Shaky, filled
-from train.lookahead import Lookahead
-from train.stream import Stream
+import prebake.cli.shards
+import prebake.storage.remote
+import prebake.storage.store
+from prebake.errors import DataError, MachineError, UsageError
+from prebake.loader.describe import digest
+from prebake.loader.prefetcher import Prefetcher
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.storage.cache import Cache
+from prebake.storage.files import parse_path
+from prebake.storage.remote import Remote
+from prebake.storage.store import Question, Store
+from tests.helpers.shaky import Shaky, filled
 
 MB = 10**6
 
@@ -31,9 +32,9 @@ MB = 10**6
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let nobody pause long, and no file go unfetched because of another test."""
-    monkeypatch.setattr(shards.store, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(shards.store, "MOST_PAUSE", 0.02)
-    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 16 * 1024)
+    monkeypatch.setattr(prebake.storage.store, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(prebake.storage.store, "MAX_PAUSE", 0.02)
+    monkeypatch.setattr(prebake.storage.remote, "PIECE_BYTES", 16 * 1024)
     yield
     Shaky.clear()
 
@@ -75,7 +76,7 @@ def test_a_set_elsewhere_is_read_as_one_here(there: ShardSet, done: Path) -> Non
 
 @pytest.mark.parametrize("start", [0, 130])
 def test_a_stream_gives_the_same_batches_from_elsewhere(there: ShardSet, done: Path, start: int) -> None:
-    options = {"start": start, "order_seed": 3, "first_epoch": 1}
+    options = {"start": start, "shuffle_seed": 3, "first_epoch": 1}
     with (
         Stream(there, "train", [0, 2, 1], 64, **options) as found,  # type: ignore[arg-type] # of several types
         Stream(ShardSet(done), "train", [0, 2, 1], 64, **options) as expected,  # type: ignore[arg-type] # likewise
@@ -114,7 +115,7 @@ def test_a_server_that_gives_more_than_a_range_is_not_asked_again(there: ShardSe
 def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(
     there: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.3)
     Shaky.trouble = staticmethod(lambda _method, _name: OSError("no route to host"))
     with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in \d+ s.*no route to host"):
         next(there.batches("train", batch_size=1))
@@ -122,15 +123,15 @@ def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(
 
 def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     # Of all pieces, asked for together, half is answered each time: together that takes longer than the patience.
-    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 1024)
-    monkeypatch.setattr(shards.remote, "AT_ONCE", 128)
+    monkeypatch.setattr(prebake.storage.remote, "PIECE_BYTES", 1024)
+    monkeypatch.setattr(prebake.storage.remote, "AT_ONCE", 128)
     clock = [0.0]
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setattr(shards.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.04)
+    monkeypatch.setattr(prebake.storage.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.04)
     Shaky.trouble = staticmethod(once_each(lambda: OSError("busy")))
     assert len(list(there.batches("train", batch_size=100))) == 3
 
@@ -138,7 +139,7 @@ def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pyt
 def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_time(
     there: ShardSet, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.remote, "PIECE_BYTES", 8 * 1024)
+    monkeypatch.setattr(prebake.storage.remote, "PIECE_BYTES", 8 * 1024)
     ask_once, asked = Store._ask_once, []
 
     def share_a_link(self: Store, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:
@@ -149,7 +150,7 @@ def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_tim
 
     monkeypatch.setattr(Store, "_ask_once", share_a_link)
     assert_same(there, ShardSet(done))
-    assert max(asked) == shards.remote.AT_ONCE
+    assert max(asked) == prebake.storage.remote.AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_a_missing_archive_is_named(there: ShardSet) -> None:
 def test_an_archive_of_another_size_is_refused(
     there: ShardSet, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.3)
     path = "/bucket/set/train-e000-000.tar"
     data = Shaky("x").store[path].getvalue()
     del Shaky.store[path]
@@ -218,9 +219,9 @@ def test_verify_reads_what_is_there_and_not_the_cache(
         pass
     archive = Shaky.store["/bucket/set/train-e000-000.tar"]
     archive.getbuffer()[3000] ^= 1
-    monkeypatch.setattr("sys.argv", ["shards", "verify", str(there.place)])
+    monkeypatch.setattr("sys.argv", ["shards", "verify", str(there.location)])
     with pytest.raises(DataError, match=r"1 shards damaged \(train-e000-000\.tar\)"):
-        shards.__main__.main()
+        prebake.cli.shards.main()
     assert "train-e000-000.tar, record e000-r00000: bytes differ" in capsys.readouterr().out
 
 
@@ -241,7 +242,7 @@ def test_what_needs_a_directory_says_so(there: ShardSet) -> None:
     ],
 )
 def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: str, below: str) -> None:
-    found = place(text)
+    found = parse_path(text)
     assert isinstance(found, Remote)
     assert (str(found), repr(found), f"{found}") == (shown, shown, shown)
     assert (found / "m").url == below
@@ -262,18 +263,18 @@ def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: 
 )
 def test_a_url_whose_password_may_be_taken_for_its_path_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as raised:
-        place(text)
+        parse_path(text)
     assert not re.search("sec|ret", str(raised.value))
     assert re.search("%2F for /|expected a URL such as", str(raised.value))
 
 
 @pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x", "s3:"])
 def test_all_else_is_a_path(text: str) -> None:
-    assert place(text) == Path(text)
+    assert parse_path(text) == Path(text)
 
 
 def test_a_url_of_a_file_here_is_a_path() -> None:
-    assert place("file:///a%20b/c") == Path("/a b/c")
+    assert parse_path("file:///a%20b/c") == Path("/a b/c")
 
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///x", "s3:/bucket/x", "https://", "gs:/", "file://host/x", "file:/x"])
@@ -296,7 +297,7 @@ def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         return [OSError(said[0])]
 
     monkeypatch.setattr(Store, "_ask_once", fail)
-    monkeypatch.setattr(shards.store, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.0)
     for _ in range(len(said)):
         with pytest.raises(MachineError, match=r"https://host/a/b: no answer") as raised:
             Remote(url).read(10)
@@ -320,7 +321,7 @@ def test_a_lookahead_gives_what_it_took_in_turn_and_no_more_than_it_may() -> Non
         raise OSError("no more")
 
     never = threading.Event()
-    with Lookahead(items(), 2, dropped.append) as ahead:
+    with Prefetcher(items(), 2, dropped.append) as ahead:
         for number in range(5):
             assert ahead.next(never) == number
             assert len(taken) <= number + 3
@@ -332,7 +333,7 @@ def test_a_lookahead_gives_what_it_took_in_turn_and_no_more_than_it_may() -> Non
 def test_a_lookahead_drops_what_nobody_took_and_ends_when_stopped() -> None:
     dropped: list[int] = []
     stopped = threading.Event()
-    with Lookahead(iter(range(100)), 3, dropped.append) as ahead:
+    with Prefetcher(iter(range(100)), 3, dropped.append) as ahead:
         assert ahead.next(stopped) == 0
         stopped.set()
         assert ahead.next(stopped) is None

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards import ShardSet
-from shards.lock import locked
-from tests.asked import precompute_command, shards_command
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.lock import locked
 from tests.attacks.hostile import reseal, reseal_manifest
-from tests.forgery import KINDS, forge
-from tests.small import files, flip_byte, stamps
+from tests.helpers.asked import precompute_command, shards_command
+from tests.helpers.forgery import KINDS, forge
+from tests.helpers.small import files, flip_byte, stamps
 
 HURT = ("train-e001-000.tar", "train-e001-000.json")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from shards import UsageError
-from shards.plan import MOST_SEED
-from tests.commands import ON_CPU, Command, Ended
-from tests.results import write_run, write_runs
-from train.recipes import recipe_for
-from train.repeats import aggregate, check_cost, check_target, describe, repeated
-from train.results import read_result
-from train.state import Settings
+from prebake.errors import UsageError
+from prebake.format.manifest import MAX_SEED
+from prebake.train.recipes import recipe_for
+from prebake.train.repeats import aggregate, check_cost, check_target, describe, repeated
+from prebake.train.results import read_result
+from prebake.train.state import Settings
+from tests.helpers.commands import ON_CPU, Command, Ended
+from tests.helpers.results import write_run, write_runs
 
 
 def test_a_command_trains_a_run_for_each_seed_and_sums_them_up(shards: Path, tmp_path: Path, command: Command) -> None:
@@ -61,7 +61,7 @@ def test_a_sum_holds_mean_deviation_interval_best_and_worst(tmp_path: Path) -> N
     summed = aggregate(results)
     score = summed["test_accuracy"]
     assert (score["n"], score["least"], score["most"]) == (3, 0.90, 0.92)
-    assert (score["mean"], score["deviation"]) == pytest.approx((0.91, 0.01))
+    assert (score["mean"], score["std"]) == pytest.approx((0.91, 0.01))
     # The t of two degrees of freedom is 4.3027.
     half = 4.3027 * 0.01 / 3**0.5
     assert (score["low"], score["high"]) == pytest.approx((0.91 - half, 0.91 + half), abs=1e-6)
@@ -127,18 +127,18 @@ def test_repeated_settings_differ_in_their_seeds_alone() -> None:
     assert [each.seed for each in found] == [7, 8, 9]
     assert {(each.recipe, each.device, each.precision) for each in found} == {(settings.recipe, "cpu", "fp32")}
     assert repeated(settings, 1) == [settings]
-    assert {each.order_seed for each in found} == {None}
-    ordered = repeated(replace(settings, order_seed=40), 3)
-    assert [(each.seed, each.order_seed) for each in ordered] == [(7, 40), (8, 41), (9, 42)]
+    assert {each.shuffle_seed for each in found} == {None}
+    ordered = repeated(replace(settings, shuffle_seed=40), 3)
+    assert [(each.seed, each.shuffle_seed) for each in ordered] == [(7, 40), (8, 41), (9, 42)]
 
 
 def test_seeds_beyond_the_last_one_are_refused() -> None:
-    settings = Settings(recipe_for("digits"), MOST_SEED - 1, "cpu", "fp32")
-    assert repeated(settings, 2)[1].seed == MOST_SEED
+    settings = Settings(recipe_for("digits"), MAX_SEED - 1, "cpu", "fp32")
+    assert repeated(settings, 2)[1].seed == MAX_SEED
     with pytest.raises(UsageError, match=r"--runs: 3 seeds from \d+ on go beyond"):
         repeated(settings, 3)
-    with pytest.raises(UsageError, match="take a smaller --order-seed"):
-        repeated(replace(settings, seed=0, order_seed=MOST_SEED), 2)
+    with pytest.raises(UsageError, match="take a smaller --shuffle-seed"):
+        repeated(replace(settings, seed=0, shuffle_seed=MAX_SEED), 2)
 
 
 @pytest.mark.parametrize("percent", [0.94, 0, -3, 101, float("nan")])

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-import precompute
-from precompute import Augmentation
-from shards import ShardSet
-from tests.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
-from tests.html import Page
-from tests.trials import trial
-from train.evaluate import Predictions, final_split, predict
-from train.report import write_report
-from train.report.record import Record
+import prebake
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation
+from prebake.train.evaluate import Predictions, final_split, predict
+from prebake.train.report import write_report
+from prebake.train.report.record import Record
+from tests.helpers.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
+from tests.helpers.html import Page
+from tests.helpers.trials import trial
 
 DRAWINGS = {"loss.png", "accuracy.png", "schedule.png", "confusion.png"}
 PICTURES = {"raw.png", "augmentation.png", "mistakes.png", "heat.png"}
@@ -52,7 +52,7 @@ def bake(out: Path, classes: list[str], **changes: Any) -> ShardSet:
     labels = rng.integers(0, len(classes), 100)
     options: dict[str, Any] = {"test": (images[60:], labels[60:])}
     augment = Augmentation("standard", pad=1, pad_mode="reflect", flip="random", cutout=2)
-    precompute.bake(
+    prebake.bake(
         images[:60], labels[:60], classes=classes, augment=augment, name="mine", epochs=2, out=out, **options | changes
     )
     return ShardSet(out)

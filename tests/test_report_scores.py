@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.evaluate import Predictions
-from train.report.scores import ClassScore, Confusion, class_scores, confident_mistakes, confusions
+from prebake.train.evaluate import Predictions
+from prebake.train.report.scores import ClassScore, Confusion, class_scores, confident_mistakes, confusions
 
 LABELS = [0, 0, 0, 1, 1, 2]
 SAID = [0, 1, 1, 1, 0, 1]

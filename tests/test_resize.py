@@ -9,13 +9,14 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-import precompute
-from precompute.augment import Augmentation, at_side, resized, sides
-from precompute.sources import SourceData
-from shards import DataError, ShardSet, UsageError
-from shards.verify import damage
-from tests.commands import ON_CPU, Command, log_of, summary_of, the_run
-from tests.small import IMAGES, LABELS, bake, files
+import prebake
+from prebake.errors import DataError, UsageError
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation, at_side, resized, sides
+from prebake.precompute.sources.known import SourceData
+from tests.helpers.commands import ON_CPU, Command, log_of, summary_of, the_run
+from tests.helpers.small import IMAGES, LABELS, bake, files
 
 AUGMENTATION = Augmentation("standard", pad=2, pad_mode="reflect", flip="random", cutout=2, resize="4:2,6")
 
@@ -25,7 +26,7 @@ def grown(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
     """Digits at 8 pixels, as they are, and then at 12; read only."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("grown") / "digits"
-    precompute.bake(
+    prebake.bake(
         train.images_NHWC[:200],
         train.labels_N[:200],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
@@ -66,7 +67,7 @@ def test_a_bake_has_the_sizes_and_the_pixels_that_were_planned(tmp_path: Path) -
     assert [damage(data.path, shard, data.plan) for shard in data.plan.shards()] == [None] * 6
     assert "torchvision" in data.plan.augmentation["library"]
     plain = Augmentation("plain", 0, "reflect", "none", 0, resize="4:1,6")
-    pixels = bake(tmp_path / "plain", augment=plain, epochs=1, encoding="uint8", val_fraction=0)
+    pixels = bake(tmp_path / "plain", augment=plain, epochs=1, dtype="uint8", val_fraction=0)
     small = resized(IMAGES, (4, 5, 3))
     for images, labels, index in pixels.records("train"):
         assert np.array_equal(images, small[index])
@@ -111,8 +112,8 @@ def test_resized_shards_are_audited_and_another_resizing_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"augment": AUGMENTATION, "epochs": 3, "val_fraction": 0, "test": None, "classes": None}
-    precompute.audit(IMAGES, LABELS, out=bake(tmp_path / "right", **options).path, sample=100)
-    monkeypatch.setattr("precompute.images.resized", lambda images, shape: images[:, : shape[0], : shape[1]])
+    prebake.audit(IMAGES, LABELS, out=bake(tmp_path / "right", **options).path, sample=100)
+    monkeypatch.setattr("prebake.precompute.images.resized", lambda images, shape: images[:, : shape[0], : shape[1]])
     wrong = bake(tmp_path / "wrong", **options)
     with pytest.raises(DataError, match="images differ from what source and plan give"):
-        precompute.audit(IMAGES, LABELS, out=wrong.path, sample=100)
+        prebake.audit(IMAGES, LABELS, out=wrong.path, sample=100)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
-from tests.runs import small_net
-from train.device import autocast
-from train.models import MODELS
+from prebake.train.device import autocast
+from prebake.train.models import MODELS
+from tests.helpers.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
+from tests.helpers.runs import small_net
 
 
 def interrupted_at(step: int) -> Callable[..., Any]:
@@ -31,9 +31,9 @@ def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--out", tmp_path, *ON_CPU)
-    monkeypatch.setattr("train.session.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("prebake.train.session.CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.autocast", interrupted_at(4))
+        patch.setattr("prebake.train.trainer.autocast", interrupted_at(4))
         assert command(*options).code == 130
     run = the_run(tmp_path)
     assert events_of(run) == ["start", "epoch"]
@@ -71,7 +71,7 @@ def test_a_log_that_was_cut_off_does_not_stop_a_run_from_going_on(
 ) -> None:
     options = ("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.autocast", interrupted_at(0))
+        patch.setattr("prebake.train.trainer.autocast", interrupted_at(0))
         assert command(*options).code == 130
     with (the_run(tmp_path) / "log.jsonl").open("a") as file:
         file.write('{"event": "epo')
@@ -86,7 +86,7 @@ def begun(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command
     monkeypatch.setitem(MODELS, "davidnet", small_net)
     copied = shutil.copytree(shards / "digits", tmp_path / "shards" / "digits")
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.autocast", interrupted_at(3))
+        patch.setattr("prebake.train.trainer.autocast", interrupted_at(3))
         ended = command("--shards", copied, "--out", tmp_path / "my rüns", "--lr", 0.05, "--seed", 7, *ON_CPU)
     assert ended.code == 130
     return the_run(tmp_path / "my rüns")

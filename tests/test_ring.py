@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.feed import RING, feed
-from train.waits import Waits
+from prebake.loader.data_wait import DataWaitMeter
+from prebake.loader.device_feed import RING, feed
 
 CUDA = torch.device("cuda")
 BATCHES = 4 * RING
@@ -140,7 +140,7 @@ def staged(machine: Machine, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]
         yield machine.images_NHWC[:size], machine.labels_N[:size]
 
 
-def play(machine: Machine, sizes: list[int], waits: Waits | None = None) -> set[int]:
+def play(machine: Machine, sizes: list[int], waits: DataWaitMeter | None = None) -> set[int]:
     """Feed batches and read each in a step; return the addresses on the device."""
     addresses = set()
     for number, (images, labels) in enumerate(feed(staged(machine, sizes), AS_STORED, CUDA, waits)):
@@ -188,7 +188,7 @@ def test_copies_run_ahead_of_steps(machine: Machine) -> None:
 
 
 def test_waits_begin_before_a_batch_is_copied_and_end_when_the_main_stream_has_it(machine: Machine) -> None:
-    waits = Waits(CUDA)
+    waits = DataWaitMeter(CUDA)
     play(machine, [LONGEST] * BATCHES, waits)
     assert waits.take() == [4e-3] * BATCHES  # see `elapsed_time`: images and labels are read and written
     assert waits.take() == []

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from shards import MachineError, ShardSet
-from shards.cache import held_at_once
-from tests.commands import ON_CPU, ROOT, Ended, the_run
-from tests.proxy import FAULTS, proxied
-from tests.servers import environment, nginx, s3
-from tests.small import files
+from prebake.errors import MachineError
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.cache import held_at_once
+from tests.helpers.commands import ON_CPU, ROOT, Ended, the_run
+from tests.helpers.proxy import FAULTS, proxied
+from tests.helpers.servers import environment, nginx, s3
+from tests.helpers.small import files
 
 pytestmark = pytest.mark.slow
 EPOCHS = 8
@@ -254,10 +255,10 @@ def test_a_server_without_range_requests_is_named_at_once(here: Path, tmp_path: 
 
 def test_a_server_that_does_not_answer_ends_the_command_after_the_deadline() -> None:
     code = """
-import sys, shards.store
-shards.store.PATIENCE_SECONDS = 2.0
-from shards.__main__ import main
-from shards.command import run_command
+import sys, prebake.storage.store
+prebake.storage.store.PATIENCE_SECONDS = 2.0
+from prebake.cli.shards import main
+from prebake.cli.run import run_command
 sys.argv = ["shards", "info", "http://me:secret@127.0.0.1:9/x?sig=secret"]
 run_command(main)
 """

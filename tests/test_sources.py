@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from precompute.sources import Images, SourceData, channel_statistics, hold_out, load
-from shards import DataError, UsageError
+from prebake.errors import DataError, UsageError
+from prebake.precompute.sources.known import Images, SourceData, channel_statistics, hold_out, load
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +72,9 @@ def test_mean_and_deviation_are_the_float64_nearest_to_the_exact_ones(
 ) -> None:
     values = [[(pixel + 3 * channel) % 256 for pixel in pixels] for channel in range(channels)]
     images = np.array(values, np.uint8).T.reshape(len(pixels), 1, 1, channels).repeat(times, axis=0)
-    means, deviations = channel_statistics(images)
-    assert len(means) == len(deviations) == channels
-    for channel, mean, deviation in zip(values, means, deviations, strict=True):
+    means, stds = channel_statistics(images)
+    assert len(means) == len(stds) == channels
+    for channel, mean, std in zip(values, means, stds, strict=True):
         exact = fractions.Fraction(sum(channel), 255 * len(channel))
         assert mean == exact.numerator / exact.denominator
         squares = (fractions.Fraction(value * value, 255**2) for value in channel)
@@ -82,14 +82,14 @@ def test_mean_and_deviation_are_the_float64_nearest_to_the_exact_ones(
         with decimal.localcontext() as context:
             context.prec = 80
             root = (decimal.Decimal(variance.numerator) / decimal.Decimal(variance.denominator)).sqrt()
-        assert deviation == (float(root) if variance else 1.0)
+        assert std == (float(root) if variance else 1.0)
 
 
 def test_statistics_agree_with_numpy_s_on_real_images(digits: SourceData) -> None:
     images = digits.splits["train"].images_NHWC
-    (mean,), (deviation,) = channel_statistics(images)
+    (mean,), (std,) = channel_statistics(images)
     assert mean == pytest.approx((images / 255).mean(), rel=1e-12)
-    assert deviation == pytest.approx((images / 255).std(), rel=1e-12)
+    assert std == pytest.approx((images / 255).std(), rel=1e-12)
 
 
 @given(count=st.integers(2, 250), fraction=st.floats(0.01, 0.99))

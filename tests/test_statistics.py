@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.statistics import binomial_error, p_value, quantile, spread, welch
+from prebake.train.statistics import binomial_error, p_value, quantile, spread, welch
 
 ACCURACIES = st.lists(st.integers(0, 10_000).map(lambda right: right / 10_000), min_size=2, max_size=12)
 
@@ -39,7 +39,7 @@ def test_a_spread_is_the_one_worked_out_by_hand() -> None:
     # Sum 20, squares around 5 sum to 6: variance 2; t of 3 degrees is 3.1824.
     found = spread([4.0, 7.0, 5.0, 4.0])
     assert (found.n, found.mean, found.least, found.most) == (4, 5.0, 4.0, 7.0)
-    assert found.deviation == pytest.approx(math.sqrt(2))
+    assert found.std == pytest.approx(math.sqrt(2))
     assert (found.low, found.high) == pytest.approx(
         (5 - 3.1824 * math.sqrt(0.5), 5 + 3.1824 * math.sqrt(0.5)), abs=1e-4
     )
@@ -48,7 +48,7 @@ def test_a_spread_is_the_one_worked_out_by_hand() -> None:
 def test_one_repetition_has_no_deviation_and_no_interval() -> None:
     found = spread([0.9])
     assert (found.n, found.mean, found.least, found.most) == (1, 0.9, 0.9, 0.9)
-    assert (found.deviation, found.low, found.high) == (None, None, None)
+    assert (found.std, found.low, found.high) == (None, None, None)
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss:RuntimeWarning")  # scipy's own, where a group does not vary

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-import train.evaluate
-from shards import ShardSet
-from shards.lock import locked
-from tests.commands import ON_CPU, ROOT, events_of, the_run
-from tests.runs import Act, Runs, at_step, patched, send_later, small_net
-from train.books import Run
-from train.loop import Trainer
-from train.models import MODELS
+import prebake.train.evaluate
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.lock import locked
+from prebake.train.models import MODELS
+from prebake.train.run_dir import Run
+from prebake.train.trainer import Trainer
+from tests.helpers.commands import ON_CPU, ROOT, events_of, the_run
+from tests.helpers.runs import Act, Runs, at_step, patched, send_later, small_net
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
 
@@ -77,7 +77,7 @@ def test_a_signal_waits_for_the_end_of_the_step(runs: Runs) -> None:
                 signal.raise_signal(signal.SIGTERM)
             return result
 
-        patched("train.loop.Trainer._eager_forward", forward)
+        patched("prebake.train.trainer.Trainer._eager_forward", forward)
 
     assert runs.attempt(first=first, every=1000).status == 143
     assert checkpoints(runs.path) == ["step-00000007.safetensors"]
@@ -85,14 +85,14 @@ def test_a_signal_waits_for_the_end_of_the_step(runs: Runs) -> None:
 
 def in_evaluation() -> None:
     """Send SIGTERM in the middle of an evaluation that lasts."""
-    original = train.evaluate.evaluate
+    original = prebake.train.evaluate.evaluate
 
     def evaluate(*args: Any, **options: Any) -> Any:
         original(*args, **options)
         signal.raise_signal(signal.SIGTERM)
         time.sleep(60)
 
-    patched("train.loop.evaluate", evaluate)
+    patched("prebake.train.trainer.evaluate", evaluate)
 
 
 def in_warm_up() -> None:
@@ -102,7 +102,7 @@ def in_warm_up() -> None:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(60)
 
-    patched("train.loop.rehearse", rehearse)
+    patched("prebake.train.trainer.rehearse", rehearse)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def after_an_epoch() -> None:
         if event == "epoch":
             send_later(0.3, signal.SIGTERM)
 
-    patched("train.books.Run.log", log)
+    patched("prebake.train.run_dir.Run.log", log)
 
 
 def test_it_ends_within_seconds_while_it_waits_for_shards(unfinished: Runs, record_property: Record) -> None:
@@ -159,7 +159,7 @@ def test_a_second_signal_ends_at_once(runs: Runs) -> None:
             signal.raise_signal(signal.SIGINT)
             time.sleep(60)
 
-        patched("train.checkpoint.write_tensors", slow)
+        patched("prebake.train.checkpoint.write_tensors", slow)
         at_step(5, raising(signal.SIGINT))()
 
     ended = runs.attempt(first=first, every=1000, seconds=PATIENCE)

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import precompute
-from precompute.sources import SourceData
-from shards import DataError, ShardSet, UsageError
-from shards.opened import OpenShard, Scratch
-from shards.record import Layout
-from train.slots import ring_slots
-from train.stream import Stream
+import prebake
+from prebake.errors import DataError, UsageError
+from prebake.format.record import Layout
+from prebake.loader.ring_buffer import ring_slots
+from prebake.loader.shard_reader import RecordBuffer, ShardReader
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import SourceData
 
 # Batch size, number of slices, first sample.
 PARTS = [
@@ -118,10 +119,10 @@ def test_batches_run_across_the_border_of_two_shards(
     digits: SourceData, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Layout(128, (8, 8, 1), "uint8").size_bytes
-    monkeypatch.setattr("shards.shard.SHARD_BYTES", 2 * record)
+    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * record)
     train = digits.splits["train"]
     out = tmp_path / "digits"
-    precompute.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out)
+    prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
     data = ShardSet(out)
     assert len(data.plan.shards("train", 0)) == 3
     with Stream(data, "train", [0, 1], batch_size) as stream:
@@ -203,7 +204,7 @@ def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error_too(copied: ShardS
         os.truncate(tar, tar.stat().st_size // 2)
         pixels = memoryview(bytearray(shard.layouts[-1].pixels_bytes))
         with pytest.raises(DataError, match="the file ended while it was read"):
-            shard.read(len(shard.layouts) - 1, [pixels], Scratch())
+            shard.read(len(shard.layouts) - 1, [pixels], RecordBuffer())
 
 
 def test_a_missing_shard_is_named_after_the_epochs_before_it_were_streamed(copied: ShardSet) -> None:
@@ -323,7 +324,7 @@ def test_the_slices_of_all_streams_laid_side_by_side_are_the_batches_of_one(
 ) -> None:
     def read(part: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         with Stream(
-            baked, "train", [0, 1], batch_size, start=start, drop_last=drop_last, order_seed=3, part=part
+            baked, "train", [0, 1], batch_size, start=start, drop_last=drop_last, shuffle_seed=3, part=part
         ) as stream:
             return streamed(stream)
 
@@ -339,13 +340,13 @@ def test_a_slice_is_read_without_the_records_that_it_does_not_touch(
     baked: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    original = OpenShard.read
+    original = ShardReader.read
 
-    def noting(self: OpenShard, number: int, *rest: Any) -> None:
+    def noting(self: ShardReader, number: int, *rest: Any) -> None:
         read.append(number)
         original(self, number, *rest)
 
-    monkeypatch.setattr(OpenShard, "read", noting)
+    monkeypatch.setattr(ShardReader, "read", noting)
     with Stream(baked, "train", [0], 1024, part=(1, 4)) as stream:
         assert [len(labels) for _, labels in streamed(stream)] == [256, 70]
     assert read == [2, 3, 10]

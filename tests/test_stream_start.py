@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-import precompute
-from precompute.sources import SourceData
-from shards import DataError, ShardSet, UsageError
-from shards.record import Layout
-from train.order import reading_order
-from train.stream import Stream
+import prebake
+from prebake.errors import DataError, UsageError
+from prebake.format.record import Layout
+from prebake.loader.order import reading_order
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import SourceData
 
 Record = Callable[[str, object], None]
 
@@ -25,17 +26,15 @@ def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
     """Two epochs of 700 digits: six records in three shards each; read only."""
     train, out = digits.splits["train"], tmp_path_factory.mktemp("three") / "digits"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shards.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
-        precompute.bake(
-            train.images_NHWC[:700], train.labels_N[:700], name="digits", encoding="uint8", epochs=2, out=out
-        )
+        patch.setattr("prebake.format.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+        prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
     return ShardSet(out)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the plan as it was baked."""
-    monkeypatch.setattr("shards.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
 
 
 def streamed(data: ShardSet, start: int, batch_size: int, drop_last: bool) -> list[tuple[Tensor, Tensor]]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.evaluate import Score
-from train.loop import Trainer
-from train.recipes import recipe_for
-from train.summary import epoch_line, summarize, table, utilization_line
+from prebake.train.evaluate import Score
+from prebake.train.recipes import recipe_for
+from prebake.train.summary import epoch_line, summarize, table, utilization_line
+from prebake.train.trainer import Trainer
 
 KEYS = {
     "dataset",

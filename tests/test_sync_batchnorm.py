@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from shards import ShardSet
-from tests.commands import ROOT
-from tests.sync import trained
-from train.learner import Learner
-from train.recipes import recipe_for
-from train.world import ALONE, World
+from prebake.loader.shard_set import ShardSet
+from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
+from prebake.train.optim import Learner
+from prebake.train.recipes import recipe_for
+from tests.helpers.commands import ROOT
+from tests.helpers.sync import trained
 
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Please use the new API settings to control TF32")  # torch 2.9 and later
 def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tiny: ShardSet, tmp_path: Path) -> None:
-    module = ["-m", "tests.sync", str(tiny.path), str(tmp_path)]
+    module = ["-m", "tests.helpers.sync", str(tiny.path), str(tmp_path)]
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *module],
         cwd=ROOT,
@@ -27,19 +27,19 @@ def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tin
         timeout=300,
     )
     ours, theirs = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
-    alone = trained(tiny, ALONE)
+    alone = trained(tiny, SINGLE_PROCESS)
     for name, tensor in alone.items():
         assert torch.equal(ours[name], theirs[name]), name
         assert torch.allclose(ours[name].float(), tensor.float(), rtol=1e-2, atol=1e-3), name
 
 
 def test_a_synchronized_model_has_the_names_and_rates_of_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.learner.DistributedDataParallel", lambda model: model)  # which wants all processes
+    monkeypatch.setattr("prebake.train.optim.DistributedDataParallel", lambda model: model)  # which wants all processes
     recipe = recipe_for("fast", batch_size=64)
     device = torch.device("cpu")
 
     plain, synchronized = (
-        Learner(recipe, 3, 10, steps=4, device=device, scaled=False, world=World(0, 2), sync_batchnorm=each)
+        Learner(recipe, 3, 10, steps=4, device=device, scaled=False, processes=ProcessGroup(0, 2), sync_batchnorm=each)
         for each in (False, True)
     )
     assert list(plain.tensors()) == list(synchronized.tensors())

@@ -9,11 +9,11 @@ import pytest
 import webdataset
 from PIL import Image
 
-from precompute.decode import Decoding
-from precompute.sources import SourceData, load
-from shards import DataError, UsageError
-from tests.asked import precompute_command
-from tests.small import bake
+from prebake.errors import DataError, UsageError
+from prebake.precompute.sources.decode import Decoding
+from prebake.precompute.sources.known import SourceData, load
+from tests.helpers.asked import precompute_command
+from tests.helpers.small import bake
 
 
 def read(where: str | Path) -> SourceData:

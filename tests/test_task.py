@@ -14,21 +14,23 @@ from typing import Any
 
 import pytest
 
-from precompute.augment import Augmentation
-from precompute.baker import baker_for
-from precompute.existing import discard_parts
-from precompute.oven import Oven
-from precompute.task import Task
-from shards import DataError, MachineError, ShardSet, UsageError
-from shards.drop import drop_epochs
-from shards.lock import bake_seconds, is_held, locked
-from shards.plan import MANIFEST, Plan, Shard
-from shards.record import Frame
-from shards.writer import write_shard, write_whole
-from tests.faults import Operations
-from tests.sessions import Session
-from tests.small import AUGMENTATION, bake, bake_share, files, flip_byte, source_and_plan, stamps
-from tests.trials import trial
+from prebake.errors import DataError, MachineError, UsageError
+from prebake.format.manifest import MANIFEST, Plan, Shard
+from prebake.format.record import Frame
+from prebake.format.writer import write_shard
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation
+from prebake.precompute.augmenters import augmenter_for
+from prebake.precompute.drop import drop_epochs
+from prebake.precompute.resume import discard_parts
+from prebake.precompute.shard_writer import ShardWriter
+from prebake.precompute.task import Task
+from prebake.storage.atomic import write_whole
+from prebake.storage.lock import bake_seconds, is_held, locked
+from tests.helpers.faults import Operations
+from tests.helpers.sessions import Session
+from tests.helpers.small import AUGMENTATION, bake, bake_share, files, flip_byte, source_and_plan, stamps
+from tests.helpers.trials import trial
 
 PATIENCE = 300.0
 EVERY = pytest.param(1, marks=pytest.mark.slow, id="every")
@@ -38,7 +40,7 @@ Record = Callable[[str, object], None]
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that don't wait until a whole bake has ended."""
-    monkeypatch.setattr("precompute.task.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("prebake.precompute.task.PATIENCE_SECONDS", 0.0)
 
 
 def parts(directory: Path) -> list[str]:
@@ -171,7 +173,7 @@ def test_another_plan_that_takes_the_directory_over_is_not_baked_into(
         write_shard(directory, *arguments)
         write_whole(directory / MANIFEST, other.to_bytes())
 
-    monkeypatch.setattr("precompute.oven.write_shard", writing)
+    monkeypatch.setattr("prebake.precompute.shard_writer.write_shard", writing)
     with pytest.raises(DataError, match=r"manifest\.json: of another plan now .* End one of the two") as caught:
         bake_share(tmp_path, "0/1", workers=1)
     assert caught.value.exit_code == 3
@@ -273,12 +275,12 @@ def test_tasks_in_processes_of_their_own_are_killed_at_random_until_all_is_done(
 class Waiting:
     """A baker that waits, after its first record, until it may go on."""
 
-    def __init__(self, baker: Any) -> None:
-        self._baker = baker
+    def __init__(self, augmenter: Any) -> None:
+        self._augmenter = augmenter
         self.begun, self.go_on = threading.Event(), threading.Event()
 
     def filler(self, shard: Shard) -> Callable[[int, Frame], None]:
-        fill = self._baker.filler(shard)
+        fill = self._augmenter.filler(shard)
 
         def waiting(first: int, frame: Frame) -> None:
             if first > shard.first_sample:
@@ -293,12 +295,12 @@ def test_of_two_who_write_a_shard_at_once_neither_names_the_half_of_the_other(tm
     source, plan = source_and_plan()
     (tmp_path / MANIFEST).write_bytes(plan.to_bytes())
     (shard,) = plan.shards("train", 0)
-    both = [Waiting(baker_for(source, AUGMENTATION, plan, shard)) for _ in range(2)]
+    both = [Waiting(augmenter_for(source, AUGMENTATION, plan, shard)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         ended = []
         for waiting in both:
-            oven = Oven(tmp_path, plan.identity)
-            ended.append(pool.submit(oven.bake, waiting, shard, lambda _: None))  # type: ignore[arg-type]
+            writer = ShardWriter(tmp_path, plan.identity)
+            ended.append(pool.submit(writer.bake, waiting, shard, lambda _: None))  # type: ignore[arg-type]
             assert waiting.begun.wait(60)
         for waiting, future in zip(both, ended, strict=True):
             waiting.go_on.set()

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from shards.errors import DataError
-from train.tensors import read_tensors, write_tensors
+from prebake.errors import DataError
+from prebake.train.tensors import read_tensors, write_tensors
 
 TENSORS = {
     "weight": torch.arange(24, dtype=torch.float32).reshape(2, 3, 4).to(torch.float32),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
-from train.tensors import read_tensors
+from prebake.train.tensors import read_tensors
+from tests.helpers.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
 
 pytestmark = pytest.mark.slow
 PATIENCE = 180.0

@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-import precompute
+import prebake
 from benchmarks.bake import family
-from precompute.augment import Augmentation, draw, transform, transform_seeds
-from precompute.augment.presets import TRANSFORMS, augmentation_for
-from shards import DataError, MachineError, ShardSet, UsageError
-from tests.small import IMAGES, LABELS, TEST, bake, files
-from tests.test_apply import choices_at, variant
+from prebake.errors import DataError, MachineError, UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation, draw, transform, transform_seeds
+from prebake.precompute.augment.presets import TRANSFORMS, augmentation_for
+from tests.helpers.small import IMAGES, LABELS, TEST, bake, files
+from tests.test_apply import choices_at, view
 
 ROOT = Path(__file__).parent.parent
 AUGMENTATION = Augmentation("small", 2, "reflect", "random", 2, transform="TrivialAugmentWide")
@@ -79,9 +80,9 @@ def test_every_sample_is_cropped_mirrored_transformed_encoded_and_cut_out(transf
             assert labels.tolist() == LABELS[index].tolist()
             for image, i in zip(images, index.tolist(), strict=True):
                 choices = choices_at(drawn, i)
-                moved = variant(IMAGES[i], moved_only, choices, source.mean, source.deviation, "uint8")
+                moved = view(IMAGES[i], moved_only, choices, source.mean, source.std, "uint8")
                 changed = by_hand(moved, "TrivialAugmentWide", int(seeds[i]))
-                made = ((changed / 255 - source.mean) / np.array(source.deviation)).astype(np.float16)
+                made = ((changed / 255 - source.mean) / np.array(source.std)).astype(np.float16)
                 y, x = int(drawn.cut_y[i]), int(drawn.cut_x[i])
                 made[y : y + 2, x : x + 2] = 0
                 assert image.tobytes() == made.tobytes()
@@ -90,7 +91,7 @@ def test_every_sample_is_cropped_mirrored_transformed_encoded_and_cut_out(transf
 def test_the_test_split_is_not_transformed(transformed: ShardSet) -> None:
     ((images, _),) = transformed.batches("test", batch_size=100)
     source = transformed.plan.source
-    assert images.tobytes() == ((TEST[0] / 255 - source.mean) / source.deviation).astype(np.float16).tobytes()
+    assert images.tobytes() == ((TEST[0] / 255 - source.mean) / source.std).astype(np.float16).tobytes()
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_the_manifest_names_the_libraries_and_others_are_refused(
     assert re.fullmatch(r"torch \d\S*, torchvision \d\S*", found["library"])
     assert found["transform"] == "TrivialAugmentWide"
     assert "library" not in augmentation_for("cifar10").to_json()
-    monkeypatch.setattr("precompute.augment.presets.version", lambda _: "9.9")
+    monkeypatch.setattr("prebake.precompute.augment.presets.version", lambda _: "9.9")
     with pytest.raises(DataError, match=r"augmentation\.library is '.*' there, 'torch 9\.9, torchvision 9\.9'"):
         bake(transformed.path, augment=AUGMENTATION, epochs=2, val_fraction=0)
 
@@ -124,7 +125,7 @@ def test_an_unknown_transform_is_refused_with_a_list() -> None:
 def test_a_transform_is_for_one_or_three_channels(tmp_path: Path) -> None:
     images = np.zeros((4, 8, 8, 4), np.uint8)
     with pytest.raises(UsageError, match="TrivialAugmentWide is for images of 1 or 3 channels, found 4"):
-        precompute.bake(images, np.arange(4), augment=AUGMENTATION, epochs=1, out=tmp_path / "set")
+        prebake.bake(images, np.arange(4), augment=AUGMENTATION, epochs=1, out=tmp_path / "set")
     assert not list(tmp_path.iterdir())
 
 
@@ -133,7 +134,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     script.write_text(
         "import sys, numpy as np, precompute\n"
         "images = np.zeros((4, 8, 8, 3), np.uint8)\n"
-        "precompute.bake(images, np.arange(4), augment='rand-augment', epochs=1, workers=1, out=sys.argv[1])\n"
+        "prebake.bake(images, np.arange(4), augment='rand-augment', epochs=1, workers=1, out=sys.argv[1])\n"
     )
     command = [sys.executable, str(script), str(tmp_path / "set")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -186,6 +187,6 @@ def test_a_system_without_semaphores_is_said_to_be_one(tmp_path: Path, monkeypat
     def without(*_: object) -> None:
         raise NotImplementedError("This Python build lacks multiprocessing.synchronize")
 
-    monkeypatch.setattr("precompute.workers.ProcessPoolExecutor", without)
+    monkeypatch.setattr("prebake.precompute.workers.ProcessPoolExecutor", without)
     with pytest.raises(MachineError, match=r"need semaphores, and the system gives none .*lacks"):
         bake(tmp_path / "set", augment=AUGMENTATION, epochs=1, workers=1)

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from shards.command import run_command
-from shards.errors import DataError
-from tests.trials import CRASHED, trial
-from train.device import keep_freed_memory
+from prebake.cli.run import run_command
+from prebake.errors import DataError
+from prebake.train.device import keep_freed_memory
+from tests.helpers.trials import CRASHED, trial
 
 
 def test_a_trial_returns_exit_code_and_words() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from train.waits import Waits
+from prebake.loader.data_wait import DataWaitMeter
 
 CPU = torch.device("cpu")
 
@@ -31,11 +31,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_batches_are_handed_on_as_they_are() -> None:
-    assert list(Waits(CPU).of("abc")) == ["a", "b", "c"]
+    assert list(DataWaitMeter(CPU).of("abc")) == ["a", "b", "c"]
 
 
 def test_there_is_one_wait_a_batch_and_it_is_handed_out_once() -> None:
-    waits = Waits(CPU)
+    waits = DataWaitMeter(CPU)
     for number, _ in enumerate(waits.of(range(3)), 1):
         assert len(waits.take()) == 1, number
     assert waits.take() == []
@@ -45,14 +45,14 @@ def test_there_is_one_wait_a_batch_and_it_is_handed_out_once() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_wait_holds_the_time_that_a_batch_takes_to_come() -> None:
-    waits = Waits(CPU)
+    waits = DataWaitMeter(CPU)
     list(waits.of(slow(3, 0.25)))
     assert waits.take() == [0.25, 0.25, 0.25]
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_wait_does_not_hold_what_is_done_with_a_batch() -> None:
-    waits = Waits(CPU)
+    waits = DataWaitMeter(CPU)
     for _ in waits.of(slow(3, 0.25)):
         time.sleep(4)
     assert waits.take() == [0.25, 0.25, 0.25]
@@ -63,7 +63,7 @@ def test_an_error_instead_of_a_batch_is_no_wait() -> None:
         yield 1
         raise InterruptedError
 
-    waits = Waits(CPU)
+    waits = DataWaitMeter(CPU)
     with pytest.raises(InterruptedError):
         list(waits.of(broken()))
     assert len(waits.take()) == 1
@@ -85,8 +85,8 @@ def test_events_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
         def elapsed_time(self, _later: object) -> float:
             return 0.0
 
-    monkeypatch.setattr("train.waits._HostEvent", Counted)
-    waits = Waits(CPU)
+    monkeypatch.setattr("prebake.loader.data_wait._HostEvent", Counted)
+    waits = DataWaitMeter(CPU)
     for _ in range(10):
         list(waits.of(range(4)))
         waits.take()
@@ -97,7 +97,7 @@ def test_events_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_the_device_waits_only_for_a_batch_that_comes_after_its_work() -> None:
     cuda = torch.device("cuda")
-    waits = Waits(cuda)
+    waits = DataWaitMeter(cuda)
     matrix = torch.ones(8192, 8192, device=cuda)
     for _ in range(2):  # the first round loads kernels
         for number in waits.of(slow(4, 0.05)):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from shards import DataError, ShardSet, UsageError
+from prebake.errors import DataError, UsageError
+from prebake.loader.shard_set import ShardSet
 
 # webdataset 1.0 leaves closing every tar, whoever wrote it, to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

@@ -9,11 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from shards import DataError, ShardSet
-from train.loop import Trainer
-from train.recipes import DIGITS
-from train.tensors import read_tensors, write_tensors
-from train.weights import Trained, load_weights, save_weights
+from prebake.errors import DataError
+from prebake.loader.shard_set import ShardSet
+from prebake.train.recipes import DIGITS
+from prebake.train.tensors import read_tensors, write_tensors
+from prebake.train.trainer import Trainer
+from prebake.train.weights import Trained, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def saved(trained: Trainer, tiny: ShardSet, tmp_path_factory: pytest.TempPathFac
     """The tiny run's weights; read only."""
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
     source = tiny.plan.source
-    about = (source.classes, (8, 8, 1), source.mean, source.deviation)
+    about = (source.classes, (8, 8, 1), source.mean, source.std)
     save_weights(path, Trained(trained.learner.model, trained.settings.recipe, *about))
     return path
 
@@ -50,7 +51,7 @@ def test_all_that_is_needed_to_use_them_comes_along(saved: Path, trained: Traine
     assert loaded.recipe == trained.settings.recipe
     assert loaded.classes == source.classes
     assert loaded.image_shape == tiny.image_shape("test")
-    assert (loaded.mean, loaded.deviation) == (source.mean, source.deviation)
+    assert (loaded.mean, loaded.std) == (source.mean, source.std)
 
 
 def test_saving_leaves_one_file(saved: Path) -> None:
@@ -113,14 +114,14 @@ def test_a_model_for_other_images_is_saved_with_its_own_shape(trained: Trainer, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image_shape": [8, 8, 10**9], "mean": [0.0], "deviation": [1.0]},
+        {"image_shape": [8, 8, 10**9], "mean": [0.0], "std": [1.0]},
         {"image_shape": [10**9, 10**9, 1]},
         {"image_shape": [8, 8, True]},
         {"image_shape": [8, 8]},
         {"image_shape": [0, 8, 1]},
         {"mean": [0.1, 0.2]},
-        {"deviation": [0.0]},
-        {"deviation": ["1"]},
+        {"std": [0.0]},
+        {"std": ["1"]},
         {"classes": []},
         {"classes": ["a", "b"]},
         {"classes": [0] * 10},

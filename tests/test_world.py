@@ -18,18 +18,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import precompute
-from precompute.sources import SourceData
-from shards import ShardSet
-from tests.commands import events_of, log_of, summary_of, the_run
-from tests.ranks import BATCH, Recorded, command_in, recorded
-from tests.runs import at_step, kill, patched
-from tests.small import flip_byte
-from train.loop import Trainer
-from train.models import MODELS
-from train.recipes import Recipe, recipe_for
-from train.state import Settings
-from train.stream import Stream
+import prebake
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.precompute.sources.known import SourceData
+from prebake.train.models import MODELS
+from prebake.train.recipes import Recipe, recipe_for
+from prebake.train.state import Settings
+from prebake.train.trainer import Trainer
+from tests.helpers.commands import events_of, log_of, summary_of, the_run
+from tests.helpers.ranks import BATCH, Recorded, command_in, recorded
+from tests.helpers.runs import at_step, kill, patched
+from tests.helpers.small import flip_byte
 
 # Where CUDA is, autograd starts threads for it, and a fork of a process that has trained can't train any more.
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
@@ -52,7 +52,7 @@ def plain_net(_recipe: Recipe, channels: int, classes: int) -> nn.Module:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the small net in DavidNet's place, and let each of four processes have something to evaluate."""
     monkeypatch.setitem(MODELS, "davidnet", plain_net)
-    monkeypatch.setattr("train.evaluate.BATCH_SIZE", 30)
+    monkeypatch.setattr("prebake.train.evaluate.BATCH_SIZE", 30)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Sh
     train, test = digits.splits["train"], digits.splits["test"]
     images = train.images_NHWC[:205].copy()
     images[:, 0, 0, 0], images[:, 0, 1, 0] = np.arange(205) // 100, np.arange(205) % 100
-    precompute.bake(
+    prebake.bake(
         images,
         train.labels_N[:205],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
@@ -78,12 +78,12 @@ def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Sh
 def settings(**changes: Any) -> Settings:
     """Return the settings of a run on the CPU in batches of 20, in an order of its own."""
     recipe = replace(recipe_for("digits", epochs=2, batch_size=BATCH), **changes)
-    return Settings(recipe, 0, "cpu", "fp32", order_seed=5)
+    return Settings(recipe, 0, "cpu", "fp32", shuffle_seed=5)
 
 
 def indices(data: ShardSet, images: Tensor) -> list[int]:
     """Read the source indices that stand in normalized images."""
-    pixels = images[:, 0, 0, :2].double() * data.plan.source.deviation[0] + data.plan.source.mean[0]
+    pixels = images[:, 0, 0, :2].double() * data.plan.source.std[0] + data.plan.source.mean[0]
     hundreds, ones = (pixels * 255).round().long().unbind(1)
     return (100 * hundreds + ones).tolist()
 
@@ -119,7 +119,7 @@ def in_slices(data: ShardSet, chosen: Settings, sizes: list[int]) -> Trainer:
         for buffer, value in zip(model.buffers(), first, strict=True):
             buffer.data.copy_(value)
         mean = torch.stack(losses).mean()
-        trainer.learner.learn(mean)
+        trainer.learner.step(mean)
         return mean.detach(), torch.stack(rights).sum()
 
     trainer.step = step  # type: ignore[method-assign] # the slices' way
@@ -180,7 +180,7 @@ def test_several_processes_learn_what_one_does_from_the_same_batches_in_slices(
 
 def seen_alone(data: ShardSet) -> str:
     """Return the hash of the batches that a stream of one process yields in two epochs."""
-    with Stream(data, "train", [0, 1], BATCH, drop_last=True, order_seed=5) as stream:
+    with Stream(data, "train", [0, 1], BATCH, drop_last=True, shuffle_seed=5) as stream:
         batches = [indices(data, torch.from_numpy(data.normalize(x.numpy())).permute(0, 3, 1, 2)) for x, _ in stream]
     return hashlib.sha256(str(batches).encode()).hexdigest()
 
@@ -221,7 +221,7 @@ def stopping(rank: int, step: int, number: signal.Signals) -> Callable[[int], ob
 
 def new_run(data: ShardSet, root: Path) -> tuple[object, ...]:
     """Return options that begin a run, or go on with it."""
-    return ("--shards", data.path, "--out", root, "--resume", "auto", "--order-seed", 5)
+    return ("--shards", data.path, "--out", root, "--resume", "auto", "--shuffle-seed", 5)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_damaged_shard_that_one_rank_meets_ends_all(numbered: ShardSet, tmp_pa
 @pytest.mark.slow
 def test_a_rank_that_hangs_where_no_signal_is_heard_ends_all_the_same(numbered: ShardSet, tmp_path: Path) -> None:
     def prepare(rank: int) -> None:
-        patched("train.world.PATIENCE", 2.0)
+        patched("prebake.train.distributed.PATIENCE", 2.0)
         pid = os.getpid()
         if rank == 0:
             at_step(7, lambda: threading.Timer(1, os.kill, (pid, signal.SIGTERM)).start())()

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.index import Index
-from shards.plan import Epoch, Plan, Shard, Source
-from shards.record import Frame
-from shards.verify import damage
-from shards.writer import PART, remove_shards, write_shard, write_whole
-from tests.trials import trial
+from prebake.format.index import Index
+from prebake.format.manifest import Epoch, Plan, Shard, Source
+from prebake.format.record import Frame
+from prebake.format.verify import damage
+from prebake.format.writer import write_shard
+from prebake.storage.atomic import PART, remove_shards, write_whole
+from tests.helpers.trials import trial
 
 PLAN = Plan(
     source=Source("some", ("a", "b"), (0.5,), (0.25,), {"train": "aa"}, "default"),
     augmentation={"name": "plain"},
-    encoding="uint8",
+    dtype="uint8",
     seed=0,
     splits={"train": (Epoch(300, (2, 3, 1)),)},
 )

@@ -1,14 +1,8 @@
-"""python -m train: train every data set found in the shards."""
+"""`python -m train` in a clone: the same as `prebake train`. The code is in prebake/train/."""
 
-from shards.command import run_command
+import sys
 
-
-def main() -> None:
-    """Run the command; torch, which takes seconds to import, is imported when signals are heeded already."""
-    from train.command import main as command
-
-    command()
-
+from prebake.cli.main import run
 
 if __name__ == "__main__":
-    run_command(main, "--resume auto goes on with a run that had begun")
+    run("train", sys.argv[1:])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import xxhash
 
-from shards import ShardSet
-from shards.record import Frame
+from prebake.format.record import Frame
+from prebake.loader.shard_set import ShardSet
 from tests.attacks.hostile import INDEX, TAR, reseal
 
 Edit = Callable[[bytearray], object]

@@ -9,10 +9,11 @@ from typing import Any
 
 import xxhash
 
-from shards import DataError, MachineError, PrebakeError, ShardSet, UsageError
-from shards.contents import describe, digest
-from shards.verify import damage
-from train.stream import Stream
+from prebake.errors import DataError, MachineError, PrebakeError, UsageError
+from prebake.format.verify import damage
+from prebake.loader.describe import describe, digest
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
 
 __all__ = ["BROKEN", "Guard", "by_batches", "by_stream", "samples_of", "visit"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-import precompute
-from shards import ShardSet
-from shards.document import serialize
-from shards.verify import damage
+import prebake
+from prebake.format.document import serialize
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
 
 TAR, INDEX = "train-e000-000.tar", "train-e000-000.json"
 Change = Callable[[dict[str, Any]], object]
@@ -20,12 +20,12 @@ Change = Callable[[dict[str, Any]], object]
 def bake(out: Path, seed: int = 0) -> Path:
     """Bake two epochs of 150 images of 3x3: two records a shard, of 128 and 22 samples."""
     rng = np.random.default_rng(1)
-    precompute.bake(
+    prebake.bake(
         rng.integers(0, 256, (150, 3, 3, 1), dtype=np.uint8),
         rng.integers(0, 4, 150),
-        augment=precompute.Augmentation("standard", pad=1, pad_mode="zero", flip="random", cutout=1),
+        augment=prebake.Augmentation("standard", pad=1, pad_mode="zero", flip="random", cutout=1),
         epochs=2,
-        encoding="uint8",
+        dtype="uint8",
         seed=seed,
         out=out,
     )

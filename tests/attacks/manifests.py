@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from shards import ShardSet
-from shards.index import Index
+from prebake.format.index import Index
+from prebake.loader.shard_set import ShardSet
 from tests.attacks.hostile import reseal_manifest
 
 
@@ -16,7 +16,7 @@ def promise(directory: Path, epochs: Sequence[Sequence[int]], channels: int = 1)
         source, splits = content["source"], content["splits"]
         assert isinstance(source, dict)
         assert isinstance(splits, dict)
-        source.update(mean=[0.5] * channels, deviation=[0.5] * channels)
+        source.update(mean=[0.5] * channels, std=[0.5] * channels)
         splits.update(train=[list(epoch) for epoch in epochs])
         content["image_shape"] = list(epochs[0][1:])
 
@@ -95,7 +95,7 @@ def terminal(directory: Path) -> None:
 
 def tiny_deviation(directory: Path) -> None:
     """A deviation so small that no normalized pixel is finite."""
-    reseal_manifest(directory, lambda content: content["source"].update(deviation=[5e-324]))
+    reseal_manifest(directory, lambda content: content["source"].update(std=[5e-324]))
 
 
 def path_as_name(directory: Path) -> None:

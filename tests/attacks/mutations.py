@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from shards.document import serialize
+from prebake.format.document import serialize
 from tests.attacks.hostile import places, reseal_raw
 from tests.attacks.kinds import socket_at
 
@@ -137,9 +137,9 @@ def _splits(directory: Path, dice: random.Random) -> str:
     if dice.random() < 0.3:
         content["splits"]["train"] = [[1, 1 + i % 3000, 1 + i // 3000, channels] for i in range(min(epochs, 2**13))]
         shape = [1, 1, channels]
-    content["source"].update(mean=[0.5] * channels, deviation=[0.5] * channels)
+    content["source"].update(mean=[0.5] * channels, std=[0.5] * channels)
     content["image_shape"] = shape
-    content["encoding"] = dice.choice(["uint8", "float16", "float32"])
+    content["dtype"] = dice.choice(["uint8", "float16", "float32"])
     reseal_raw(path, content)
     return f"{samples} of {shape} in {epochs} epochs"
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shards import DataError, ShardSet
+from prebake.errors import DataError
+from prebake.loader.shard_set import ShardSet
 from tests.attacks.hostile import INDEX, TAR, bake, read, reseal, troubles
 
 

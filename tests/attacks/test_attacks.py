@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import precompute
-from shards import DataError, MachineError, PrebakeError, ShardSet
-from shards.__main__ import main as shards_main
-from shards.command import run_command
-from shards.show import draw_grid, variants
+import prebake
+from prebake.cli.run import run_command
+from prebake.cli.shards import main as shards_main
+from prebake.errors import DataError, MachineError, PrebakeError
+from prebake.loader.grid import draw_grid, views
+from prebake.loader.shard_set import ShardSet
 from tests.attacks import archives, kinds, manifests
 from tests.attacks.doors import Guard, by_batches, by_stream, samples_of, visit
 from tests.attacks.hostile import INDEX, TAR, reseal, reseal_manifest, troubles
-from tests.trials import Trial, trial
+from tests.helpers.trials import Trial, trial
 
 Attack = Callable[[Path], None]
 Read = tuple[list[bytes], PrebakeError | None]
 Record = Callable[[str, object], None]
-MOST_SECONDS, MOST_BYTES = 1.0, 256 * 2**20
+MAX_SECONDS, MAX_BYTES = 1.0, 256 * 2**20
 
 # What is refused and by which words; None where reading goes on as the format says, to the bytes at the planned places.
 KINDS: dict[Attack, str | None] = {
@@ -83,9 +84,9 @@ def visited(attack: Attack, victim: Path) -> tuple[Trial, list[str]]:
     assert sorted(os.listdir(victim)) == before  # noqa: PTH208 - likewise
     assert ended.status == 0, ended.said
     *errors, seconds = ended.said.splitlines()
-    assert float(seconds) < MOST_SECONDS, attack
+    assert float(seconds) < MAX_SECONDS, attack
     if sys.platform == "linux":
-        assert ended.grown_bytes < MOST_BYTES, (attack, ended.grown_bytes)
+        assert ended.grown_bytes < MAX_BYTES, (attack, ended.grown_bytes)
     return ended, errors
 
 
@@ -184,7 +185,7 @@ def test_an_index_of_another_plan_is_told_without_its_words(victim: Path) -> Non
 
 def test_pixels_that_are_no_finite_numbers_are_handed_out_as_they_are_stored(tmp_path: Path) -> None:
     # They are what was written, by hash; training ends over the loss that they give.
-    precompute.bake(
+    prebake.bake(
         np.arange(90, dtype=np.uint8).reshape(10, 3, 3, 1), np.arange(10) % 4, augment="plain", epochs=1, out=tmp_path
     )
 
@@ -196,7 +197,7 @@ def test_pixels_that_are_no_finite_numbers_are_handed_out_as_they_are_stored(tmp
     assert error is None
     assert found[:6] == np.array([np.nan, np.inf, -np.inf], np.float16).tobytes()
     data = ShardSet(tmp_path)
-    assert variants(data, [0, 1], [0]).shape == (2, 1, 3, 3, 1)
+    assert views(data, [0, 1], [0]).shape == (2, 1, 3, 3, 1)
 
 
 def test_a_deviation_that_leaves_no_finite_pixel_is_refused_when_normalizing(victim: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import precompute
-from shards import DataError, ShardSet
-from shards.verify import damage
+import prebake
+from prebake.errors import DataError
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
 from tests.attacks.doors import by_batches
-from tests.trials import trial
-from train.stream import Stream
+from tests.helpers.trials import trial
 
 TAR = "train-e000-000.tar"
 SAMPLES = 20_000  # 157 records, more than the ring takes
@@ -25,7 +26,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     out = tmp_path_factory.mktemp("long") / "set"
     images = rng.integers(0, 256, (SAMPLES, 4, 4, 1), dtype=np.uint8)
-    precompute.bake(images, rng.integers(0, 4, SAMPLES), augment="plain", encoding="uint8", epochs=1, out=out)
+    prebake.bake(images, rng.integers(0, 4, SAMPLES), augment="plain", dtype="uint8", epochs=1, out=out)
     return out
 
 
@@ -108,11 +109,11 @@ def test_a_file_that_shrinks_while_it_is_verified_is_reported(
     long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ShardSet(shutil.copytree(long, tmp_path / "set"))
-    framed = __import__("shards.verify").verify._framed
+    framed = __import__("prebake.format.verify").verify._framed
 
     def cut(*arguments: object) -> object:
         os.truncate(data.path / TAR, 100_000)
         return framed(*arguments)
 
-    monkeypatch.setattr("shards.verify._framed", cut)
+    monkeypatch.setattr("prebake.format.verify._framed", cut)
     assert "the file ended while it was read" in str(damage(data.path, data.plan.shards()[0], data.plan))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from shards import PrebakeError, ShardSet
-from shards.__main__ import main
-from shards.command import run_command
-from shards.record import BLOCK_BYTES
-from shards.verify import damage
+from prebake.cli.run import run_command
+from prebake.cli.shards import main
+from prebake.errors import PrebakeError
+from prebake.format.record import BLOCK_BYTES
+from prebake.format.verify import damage
+from prebake.loader.shard_set import ShardSet
 from tests.attacks.doors import by_batches, by_stream
 from tests.attacks.hostile import INDEX, TAR
 

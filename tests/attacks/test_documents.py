@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards import DataError, ShardSet, UsageError
-from shards.contents import describe, digest
+from prebake.errors import DataError, UsageError
+from prebake.loader.describe import describe, digest
+from prebake.loader.shard_set import ShardSet
 from tests.attacks.hostile import INDEX, TAR, Change, first, places, read, reseal, reseal_manifest, troubles
 
 
@@ -32,11 +33,11 @@ def test_junk_instead_of_a_document_is_refused(
         shutil.copy(whole / name, victim / name)
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
-def test_a_document_in_another_text_encoding_is_refused(encoding: str, victim: Path) -> None:
+@pytest.mark.parametrize("dtype", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_document_in_another_text_encoding_is_refused(dtype: str, victim: Path) -> None:
     for name in ("manifest.json", INDEX):
         text = (victim / name).read_bytes().decode()
-        (victim / name).write_bytes(text.encode(encoding))
+        (victim / name).write_bytes(text.encode(dtype))
         with pytest.raises(DataError, match=name):
             read(victim)
         (victim / name).write_bytes(text.encode())
@@ -143,9 +144,9 @@ def test_an_index_with_a_false_sum_over_the_archive_is_reported(victim: Path) ->
         lambda c: c.update(version=True),
         lambda c: c.update(version="1"),
         lambda c: c.update(format="tar"),
-        lambda c: c.update(encoding="float64"),
-        lambda c: c.update(encoding="object"),
-        lambda c: c.update(encoding="O"),
+        lambda c: c.update(dtype="float64"),
+        lambda c: c.update(dtype="object"),
+        lambda c: c.update(dtype="O"),
         lambda c: c.update(seed=-1),
         lambda c: c["splits"].update(train=[[150, 0, 3, 1]]),
         lambda c: c["splits"].update(train=[[150, 3, 3, -1]]),
@@ -168,7 +169,7 @@ def test_an_index_with_a_false_sum_over_the_archive_is_reported(victim: Path) ->
             lambda c: c["source"].update(mean=[10**400]),
         ),
         pytest.param(
-            lambda c: c["source"].update(deviation=[0.0]),
+            lambda c: c["source"].update(std=[0.0]),
         ),
     ],
 )
@@ -211,7 +212,7 @@ def test_a_manifest_with_a_field_that_the_format_does_not_have_is_refused(victim
 
 def test_a_manifest_with_a_shape_whose_product_overflows_is_refused(victim: Path) -> None:
     def change(content: dict[str, Any]) -> None:
-        content["source"].update(mean=[0.5] * 4, deviation=[0.5] * 4)
+        content["source"].update(mean=[0.5] * 4, std=[0.5] * 4)
         content["splits"].update(train=[[150, 2**31, 2**31, 4]])
         content["image_shape"] = [2**31, 2**31, 4]
 

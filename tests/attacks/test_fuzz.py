@@ -14,10 +14,10 @@ import pytest
 
 from tests.attacks.doors import BROKEN, Guard, visit
 from tests.attacks.mutations import mutate
-from tests.trials import Trial, trial
+from tests.helpers.trials import Trial, trial
 
-MOST_SECONDS = 1.0  # of the processor, since others may be at work; whoever waits is killed
-MOST_BYTES = 256 * 2**20
+MAX_SECONDS = 1.0  # of the processor, since others may be at work; whoever waits is killed
+MAX_BYTES = 256 * 2**20
 A_FORK = 50  # mutations; together they may take no more memory than one alone
 
 
@@ -40,7 +40,7 @@ def visits(numbers: range, whole: Path, directory: Path) -> Trial:
                 traceback.print_exc()
                 raise SystemExit(1) from None
             seconds = time.process_time() - started
-            if seconds > MOST_SECONDS:
+            if seconds > MAX_SECONDS:
                 print(f"mutation {number} took {seconds:.2f} s")  # noqa: T201 - said to the parent
                 raise SystemExit(1)
 
@@ -58,9 +58,9 @@ def test_a_mutated_set_is_refused_or_read_right(
         numbers = range(start, min(start + A_FORK, count))
         ended = visits(numbers, whole, tmp_path / "victim")
         assert ended.status == 0, ended.said[-3000:]
-        if sys.platform == "linux" and ended.grown_bytes > MOST_BYTES:
+        if sys.platform == "linux" and ended.grown_bytes > MAX_BYTES:
             alone = {n: visits(range(n, n + 1), whole, tmp_path / "victim").grown_bytes for n in numbers}
-            assert max(alone.values()) <= MOST_BYTES, alone
+            assert max(alone.values()) <= MAX_BYTES, alone
         done += len(numbers)
     assert done == count
     record_property("cases", done)

@@ -10,25 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
-import precompute
+import prebake
 
 HERE = Path(__file__).parent
 ENCODINGS = ("float16", "uint8")
 
 
-def bake_golden(encoding: str, out: Path) -> None:
+def bake_golden(dtype: str, out: Path) -> None:
     """Bake the golden set: five images to train, two to test, two epochs."""
     pixels = (np.arange(7 * 4 * 4 * 3) * 37 % 256).astype(np.uint8).reshape(7, 4, 4, 3)
     labels = np.array([0, 1, 2, 1, 0, 2, 1], np.int64)
-    precompute.bake(
+    prebake.bake(
         pixels[:5],
         labels[:5],
         test=(pixels[5:], labels[5:]),
-        augment=precompute.Augmentation("standard", pad=1, pad_mode="reflect", flip="random", cutout=2),
+        augment=prebake.Augmentation("standard", pad=1, pad_mode="reflect", flip="random", cutout=2),
         classes=("zero", "one", "two"),
         name="golden",
         epochs=2,
-        encoding=encoding,
+        dtype=dtype,
         seed=7,
         out=out,
     )

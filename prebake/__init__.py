@@ -1,0 +1,50 @@
+"""Compute every augmented view of a data set once, then stream it to the accelerator.
+
+Names are imported when they are first used: `import prebake` loads neither torch nor NumPy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prebake.errors import DataError, DivergedError, MachineError, PrebakeError, UsageError
+    from prebake.loader.shard_set import ShardSet
+    from prebake.precompute.audit import audit
+    from prebake.precompute.augment import Augmentation, augmentation_for
+    from prebake.precompute.bake import bake
+
+_MODULES = {
+    "Augmentation": "prebake.precompute.augment",
+    "DataError": "prebake.errors",
+    "DivergedError": "prebake.errors",
+    "MachineError": "prebake.errors",
+    "PrebakeError": "prebake.errors",
+    "ShardSet": "prebake.loader.shard_set",
+    "UsageError": "prebake.errors",
+    "audit": "prebake.precompute.audit",
+    "augmentation_for": "prebake.precompute.augment",
+    "bake": "prebake.precompute.bake",
+}
+
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "DivergedError",
+    "MachineError",
+    "PrebakeError",
+    "ShardSet",
+    "UsageError",
+    "audit",
+    "augmentation_for",
+    "bake",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'prebake' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The commands: options, exit codes, signals, messages."""

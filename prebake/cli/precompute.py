@@ -1,0 +1,247 @@
+"""python -m precompute: bake data sets into shards."""
+
+import argparse
+import functools
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
+from prebake.cli.repair import main as repair_main
+from prebake.cli.run import run_command
+from prebake.errors import UsageError
+from prebake.format.manifest import Plan
+from prebake.format.record import ENCODINGS
+from prebake.precompute.audit import main as audit_main
+from prebake.precompute.augment import (
+    AUGMENTATIONS,
+    FLIPS,
+    PAD_MODES,
+    PLANS,
+    Augmentation,
+    augmentation_for,
+    in_proportion,
+)
+from prebake.precompute.bake import bake_source
+from prebake.precompute.dask import SharedSet, bake_on_cluster, check_scheduler
+from prebake.precompute.plan import Estimate, check_choices, check_space, estimate, make_plan
+from prebake.precompute.progress import gigabytes
+from prebake.precompute.remote import check_writable
+from prebake.precompute.resume import reconcile
+from prebake.precompute.sources.known import DATASETS, OWN, SourceData, check_name, hold_out, is_own, load
+from prebake.precompute.task import Task, bake_task
+from prebake.storage.files import Location, parse_path
+
+
+def list_sources(arguments: Sequence[str]) -> None:
+    """Print what there is to bake."""
+    argparse.ArgumentParser(prog="python -m precompute list", description="Say what --dataset takes.").parse_args(
+        arguments
+    )
+    lines = {name: known.about for name, known in DATASETS.items()}
+    lines |= {f"{kind}:{own.where}": own.about for kind, own in OWN.items()}
+    for name, about in lines.items():
+        print(f"{name:16s} {about}")
+
+
+COMMANDS = {"audit": audit_main, "repair": repair_main, "list": list_sources}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m precompute",
+        description="Bake every augmented view of an image training set.",
+        epilog="python -m precompute audit DIR holds stored records against what source and plan give; "
+        "python -m precompute repair DIR bakes what is missing or damaged; python -m precompute list says what "
+        "--dataset takes. Each has its --help.",
+    )
+    add = options.add_argument
+    names = ", ".join([*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())])
+    add("--epochs", type=int, required=True, help="views of each training image")
+    add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
+    add_source_options(options)
+    add("--out", type=parse_path, default=Path("shards"), help="root of the shard sets, or its URL; default shards")
+    add("--augment", default="standard", metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}; default standard")
+    add("--pad", type=int, help="pixels around the image before it is cropped")
+    add("--pad-mode", help=f"of {', '.join(PAD_MODES)}")
+    add("--flip", help=f"of {', '.join(FLIPS)}")
+    add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
+    add("--plan", help=f"of {', '.join(PLANS)}; default independent: every epoch draws anew")
+    add("--resize", metavar="SIDE:EPOCHS,...", help="sides of the images in turn, such as 16:5,24:10,32:10")
+    add("--dtype", default="float16", help=f"of {', '.join(ENCODINGS)}; default float16")
+    add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
+    add("--seed", type=int, default=0, help="of all draws; default 0")
+    add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
+    add("--task", metavar="I/N", help="bake the share of task I of N, from 0, beside the others")
+    add("--dask", metavar="ADDRESS", help="bake on the workers of a Dask scheduler, such as tcp://HOST:8786")
+    add_memory_option(options)
+    add("--overwrite", action="store_true", help="replace what stands there")
+    add("--dry-run", action="store_true", help="say what would be written, and bake nothing")
+    add("--json", action="store_true", help="print JSON")
+    return options
+
+
+def main() -> None:
+    """Bake the data sets that are named, one after the other."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        COMMANDS[sys.argv[1]](sys.argv[2:])
+        return
+    arguments = parser().parse_args()
+    task = _task(arguments)
+    _check(arguments)
+    # Everything is checked before the first byte is written.
+    jobs = [_plan(name, arguments) for name in dict.fromkeys(arguments.dataset)]
+    twice = [name for name, times in Counter(job.plan.source.name for job in jobs).items() if times > 1]
+    if twice:
+        raise UsageError(f"--dataset: {len(jobs)} sets, of which several are named {twice[0]}; give each an --out")
+    estimates = [
+        estimate(job.plan, job.directory, overwrite=arguments.overwrite, share=task.share(job.plan) if task else None)
+        for job in jobs
+    ]
+    if arguments.dry_run:
+        for job, left in zip(jobs, estimates, strict=True):
+            _report(job, left, arguments.json)
+    check_space(estimates, arguments.out)
+    if not arguments.dry_run:
+        for job in jobs:
+            if task:
+                _bake_task(job, task, arguments)
+            else:
+                _bake(job, arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse whatever can be told to be wrong before pictures are decoded, which may take hours."""
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
+    check_writable(arguments.out)
+    for name in arguments.dataset:
+        check_name(name, decoding(arguments, None))
+    memory_of(arguments)
+    check_choices(arguments.epochs, arguments.dtype, arguments.seed)
+    if not 0 <= arguments.val_fraction < 1:
+        raise UsageError(f"--val-fraction: expected a fraction between 0 and 1, found {arguments.val_fraction}")
+    if arguments.dask and not arguments.dry_run:
+        check_scheduler(arguments.dask)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One data set to bake, by the name that was given."""
+
+    name: str
+    source: SourceData
+    augmentation: Augmentation
+    plan: Plan
+    directory: Location
+
+
+def _plan(name: str, arguments: argparse.Namespace) -> Job:
+    changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout", "plan")}
+    changes["resize"] = _resize(arguments.resize, arguments.epochs)
+    augmentation = augmentation_for(name, arguments.augment, **changes)
+    how = decoding(arguments, _disk_of(arguments.out))
+    source = hold_out(load(name, arguments.data_dir, how), arguments.val_fraction)
+    if is_own(name):
+        given = [key for key, value in changes.items() if value is not None]
+        augmentation = in_proportion(augmentation, min(source.splits["train"].pixels.shape[1:3]), given)
+    plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
+    directory = arguments.out / source.name
+    return Job(name, source, augmentation, reconcile(plan, directory, overwrite=arguments.overwrite), directory)
+
+
+def _disk_of(out: Location) -> Path | None:
+    """Return a directory on the disk that shards are written to; elsewhere, there is none."""
+    if not isinstance(out, Path):
+        return None
+    return next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
+
+
+def _task(arguments: argparse.Namespace) -> Task | None:
+    if arguments.task is None:
+        return None
+    for option in ("overwrite", "dask"):
+        if getattr(arguments, option):
+            raise UsageError(f"--{option}: not with --task, which bakes beside others; bake once without --task")
+    return Task.parse(arguments.task)
+
+
+def _resize(text: str | None, epochs: int) -> str | None:
+    """Hold what was asked for against the number of epochs; return it as a manifest has it, whose last side is open."""
+    if text is None or ":" not in text.rpartition(",")[2]:
+        return text
+    counts = [part.partition(":")[2] for part in text.split(",")]
+    if all(count.isdecimal() for count in counts) and sum(map(int, counts)) != epochs:
+        raise UsageError(f"--resize: {text} names {sum(map(int, counts))} epochs, --epochs {epochs}")
+    return text.rpartition(":")[0]
+
+
+def _bake(job: Job, arguments: argparse.Namespace) -> None:
+    pool = None
+    if arguments.dask:
+        # Workers run elsewhere: no relative path, and pictures are decoded into their own temporary directory.
+        shared = SharedSet(
+            _everywhere(job.name),
+            arguments.data_dir.absolute(),
+            decoding(arguments, None),
+            job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
+            job.plan.identity,
+            memory_of(arguments),
+        )
+        pool = functools.partial(bake_on_cluster, arguments.dask, shared)
+    bake_source(
+        job.source,
+        job.plan,
+        job.augmentation,
+        job.directory,
+        workers=arguments.workers,
+        memory=memory_of(arguments),
+        overwrite=arguments.overwrite,
+        pool=pool,
+    )
+    epochs, images = job.plan.epochs, job.plan.splits["train"][0].samples
+    if arguments.json:
+        print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
+    else:
+        print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
+
+
+def _everywhere(name: str) -> str:
+    """Return the name of a data set as it means the same in any directory, and to any user."""
+    kind, colon, where = name.partition(":")
+    path = Path(where).expanduser()
+    # Braces and wildcards name files, too; hf: takes a path, or else a name on the hub.
+    is_path = colon and (kind != "hf" or path.is_dir())
+    return f"{kind}:{path.absolute()}" if is_path else name
+
+
+def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:
+    workers, memory = arguments.workers, memory_of(arguments)
+    missing = bake_task(job.source, job.plan, job.augmentation, job.directory, task, workers=workers, memory=memory)
+    if arguments.json:
+        found = {"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": job.plan.epochs}
+        print(json.dumps({**found, "task": str(task), "missing": missing}))
+    else:
+        others = f"{len(missing)} shards of other tasks are still missing" if missing else "the set is whole"
+        print(f"{job.plan.source.name}: task {task} has its share in {job.directory}; {others}")
+
+
+def _report(job: Job, left: Estimate, as_json: bool) -> None:
+    name = job.plan.source.name
+    if as_json:
+        print(json.dumps({"dataset": name, "directory": str(job.directory), **asdict(left)}))
+    else:
+        free = "no end known" if left.free_bytes is None else f"{left.free_bytes} bytes ({gigabytes(left.free_bytes)})"
+        print(
+            f"{name}: {left.shards} of {left.planned_shards} shards to write into {job.directory}, "
+            f"{left.size_bytes} of {left.planned_bytes} bytes ({gigabytes(left.size_bytes)}); "
+            f"{free} free; each epoch more takes {gigabytes(left.epoch_bytes)}, and what train --replay repeats none"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main, "" if sys.argv[1:2] == ["audit"] else "the same command goes on where this one ended")

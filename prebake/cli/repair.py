@@ -1,0 +1,51 @@
+"""Repairing: a shard set is made whole again, from what its manifest says."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
+from prebake.errors import UsageError, listed
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.bake import bake_source
+from prebake.precompute.provenance import find_provenance
+from prebake.storage.lock import locked
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Bake what is missing or damaged in the set of a known data set, and the shards that are named."""
+    chosen = parser().parse_args(arguments)
+    if chosen.workers is not None and chosen.workers < 1:
+        raise UsageError(f"--workers: expected at least 1, found {chosen.workers}")
+    data = ShardSet(chosen.directory)
+    planned = {shard.tar: shard for shard in data.plan.shards()}
+    unknown = [name for name in chosen.shards if name not in planned]
+    if unknown:
+        raise UsageError(
+            f"{data.path}: no shard named {listed(unknown)} is planned; they are named like train-e000-000.tar"
+        )
+    memory = memory_of(chosen)
+    provenance = find_provenance(data, chosen.dataset, chosen.data_dir, decoding(chosen, data.path))
+    if chosen.shards:
+        with locked(data.path):
+            for name in chosen.shards:
+                (data.path / planned[name].index).unlink(missing_ok=True)  # without it, an archive counts for nothing
+    bake_source(provenance.source, data.plan, provenance.augmentation, data.path, memory=memory, workers=chosen.workers)
+    print(f"{data.path}: all {len(planned)} shards are whole")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m precompute repair", description="Bake what is missing or damaged, and leave the rest alone."
+    )
+    add = options.add_argument
+    add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
+    add("shards", nargs="*", metavar="SHARD", help="archives to bake anew even where their checksums fit")
+    add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
+    add_source_options(options)
+    add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
+    add_memory_option(options)
+    return options

@@ -1,0 +1,141 @@
+"""python -m shards: look at shard sets, verify them, show their pictures, drop epochs."""
+
+import argparse
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from prebake.cli.run import run_command
+from prebake.errors import DataError, UsageError, listed, shown
+from prebake.format.verify import damage
+from prebake.loader.describe import describe, digest
+from prebake.loader.grid import draw_grid
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.drop import drop_epochs
+from prebake.storage.files import parse_path
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(prog="python -m shards", description="Look after shard sets.")
+    commands = options.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, run: Any) -> argparse.ArgumentParser:  # a function of this module
+        added = commands.add_parser(name, help=about, description=about)
+        added.add_argument(
+            "directory", type=parse_path, metavar="DIR", help="a shard set, such as shards/cifar10, or its URL"
+        )
+        added.set_defaults(run=run)
+        return added
+
+    info = command("info", "what a set holds, and what is missing", _info)
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.add_argument("--digest", action="store_true", help="print one SHA-256 for the whole set, and nothing else")
+    verify = command("verify", "hold every byte against its checksum", _verify)
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    show = command("show", "draw the same images in several epochs", _show)
+    show.add_argument("--epochs", help="such as 0-7; default the first 8")
+    show.add_argument("--images", type=int, nargs="+", help="source indices; default the first 8")
+    show.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file; default grid.png")
+    drop = command("drop", "remove the last epochs, to free space", _drop)
+    drop.add_argument("--epochs", required=True, help="such as 20-, to the last one")
+    return options
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = parser().parse_args()
+    arguments.run(ShardSet(arguments.directory), arguments)
+
+
+def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
+    if arguments.digest:
+        print(digest(data))
+        return
+    about = describe(data)
+    if arguments.json:
+        print(json.dumps(about, indent=1))
+        return
+    height, width, channels = about["image_shape"]
+    augmentation = about["augmentation"]
+    parameters = ", ".join(f"{_plain(key)} {_plain(value)}" for key, value in augmentation.items() if key != "name")
+    samples = ", ".join(f"{split} {count}" for split, count in about["samples"].items())
+    missing = about["missing"]
+    print(f"source        {data.name}, {len(data.classes)} classes, {height}x{width}x{channels}")
+    print(f"augmentation  {_plain(augmentation.get('name', 'without a name'))} ({parameters}), seed {about['seed']}")
+    print(f"encoding      {about['dtype']}")
+    print(f"epochs        {about['epochs_whole']} of {about['epochs']} whole")
+    print(f"samples       {samples}")
+    print(f"bytes         {about['bytes']} of {about['bytes_planned']} in {about['shards']} shards")
+    print(f"identity      {about['identity']}")
+    print(f"missing       {f'{len(missing)} shards: {listed(missing)}' if missing else 'nothing'}")
+
+
+def _plain(value: object) -> str:
+    """Return a value of a manifest for a line on the terminal: strings without quotes."""
+    return shown(value)[1:-1] if isinstance(value, str) else shown(value)
+
+
+def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
+    missing = set(data.missing())
+    whole = [shard for shard in data.plan.shards() if shard.tar not in missing]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda shard: damage(data.location, shard, data.plan), whole)
+        damaged = {shard.tar: trouble for shard, trouble in zip(whole, found, strict=True) if trouble}
+    size_bytes = sum(shard.size_bytes for shard in whole)
+    if arguments.json:
+        counts = {"shards": len(whole), "bytes": size_bytes}
+        print(json.dumps({**counts, "damaged": damaged, "missing": sorted(missing)}, indent=1))
+    else:
+        for name in sorted(missing):
+            print(f"missing  {name}")
+        for trouble in damaged.values():
+            print(f"damaged  {trouble}")
+    if damaged or missing:
+        raise DataError(
+            f"{data.location}: {len(damaged)} shards damaged ({listed(list(damaged)) or 'none'}), "
+            f"{len(missing)} missing. "
+            f"{data.plan.remedy(data.location)}"
+        )
+    if not arguments.json:
+        print(f"{data.location}: {len(whole)} shards, {size_bytes} bytes, all as written")
+
+
+def _show(data: ShardSet, arguments: argparse.Namespace) -> None:
+    epochs = range(data.epochs)[:8] if arguments.epochs is None else epoch_range(arguments.epochs, data.epochs)
+    images = list(range(min(8, data.samples("train")))) if arguments.images is None else arguments.images
+    draw_grid(data, images, epochs, arguments.out)
+    print(f"{arguments.out}: {len(images)} images in epochs {epochs[0]} to {epochs[-1]}")
+
+
+def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
+    epochs = epoch_range(arguments.epochs, data.epochs)
+    if epochs.stop != data.epochs:
+        raise UsageError(
+            f"--epochs: only the last epochs can go, since epoch e plays view e; {arguments.epochs} leaves "
+            f"{epochs.stop} to {data.epochs - 1}. Take {epochs.start}-"
+        )
+    freed = drop_epochs(data, epochs.start)
+    print(f"{data.path}: epochs {epochs.start} to {epochs.stop - 1} dropped, {freed} bytes freed")
+
+
+def epoch_range(text: str, epochs: int) -> range:
+    """Read `3`, `0-7` or `20-` as a range of a set's epochs.
+
+    Raises:
+        UsageError: not of that form, or outside 0 to epochs - 1.
+    """
+    first, dash, last = text.partition("-")
+    if re.fullmatch("[0-9]{1,9}", first) and re.fullmatch("[0-9]{0,9}", last):
+        start = int(first)
+        stop = start if not dash else int(last) if last else epochs - 1
+        if start <= stop < epochs:
+            return range(start, stop + 1)
+    raise UsageError(f"--epochs: expected one of 0 to {epochs - 1}, or a range like 0-7 or 20-, found {text!r}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,155 @@
+"""The command `python -m train`: its options, and what they ask for."""
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from prebake.console import log
+from prebake.errors import UsageError
+from prebake.storage.files import parse_path
+from prebake.train.device import PRECISIONS
+from prebake.train.distributed import ProcessGroup
+from prebake.train.jobs import Job, job_of, jobs
+from prebake.train.models import MODELS
+from prebake.train.recipes import RECIPES, SETTABLE
+from prebake.train.repeats import aggregate, check_cost, check_target, describe
+from prebake.train.results import read_result
+from prebake.train.run_dir import Run
+from prebake.train.session import train
+from prebake.train.summary import table
+from prebake.train.tensorboard import check_tensorboard
+
+__all__ = ["main", "parser"]
+
+# Modules with a command of their own.
+OTHERS = {
+    "predict": "prebake.train.predict",
+    "compare": "prebake.train.compare",
+    "report": "prebake.train.report.command",
+    "heatmap": "prebake.train.heatmap",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Train every data set found in the shards.",
+        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights; "
+        "compare RUN RUN ... holds finished runs against each other; report RUN writes a run's report again; "
+        "heatmap RUN shows where a model looks.",
+    )
+    add = options.add_argument
+    add(
+        "--shards",
+        type=parse_path,
+        help="one shard set, or the root of several, or its URL; --resume RUN knows its own",
+    )
+    add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
+    add("--recipe", metavar="NAME", help=f"of {', '.join(RECIPES)}; default what the shards suggest")
+    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; default the recipe's")
+    add("--epochs", type=int, help="default the recipe's or the shards' number, whichever is smaller")
+    add("--replay", action="store_true", help="allow more epochs than views: epoch e plays e mod views")
+    add(
+        "--follow",
+        action="store_true",
+        help="begin while the shards are still being baked, and wait for what is missing",
+    )
+    add("--batch-size", type=int, help="default the recipe's")
+    add("--lr", type=float, help="peak learning rate; default the recipe's")
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"other hyperparameters, default the recipe's: {', '.join(SETTABLE)}",
+    )
+    add("--seed", type=int, help="of the initial weights; default 0")
+    add("--shuffle-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
+    add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")
+    add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
+    add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
+    add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
+    add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
+    add("--compile", action="store_true", help="compile the step first: takes about a minute")
+    add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
+    add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
+    add(
+        "--sync-batchnorm",
+        action="store_true",
+        help="under torchrun, normalize by the whole batch and not each process's slice by itself; on CUDA",
+    )
+    add("--out", type=Path, help="root of the runs; default runs")
+    again = options.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        metavar="auto|RUN",
+        help="auto: go on with unfinished runs of the same settings, keep finished ones; RUN, the directory of a run: "
+        "go on with that one, whose settings are its own",
+    )
+    again.add_argument("--overwrite", action="store_true", help="repeat runs that are there already")
+    add("--tensorboard", action="store_true", help="write each epoch's figures for TensorBoard, too")
+    add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
+    return options
+
+
+def main() -> None:
+    """Train the data sets one after the other, then print one table; under torchrun, in all its processes."""
+    if len(sys.argv) > 1 and sys.argv[1] in OTHERS:
+        importlib.import_module(OTHERS[sys.argv[1]]).main(sys.argv[2:])
+        return
+    processes = ProcessGroup.from_torchrun()
+    with processes.quiet():
+        _train(processes)
+
+
+def _train(processes: ProcessGroup) -> None:
+    arguments = parser().parse_args()
+    check_target(arguments.target)
+    check_cost(arguments.usd_per_hour)
+    if arguments.tensorboard:
+        check_tensorboard()
+    with processes.joined():
+        if arguments.resume not in (None, "auto"):
+            summaries = _one_run(arguments, processes)
+        else:
+            summaries = _all_sets(arguments, processes)
+    if not processes.is_main:
+        return
+    print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
+    if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
+        for first in range(0, len(summaries), arguments.runs):
+            runs = [read_result(Path(summary["run"])) for summary in summaries[first : first + arguments.runs]]
+            summed = aggregate(runs, arguments.target, arguments.usd_per_hour)
+            print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
+
+
+def _one_run(arguments: argparse.Namespace, processes: ProcessGroup) -> list[dict[str, Any]]:
+    run, shards = processes.run_on_main(lambda: Run.open(Path(arguments.resume)))
+    summary = processes.run_on_main(run.finished)
+    if summary is not None:
+        log(f"{summary['dataset']}: finished already, in {run.path}")
+        return [summary]
+    job = processes.run_on_all(lambda: job_of(run, shards, arguments, processes))
+    return [_trained(job, arguments, processes)]
+
+
+def _all_sets(arguments: argparse.Namespace, processes: ProcessGroup) -> list[dict[str, Any]]:
+    if arguments.shards is None:
+        raise UsageError("--shards: needed; it names one shard set or the root of several (--resume RUN knows its own)")
+    return [_trained(job, arguments, processes) for job in processes.run_on_all(lambda: jobs(arguments, processes))]
+
+
+def _trained(job: Job, arguments: argparse.Namespace, processes: ProcessGroup) -> dict[str, Any]:
+    return train(
+        job,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume is not None,
+        follow=arguments.follow,
+        board=arguments.tensorboard,
+        usd_per_hour=arguments.usd_per_hour,
+        processes=processes,
+    )

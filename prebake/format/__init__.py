@@ -1,0 +1,1 @@
+"""The shard format: records, manifest, index. FORMAT.md is the specification."""

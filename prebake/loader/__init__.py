@@ -1,0 +1,1 @@
+"""Reading shard sets: verified records, batches, transfer to the device."""

@@ -1,0 +1,50 @@
+"""What a shard set holds, in figures."""
+
+import hashlib
+from typing import Any
+
+from prebake.errors import DataError
+from prebake.format.index import Index
+from prebake.format.manifest import SPLITS
+from prebake.loader.shard_set import ShardSet
+
+__all__ = ["describe", "digest"]
+
+
+def describe(data: ShardSet) -> dict[str, Any]:
+    """Return source, augmentation, epochs, samples, bytes, and what is missing, as plain JSON values."""
+    plan = data.plan
+    planned = plan.shards()
+    missing = set(data.missing())
+    return {
+        "directory": str(data.location),
+        "source": plan.source.to_json(),
+        "augmentation": dict(plan.augmentation),
+        "dtype": plan.dtype,
+        "seed": plan.seed,
+        "identity": plan.identity,
+        "image_shape": list(data.image_shape("train")),
+        "epochs": plan.epochs,
+        "epochs_whole": plan.epochs
+        - len({shard.epoch for shard in planned if shard.split == "train" and shard.tar in missing}),
+        "samples": {split: data.samples(split) for split in SPLITS if split in data.splits},
+        "shards": len(planned),
+        "bytes": sum(shard.size_bytes for shard in planned if shard.tar not in missing),
+        "bytes_planned": sum(shard.size_bytes for shard in planned),
+        "missing": sorted(missing),
+    }
+
+
+def digest(data: ShardSet) -> str:
+    """Return one SHA-256 for the whole set: over the manifest and all indexes, which hold every archive's xxh3-128.
+
+    Raises:
+        DataError: a planned shard is missing, or an index is damaged.
+    """
+    missing = data.missing()
+    if missing:
+        raise DataError(f"{data.location}: no digest of an unfinished set; {len(missing)} shards are missing")
+    whole = hashlib.sha256(data.plan.to_bytes())
+    for shard in data.plan.shards():
+        whole.update(Index.read(data.location, shard, data.plan.identity).to_bytes())
+    return whole.hexdigest()

@@ -1,0 +1,257 @@
+"""Reading a shard set: every record is checked before a sample of it is handed out."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prebake.errors import DataError, UsageError, listed
+from prebake.format.manifest import Epoch, Plan
+from prebake.format.record import normalized
+from prebake.loader.shard_reader import RecordBuffer, ShardReader
+from prebake.storage.cache import Cache
+from prebake.storage.files import Location, parse_path, present
+from prebake.storage.remote import Remote
+
+__all__ = ["ShardSet"]
+
+
+class ShardSet:
+    """A baked data set, on disk or elsewhere.
+
+        data = ShardSet("shards/cifar10")
+        for images, labels in data.batches("train", epoch=0, batch_size=512): ...
+
+    Only the manifest is read when it is opened; indexes load when needed.
+
+    Args:
+        path: the directory, or its URL.
+        cache: where shards are kept that come by URL; one by default.
+
+    Attributes:
+        place: the directory, a `Remote` where that is elsewhere.
+        plan: what was planned: source, augmentation, encoding, seed, epochs.
+        cache: None where the shards are here.
+
+    Raises:
+        DataError: no shard set there, or its manifest is damaged.
+        MachineError: a URL gives no answer, or denies access.
+    """
+
+    def __init__(self, path: str | Location, cache: Cache | None = None) -> None:
+        self.location = parse_path(path)
+        self.cache = (cache or Cache.default()) if isinstance(self.location, Remote) else None
+        self.plan = Plan.read(self.location)
+
+    @property
+    def path(self) -> Path:
+        """The directory; raises UsageError where it is elsewhere."""
+        if isinstance(self.location, Remote):
+            raise UsageError(f"{self.location}: expected a directory on this machine; bring the set here for that")
+        return self.location
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.plan.source.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; label i is classes[i]."""
+        return self.plan.source.classes
+
+    @property
+    def epochs(self) -> int:
+        """Number of planned training epochs."""
+        return self.plan.epochs
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: train, test where there is one, val where it was cut."""
+        return tuple(self.plan.splits)
+
+    def samples(self, split: str, epoch: int = 0) -> int:
+        """Return the number of samples in one epoch of a split."""
+        return self._content(split, epoch).samples
+
+    def image_shape(self, split: str, epoch: int = 0) -> tuple[int, int, int]:
+        """Return height, width and channels of the images in one epoch of a split."""
+        return self._content(split, epoch).image_shape
+
+    def missing(self, split: str | None = None, epoch: int | None = None) -> list[str]:
+        """List planned shards that are not whole yet, by file name."""
+        planned = self.plan.shards(split, epoch)
+        there = present(self.location, [shard.index for shard in planned])
+        return [shard.tar for shard in planned if shard.index not in there]
+
+    def open_shards(self, split: str, epoch: int = 0, *, numbers: Sequence[int] | None = None) -> Iterator[ShardReader]:
+        """Open an epoch's shards one after the other; the caller closes them.
+
+        Args:
+            split: train, val or test.
+            epoch: which epoch's views.
+            numbers: which of its shards, in turn; default all, as they were baked.
+
+        Raises:
+            UsageError: no such split or epoch.
+            DataError: not baked yet, damaged, or of another plan.
+        """
+        self._content(split, epoch)
+        missing = self.missing(split, epoch)
+        if missing:
+            raise DataError(
+                f"{self.location}: {split} epoch {epoch} is not baked yet ({listed(missing)} missing). "
+                f"{self.plan.remedy(self.location)}"
+            )
+        shards = self.plan.shards(split, epoch)
+        for shard in shards if numbers is None else [shards[number] for number in numbers]:
+            yield ShardReader(self.location, shard, self.plan, self.cache)
+
+    def batches(
+        self, split: str, epoch: int = 0, *, batch_size: int, drop_last: bool = False
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        """Yield one epoch as batches, in the order it was baked in (which is shuffled for train).
+
+        Args:
+            split: train, val or test.
+            epoch: which epoch's views.
+            batch_size: samples a batch; any number from 1.
+            drop_last: leave out the last batch where it is short.
+
+        Yields:
+            images_NHWC in the stored dtype and labels_N (int64), fresh arrays each time.
+
+        Raises:
+            UsageError: no such split or epoch, or a batch size under 1.
+            DataError: not baked yet, damaged, or of another plan.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
+        self._content(split, epoch)  # so that it is refused here, and not at the first batch
+        return self._batches(split, epoch, batch_size, drop_last)
+
+    def _batches(
+        self, split: str, epoch: int, batch_size: int, drop_last: bool
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        content = self._content(split, epoch)
+        left = content.samples
+        images, labels, filled = self._empty(content.image_shape, 0)
+        for record_images, record_labels, _ in self.records(split, epoch):
+            start = 0
+            while start < len(record_labels):
+                # Not before there is something to fill it with: a manifest may promise much.
+                if filled == len(labels):
+                    images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
+                count = min(len(labels) - filled, len(record_labels) - start)
+                images[filled : filled + count] = record_images[start : start + count]
+                labels[filled : filled + count] = record_labels[start : start + count]
+                start, filled = start + count, filled + count
+                if filled == len(labels):
+                    if filled == batch_size or not drop_last:
+                        yield images, labels
+                    left -= filled
+
+    def _empty(self, shape: tuple[int, int, int], samples: int) -> tuple[NDArray[Any], NDArray[np.int64], int]:
+        return np.empty((samples, *shape), self.plan.dtype), np.empty(samples, np.int64), 0
+
+    def records(
+        self, split: str, epoch: int = 0
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64], NDArray[np.uint32]]]:
+        """Yield one epoch record by record: images_NHWC, labels_N, and index_N (the source indices).
+
+        The arrays are overwritten by the next record: copy what is to stay. Raises as `batches`.
+        """
+        scratch = RecordBuffer()
+        for shard in self.open_shards(split, epoch):
+            with shard:
+                buffer = bytearray(shard.layouts[0].pixels_bytes)
+                for number, layout in enumerate(shard.layouts):
+                    pixels = memoryview(buffer)[: layout.pixels_bytes]
+                    shard.read(number, [pixels], scratch)
+                    images = np.frombuffer(pixels, self.plan.dtype).reshape(layout.samples, *layout.image_shape)
+                    yield images, scratch.labels, scratch.index
+
+    def source_indices(
+        self, split: str, epoch: int, start: int, stop: int, order: Sequence[tuple[int, Sequence[int]]]
+    ) -> NDArray[np.uint32]:
+        """Return the source indices of the samples from `start` to before `stop` of an epoch.
+
+        Args:
+            split: train, val or test.
+            epoch: which epoch's views.
+            start: first sample.
+            stop: last sample, and one.
+            order: numbers of the shards and of their records, in the turn in which samples are counted.
+
+        Raises:
+            UsageError: no such split or epoch.
+            DataError: not baked yet, damaged, or of another plan.
+        """
+        found, scratch, first = [], RecordBuffer(), 0
+        for shard, (_, records) in zip(
+            self.open_shards(split, epoch, numbers=[n for n, _ in order]), order, strict=True
+        ):
+            with shard:
+                for record in records:
+                    layout = shard.layouts[record]
+                    if first < stop and first + layout.samples > start:
+                        shard.read(record, [memoryview(bytearray(layout.pixels_bytes))], scratch)
+                        found.append(scratch.index[max(0, start - first) : stop - first].copy())
+                    first += layout.samples
+        return np.concatenate(found)
+
+    def normalize(self, images_NHWC: NDArray[Any]) -> NDArray[np.float32]:
+        """Return normalized float32 images, whatever the encoding: (pixel / 255 - mean) / deviation.
+
+        Args:
+            images_NHWC: as `batches` yields them.
+
+        Raises:
+            UsageError: another dtype than the stored one.
+        """
+        if images_NHWC.dtype != self.plan.dtype:
+            raise UsageError(f"normalize: expected {self.plan.dtype} as stored, found {images_NHWC.dtype}")
+        if images_NHWC.dtype != np.uint8:
+            return images_NHWC.astype(np.float32)
+        channels = range(len(self._tables))
+        return np.stack([self._tables[c][images_NHWC[..., c]] for c in channels], axis=-1)
+
+    @functools.cached_property
+    def _tables(self) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            tables = normalized(self.plan.source.mean, self.plan.source.std).astype(np.float32)
+        if not np.isfinite(tables).all():
+            raise DataError(f"{self.location}: its mean and deviation leave no finite pixels")
+        return tables
+
+    def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
+        """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) a record.
+
+        The records are read and checked here: of an archive that it reads itself, webdataset would unpickle
+        whatever members it finds, and of a path that is no plain one it might make a command.
+
+        Raises:
+            UsageError: no such split or epoch.
+            DataError: not baked yet; while iterating, damaged.
+        """
+        import webdataset
+
+        for shard in self.open_shards(split, epoch):
+            shard.close()
+        source = webdataset.FluidWrapper(functools.partial(self._copied_records, split, epoch))
+        return source.compose(webdataset.single_node_only, webdataset.split_by_worker)
+
+    def _copied_records(self, split: str, epoch: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        for images, labels, _ in self.records(split, epoch):
+            yield images.copy(), labels.copy()
+
+    def _content(self, split: str, epoch: int) -> Epoch:
+        if split not in self.plan.splits:
+            raise UsageError(f"{self.location}: no split named {split!r}; there are {', '.join(self.splits)}")
+        epochs = self.plan.splits[split]
+        if not 0 <= epoch < len(epochs):
+            raise UsageError(f"{self.location}: {split} has epochs 0 to {len(epochs) - 1}, found {epoch}")
+        return epochs[epoch]

@@ -1,0 +1,116 @@
+"""Pixels: the source images of a split, of which any part can be asked for, wherever they lie.
+
+A set that is larger than memory lies in a file, which is read where it is asked for and not mapped: pages of a map
+would count as this process's memory, and a full disk would end it with a signal in place of an error.
+"""
+
+import errno
+import itertools
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prebake.storage.atomic import naming
+
+__all__ = ["Chosen", "PixelFile", "Pixels", "blocks"]
+
+BLOCK_BYTES = 4 * 1024 * 1024  # so that temporary arrays stay small
+
+
+class Pixels(Protocol):
+    """Images, uint8 (N, H, W, C), asked for by a slice or by (n,) indices. A NumPy array is one of its kinds."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, H, W, C."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
+
+def blocks(pixels: Pixels) -> Iterator[NDArray[np.uint8]]:
+    """Yield all images in turn, some MiB of them at a time."""
+    step = max(1, BLOCK_BYTES // math.prod(pixels.shape[1:]))
+    for start in range(0, len(pixels), step):
+        yield pixels[start : start + step]
+
+
+class Chosen:
+    """Some images of others, by (n,) indices."""
+
+    def __init__(self, pixels: Pixels, index_N: NDArray[np.int64]) -> None:
+        self._pixels, self._index_N = pixels, index_N
+        self.shape = (len(index_N), *pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._index_N)
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        return self._pixels[self._index_N[chosen]]
+
+
+class PixelFile:
+    """Images in a file that holds nothing else.
+
+    Args:
+        file: a descriptor, which is closed when nobody needs this any more.
+        shape: N, H, W, C.
+        where: path that an error names.
+    """
+
+    def __init__(self, file: int, shape: tuple[int, ...], where: Path) -> None:
+        self.shape = shape
+        self._file, self._where = file, where
+        self._image_bytes = math.prod(shape[1:])
+        weakref.finalize(self, os.close, file)
+
+    @classmethod
+    def unnamed(cls, shape: tuple[int, ...], directory: Path) -> "PixelFile":
+        """Create a file without a name in a directory: it is gone when this process is, however that ends."""
+        with naming(directory), tempfile.TemporaryFile(dir=directory) as file:
+            return cls(os.dup(file.fileno()), shape, directory)
+
+    @classmethod
+    def at(cls, path: Path, shape: tuple[int, ...], *, write: bool = False) -> "PixelFile":
+        """Open a file that is there."""
+        return cls(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC), shape, path)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        if isinstance(chosen, slice):
+            wanted = range(len(self))[chosen]
+            chosen = np.arange(wanted.start, wanted.stop, wanted.step)
+        images_NHWC = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        starts = np.flatnonzero(np.diff(chosen, prepend=-2) != 1).tolist()  # of runs of images that lie side by side
+        for first, end in itertools.pairwise([*starts, len(chosen)]):
+            self._read(int(chosen[first]), images_NHWC[first:end])
+        return images_NHWC
+
+    def write(self, first: int, images_NHWC: NDArray[np.uint8]) -> None:
+        """Write consecutive images; safe to call from many threads. Raises OSError: no space."""
+        data = np.ascontiguousarray(images_NHWC).data.cast("B")
+        offset = first * self._image_bytes
+        with naming(self._where):
+            while data:
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
+
+    def _read(self, first: int, images_NHWC: NDArray[np.uint8]) -> None:
+        data = images_NHWC.data.cast("B")
+        offset = first * self._image_bytes
+        with naming(self._where):
+            while data:
+                count = os.preadv(self._file, [data], offset)
+                if not count:
+                    raise OSError(errno.EIO, "the file of pixels ends before its end")
+                data, offset = data[count:], offset + count

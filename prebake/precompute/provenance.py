@@ -1,0 +1,81 @@
+"""Origin: what a shard set was baked from, found again from its manifest."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prebake.errors import DataError, UsageError
+from prebake.format.manifest import MANIFEST, Plan, differences
+from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import Augmentation
+from prebake.precompute.images import SourceData
+from prebake.precompute.plan import make_plan
+from prebake.precompute.sources.decode import Decoding
+from prebake.precompute.sources.known import DATASETS, OWN, cut_off, load
+from prebake.storage.files import Location
+
+__all__ = ["Provenance", "find_provenance", "match_provenance"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The source, cut into splits as the plan says, and the augmentation."""
+
+    source: SourceData
+    augmentation: Augmentation
+
+
+def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: Decoding) -> Provenance:
+    """Load the data set that a shard set was baked from, and match it.
+
+    Args:
+        data: the shard set.
+        dataset: as `load` takes it; None: the one that the manifest names. No manifest says where pictures are.
+        data_dir: torchvision root.
+        how: to decode pictures.
+
+    Raises:
+        UsageError: as `load`.
+        DataError: a set of a user's own, no data, or as `match_origin`.
+        MachineError: as `load`.
+    """
+    if dataset is None and data.name not in DATASETS:
+        own = " or ".join(f"--dataset {kind}:{own.where}" for kind, own in OWN.items())
+        raise DataError(
+            f"{data.path}: baked from pictures or arrays named {data.name!r}, and this command knows only "
+            f"{', '.join(DATASETS)}. Say where the pictures are with {own}, and --image-size as they were baked. "
+            "Where it was arrays, call prebake.bake() with the same ones to repair it, prebake.audit() to audit"
+        )
+    source = load(dataset or data.name, data_dir, how)
+    return match_provenance(data.location, data.plan, replace(source, name=data.name))  # a folder may have been renamed
+
+
+def match_provenance(directory: Location, plan: Plan, source: SourceData) -> Provenance:
+    """Cut and plan a source as the manifest in a directory says, and hold that plan against the manifest's.
+
+    Raises:
+        DataError: the manifest asks for what this release does not know, or differs; the message names what.
+    """
+    manifest = directory / MANIFEST
+    augmentation = Augmentation.from_json(plan.augmentation, f"{manifest}: augmentation")
+    held_out = plan.splits["val"][0].samples if "val" in plan.splits else 0
+    images = len(source.splits["train"].labels_N)
+    if held_out >= images and "val" not in source.splits:
+        raise DataError(f"{manifest}: {held_out} images are held out there, and {source.name} has only {images}")
+    if held_out and "val" not in source.splits:
+        source = cut_off(source, held_out)
+    try:
+        anew = make_plan(source, augmentation, plan.epochs, plan.dtype, plan.seed)
+    except UsageError as error:
+        raise DataError(f"{manifest}: {error}") from None
+    found = differences(plan, anew)
+    found += [
+        f"the epochs of {split} are not those of {source.name}'s {split} images"
+        for split in sorted({*plan.splits, *anew.splits})
+        if plan.splits.get(split) != anew.splits.get(split)
+    ]
+    if found:
+        raise DataError(
+            f"{manifest}: not what {source.name} as it is here asks for ({'; '.join(found)}). "
+            "If it was baked from arrays of your own, use prebake.audit() and prebake.bake() with them"
+        )
+    return Provenance(source, augmentation)

@@ -1,0 +1,72 @@
+"""Divergence: a loss that is no number, at which step, and what was learnt from there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prebake.errors import DivergedError, listed
+from prebake.loader.order import reading_order
+from prebake.loader.shard_set import ShardSet
+from prebake.train.recipes import schedule
+from prebake.train.state import Settings
+
+__all__ = ["DivergenceError", "not_finite", "of_held_out", "of_step", "of_weights"]
+
+
+class DivergenceError(DivergedError):
+    """Training diverged; `facts`, plain JSON values, are for the run's log."""
+
+    def __init__(self, settings: Settings, message: str, facts: Mapping[str, Any]) -> None:
+        super().__init__(f"{message}; a lower --lr than {settings.recipe.peak_lr} may help")
+        self.facts = facts
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold something else than finite numbers; waits for the device."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+
+
+def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: float, view: int) -> DivergenceError:
+    """Say at which step the loss is not finite, its learning rate, and which images it was of.
+
+    Args:
+        data: what is trained on.
+        settings: of the run.
+        epoch: of the run.
+        step: in that epoch.
+        loss: of that step.
+        view: the epoch of the shards that was played.
+
+    Raises:
+        DataError: the shards can't be read any more.
+    """
+    size = settings.recipe.batch_size
+    steps_per_epoch = data.samples("train") // size
+    number = epoch * steps_per_epoch + step
+    rates, _ = schedule(settings.recipe, steps_per_epoch * settings.recipe.epochs)
+    order = reading_order(data, "train", view, settings.shuffle_seed, epoch)
+    images = data.source_indices("train", view, step * size, (step + 1) * size, order).tolist()
+    return DivergenceError(
+        settings,
+        f"{data.name}: the loss of step {number + 1} of {len(rates)} (epoch {epoch}, lr {rates[number]:.4g}) is "
+        f"{loss}, on a batch of {size} images with the source indices {listed([str(image) for image in images])}",
+        {"step": number, "epoch": epoch, "lr": rates[number], "loss": str(loss), "images": images},
+    )
+
+
+def of_weights(data: ShardSet, settings: Settings, steps: int, names: Sequence[str]) -> DivergenceError:
+    """Say after how many steps weights, statistics or momentum of these names are not finite."""
+    return DivergenceError(
+        settings, f"{data.name}: not finite after step {steps}: {listed(names, 3)}", {"steps": steps, "names": names}
+    )
+
+
+def of_held_out(data: ShardSet, settings: Settings, epoch: int, split: str, loss: float) -> DivergenceError:
+    """Say after which epoch the held-out loss is not finite, where the training loss was."""
+    return DivergenceError(
+        settings,
+        f"{data.name}: the {split} loss after epoch {epoch} is {loss}, and the training loss was finite",
+        {"epoch": epoch, "split": split, "loss": str(loss)},
+    )

@@ -1,0 +1,86 @@
+"""python -m train heatmap RUN: where a model looks, beside where another one does."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from prebake.errors import DataError, UsageError
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.atomic import write_whole
+from prebake.storage.files import parse_path
+from prebake.train.device import choose_device, choose_precision
+from prebake.train.evaluate import final_split, predict
+from prebake.train.report.command import open_shards
+from prebake.train.report.record import Record
+from prebake.train.report.sections import MAX_MAPPED, heat_pairs
+from prebake.train.report.tiles import Tile, sheet
+from prebake.train.weights import Trained, load_weights
+
+__all__ = ["main", "parser"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m train heatmap",
+        description="Draw heat maps of the same test images by one run's model, or by two side by side.",
+    )
+    options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
+    options.add_argument("--against", type=Path, metavar="RUN", help="another run, such as one without augmentation")
+    options.add_argument(
+        "--shards", type=parse_path, help="set whose test images to take, or its root; default the run's own"
+    )
+    options.add_argument("--images", type=int, default=2, help="of each class, of the first 100; default 2")
+    options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
+    options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draw one sheet: a row a class; of each image itself, and a heat map by each model."""
+    chosen = parser().parse_args(arguments)
+    if chosen.images < 1:
+        raise UsageError(f"--images: expected at least 1, found {chosen.images}")
+    if chosen.out.is_dir() or not chosen.out.name:
+        raise UsageError(f"--out: expected the name of a PNG file, found the directory {chosen.out}")
+    data = open_shards(chosen.shards, Record.read(chosen.run))
+    split = final_split(data)
+    if split is None:
+        raise DataError(f"{data.location}: holds no test split, and heat maps are of un-augmented images")
+    device = choose_device(chosen.device)
+    rows: list[list[Tile]] = []
+    for run in [chosen.run, chosen.against] if chosen.against else [chosen.run]:
+        trained = load_weights(run / "weights.safetensors")
+        _check(trained, data, run)
+        model = trained.model.to(device)
+        predictions = predict(model, data, split, device, choose_precision("auto", device))
+        positions = [
+            position
+            for label in range(len(data.classes))[:MAX_MAPPED]
+            for position in (predictions.labels_N == label).nonzero()[: chosen.images, 0].tolist()
+        ]
+        pairs = heat_pairs(data, model, predictions, positions)
+        if pairs is None:
+            raise UsageError(f"{run}: this model has no maps of features to look into")
+        if not rows:
+            rows = [[Tile(pairs[position][0].picture, pairs[position][0].caption)] for position in positions]
+        for row, position in zip(rows, positions, strict=True):
+            row.append(pairs[position][1])
+    columns = len(rows[0]) * chosen.images
+    heading = f"left: {chosen.run.name}\nright: {chosen.against.name}" if chosen.against else chosen.run.name
+    write_whole(chosen.out, sheet([tile for row in rows for tile in row], columns, heading))
+    print(f"{chosen.out}: {len(rows)} images")  # noqa: T201 - the command's result
+
+
+def _check(trained: Trained, data: ShardSet, run: Path) -> None:
+    source = data.plan.source
+    for what, expected, found in (
+        ("classes", source.classes, trained.classes),
+        ("mean", source.mean, trained.mean),
+        ("std", source.std, trained.std),
+    ):
+        if expected != found:
+            raise DataError(
+                f"{run}: trained on other data than {data.location} holds: {what} differ; name shards of what it was "
+                "trained on"
+            )

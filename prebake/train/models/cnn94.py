@@ -1,0 +1,42 @@
+"""CNN94: DavidNet's convolutions without its residuals.
+
+Source: "94 % on CIFAR-10 in 94 lines and 94 seconds".
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prebake.train.models.davidnet import ConvBN
+
+__all__ = ["CNN94"]
+
+
+class CNN94(nn.Module):
+    """Eight convolutions in a row; three of them pool, before batch norm.
+
+    Args:
+        channels: of the images, which are 8x8 at least.
+        classes: how many.
+        celu_alpha: of the CELU activation.
+        head_scale: factor on the logits.
+    """
+
+    def __init__(self, channels: int, classes: int, *, celu_alpha: float = 0.075, head_scale: float = 0.125) -> None:
+        super().__init__()
+        widths = (channels, 64, 128, 128, 128, 256, 512, 512, 512)
+        pools = (False, True, False, False, True, True, False, False)
+        self.body = nn.Sequential(
+            *(
+                ConvBN(inputs, outputs, celu_alpha, pool=pool, pool_first=True)
+                for inputs, outputs, pool in zip(widths[:-1], widths[1:], pools, strict=True)
+            )
+        )
+        self.head = nn.Linear(widths[-1], classes, bias=False)
+        self.head_scale = head_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) -> logits (N, classes)."""
+        features = self.body(images)
+        pooled = F.max_pool2d(features, features.shape[2:]).flatten(1)
+        logits: Tensor = self.head(pooled) * self.head_scale
+        return logits

@@ -1,0 +1,5 @@
+"""The report of a run: one page, and its pictures."""
+
+from prebake.train.report.write import write_report
+
+__all__ = ["write_report"]

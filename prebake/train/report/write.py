@@ -1,0 +1,90 @@
+"""Writing the report of a run."""
+
+import importlib
+
+from torch import nn
+
+from prebake.console import log
+from prebake.loader.shard_set import ShardSet
+from prebake.storage.atomic import write_whole
+from prebake.train.evaluate import Predictions
+from prebake.train.report import page, sections
+from prebake.train.report.hints import Facts, hints
+from prebake.train.report.record import Record
+from prebake.train.report.samples import input_statistics
+from prebake.train.report.scores import ClassScore, Confusion, class_scores
+
+__all__ = ["write_report"]
+
+
+def write_report(record: Record, data: ShardSet, model: nn.Module, predictions: Predictions | None) -> None:
+    """Write `report.html` into the run's directory, and its pictures into `pictures/` there.
+
+    Without matplotlib it leaves out the drawings, and says how to get them.
+
+    Args:
+        record: of the run.
+        data: its shards.
+        model: as trained.
+        predictions: of that model on its final split; None where the shards hold no un-augmented split.
+
+    Raises:
+        DataError: shards missing or damaged.
+        OSError: no space, no permission.
+    """
+    drawn = _can_draw()
+    if not drawn:
+        log(
+            f"{record.path / 'report.html'} lacks the drawings of curves, schedule and confusion matrix; "
+            "they need matplotlib: pip install -e '.[report]'"
+        )
+    files: sections.Files = {}
+    confusion = Confusion.of(predictions) if predictions else None
+    scores = class_scores(confusion) if confusion else []
+    parts = [sections.top(record, hints(_facts(record, data, scores)))]
+    if drawn:
+        steps = data.samples("train") // record.settings["recipe"]["batch_size"] * len(record.epochs)
+        parts.append(sections.curves(record, steps, files))
+    parts.append(sections.augmentation(record, data, predictions, files))
+    if predictions is None or confusion is None:
+        parts.append(page.section("Classes", page.paragraph("The shards hold no test split: nothing was evaluated.")))
+    else:
+        parts += [
+            sections.classes(data.classes, confusion, scores, predictions.split, files, drawn=drawn),
+            sections.mistakes(data, predictions, files),
+            sections.heat(data, model, predictions, scores, files),
+        ]
+    parts += [sections.books(record, data), sections.settings(record, data)]
+    pictures = record.path / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_whole(pictures / name, content)
+    write_whole(record.path / "report.html", page.page(f"{data.name}: {record.path.name}", parts).encode())
+
+
+def _can_draw() -> bool:
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError:
+        return False
+    return True
+
+
+def _facts(record: Record, data: ShardSet, scores: list[ClassScore]) -> Facts:
+    epochs = record.epochs
+    held_out = epochs[-1]["held_out"]
+    mean, std = input_statistics(data) or (None, None)
+    scored = [epoch for epoch in epochs if epoch["held_out_loss"] is not None]
+    return Facts(
+        classes=data.classes,
+        first_loss=record.summary["first_loss"],
+        train_accuracy=[epoch["train_accuracy"] for epoch in epochs],
+        held_out=held_out,
+        held_out_images=data.samples(held_out) if held_out else 0,
+        held_out_loss=[epoch["held_out_loss"] for epoch in scored],
+        held_out_accuracy=[epoch["held_out_accuracy"] for epoch in scored],
+        utilization=record.summary["utilization"],
+        mean=mean,
+        std=std,
+        scores=scores,
+    )

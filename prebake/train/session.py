@@ -1,0 +1,241 @@
+"""A session: one process that trains a run, from where it stands to where it ends or is interrupted."""
+
+import contextlib
+import gc
+import math
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import torch
+
+from prebake.console import log
+from prebake.errors import DataError, MachineError
+from prebake.loader.shard_set import ShardSet
+from prebake.signals import TerminatedError, check_signals, defer_signals
+from prebake.storage.lock import locked
+from prebake.train.device import keep_freed_memory, peak_bytes
+from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
+from prebake.train.divergence import DivergenceError
+from prebake.train.evaluate import final_split, predict
+from prebake.train.jobs import Job
+from prebake.train.report import write_report
+from prebake.train.report.record import Record
+from prebake.train.run_dir import LOCK, Run
+from prebake.train.state import Settings
+from prebake.train.summary import cost, epoch_line, summarize, utilization_line
+from prebake.train.tensorboard import noted
+from prebake.train.trainer import Trainer
+from prebake.train.weights import Trained, save_weights
+
+__all__ = ["train"]
+
+CHECKPOINT_SECONDS = 60.0
+DUE = 1  # what processes say to each other where a checkpoint is; where they are to stop, the number of the signal
+# CUDA has a class for it; MPS, the CPU's allocator and oneDNN, which says the last of these, have only words.
+MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
+
+
+def train(
+    job: Job,
+    *,
+    overwrite: bool,
+    resume: bool,
+    follow: bool,
+    board: bool = False,
+    usd_per_hour: float | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> dict[str, Any]:
+    """Train a run to its end; return its summary. A finished one stays as it is.
+
+    An interruption leaves a checkpoint, one line that says how to go on, and exit code 130 or 143.
+    Where several processes train it, all stop at the same step, and rank 0 alone reads and writes the run's files.
+
+    Args:
+        job: what to train.
+        overwrite: remove what the run's directory holds.
+        resume: go on from a checkpoint, or keep what is finished.
+        follow: wait for shards that another process is still baking.
+        board: write each epoch's figures for TensorBoard.
+        usd_per_hour: price of the machine, for the books.
+        world: the processes that train it.
+
+    Raises:
+        DataError: shards or checkpoints are not usable, or another process trains this run.
+        MachineError: memory is full, or torch.compile failed.
+        DivergenceError: a loss is not finite.
+    """
+    run = job.run
+    with contextlib.ExitStack() as held:
+        summary = processes.run_on_main(lambda: _opened(job, held, overwrite=overwrite, resume=resume))
+        if summary is not None:
+            return summary
+        if torch.device(job.settings.device).type == "cpu":
+            keep_freed_memory()
+        try:
+            with processes.patient() as heard:
+                gc.collect()  # the trainer of a run before this one refers to itself, and holds its device's memory
+                session = _Session(job, follow, board, processes, heard)
+                return session.train(usd_per_hour)
+        except DivergenceError as error:
+            if not processes.is_main:
+                sys.exit(error.exit_code)  # rank 0 says it
+            run.log("diverged", message=str(error), **error.facts)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not MEMORY_IS_FULL.search(str(error)):
+                raise
+            raise _full(job.settings, error) from error
+        except KeyboardInterrupt:
+            _interrupted("interrupted", run, 130)
+        except TerminatedError:
+            _interrupted("terminated", run, 143)
+
+
+def _opened(job: Job, held: contextlib.ExitStack, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:
+    """Take the run's directory for as long as `held` holds it; return the summary of a run that is finished already."""
+    run = job.run
+    run.path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(run.path, LOCK, "training"))
+    if overwrite:
+        _try_to_read(job.data)  # before what is there is lost
+        run.clear()
+    elif not resume:
+        run.refuse_existing()  # again: another process may have had the lock until now
+    summary = run.finished()
+    if summary is not None:
+        run.drop_checkpoints()
+        log(f"{job.data.name}: finished already, in {run.path}")
+    return summary
+
+
+def _try_to_read(data: ShardSet) -> None:
+    """Read some images, where there are any yet."""
+    if not data.missing("train", 0):
+        next(data.batches("train", 0, batch_size=2))
+
+
+def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
+    log(f"{what}; python -m train --resume {shlex.quote(str(run.path))} goes on with this run")
+    sys.exit(exit_code)
+
+
+def _full(settings: Settings, error: Exception) -> MachineError:
+    device = torch.device(settings.device)
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    smaller = max(2, settings.recipe.batch_size // 2)
+    precision = ", --precision bf16" if settings.precision == "fp32" else ""
+    return MachineError(
+        f"out of memory on {device}: batches of {settings.recipe.batch_size} in {settings.precision}, "
+        f"{peak_bytes(device) / 1e9:.2f} GB used at most ({reason}). "
+        f"Try a smaller batch (--batch-size {smaller}){precision}, or another --device"
+    )
+
+
+class _Session:
+    def __init__(self, job: Job, follow: bool, board: bool, processes: ProcessGroup, heard: Sequence[int]) -> None:
+        self.data, self.settings, self.run, self._board = job.data, job.settings, job.run, board
+        self._processes, self._heard = processes, heard
+        if job.settings.compiled:
+            torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
+        self.trainer = Trainer(job.data, job.settings, follow=follow, processes=processes)
+        saved = processes.run_on_main(self.run.checkpoints.load)
+        if saved is not None:
+            self.trainer.restore(saved)
+        self._kept = self._position()
+        self._due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def train(self, usd_per_hour: float | None) -> dict[str, Any]:
+        trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
+        if self._processes.is_main:
+            size = self._processes.size
+            self.run.begin(self.data.location, trainer.state.reports, trainer.steps_done, world_size=size)
+        what = f"{recipe.name} ({recipe.model}) on {self.settings.device} in {self.settings.precision}"
+        log(f"{name}: {what}, into {self.run.path}")
+        if trainer.steps_done:
+            log(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
+        try:
+            reports = trainer.run(self._at_border)
+            board = self._board and self._processes.is_main
+            for report in noted(reports, self.run.path / "tensorboard") if board else reports:
+                if self._processes.is_main:
+                    self.run.log("epoch", **asdict(report))
+                log(epoch_line(name, report, recipe.epochs))
+            self._heed(self._processes.answer())
+            return self._finish(usd_per_hour)
+        except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:
+            if self._processes.size > 1 and isinstance(error, (DataError, OSError)):
+                raise  # the others are at work on a step that will not be
+            # None of these comes in the middle of a step: what was learnt so far is worth going on from.
+            try:
+                self._save()
+            except OSError as full:
+                log(f"{name}: no checkpoint could be written ({full})")
+            raise
+
+    def _at_border(self) -> None:
+        check_signals()
+        due = self._processes.is_main and time.monotonic() >= self._due
+        if due:
+            self._due = math.inf  # until all have heard it
+        self._heed(self._processes.all_reduce_signal(max([DUE if due else 0, *self._heard])))
+
+    def _heed(self, word: int) -> None:
+        """Do what all have agreed on."""
+        if word == DUE:
+            with defer_signals(), self.trainer.off_the_clock():
+                self._save()
+            self._due = time.monotonic() + CHECKPOINT_SECONDS
+        elif word:
+            raise KeyboardInterrupt if word == signal.SIGINT else TerminatedError
+
+    def _save(self) -> None:
+        if self._position() != self._kept:
+            saved = self.trainer.save()
+            if self._processes.is_main:
+                self.run.checkpoints.save(self.trainer.steps_done, saved)
+            self._kept = self._position()
+
+    def _position(self) -> tuple[int, int]:
+        return self.trainer.state.epoch, self.trainer.state.step
+
+    def _finish(self, usd_per_hour: float | None) -> dict[str, Any]:
+        trainer, data, run = self.trainer, self.data, self.run
+        started = time.perf_counter()
+        split, settings = final_split(data), self.settings
+        predictions = (
+            predict(
+                trainer.learner.eval_model,
+                data,
+                split,
+                trainer.device,
+                settings.precision,
+                tta=True,
+                processes=self._processes,
+            )
+            if split
+            else None
+        )
+        score = predictions.score() if predictions and split == "test" else None
+        summary = summarize(trainer, run.path, score, time.perf_counter() - started)
+        if usd_per_hour is not None:
+            summary["cost"] = cost([summary["seconds"]], usd_per_hour)
+        if not self._processes.is_main:
+            return summary
+        log(utilization_line(summary))
+        source, shape, recipe = (
+            data.plan.source,
+            data.image_shape(split or "train", 0 if split else data.epochs - 1),
+            settings.recipe,
+        )
+        save_weights(
+            run.weights, Trained(trainer.learner.eval_model, recipe, source.classes, shape, source.mean, source.std)
+        )
+        write_report(Record.read(run.path, summary), data, trainer.learner.eval_model, predictions)
+        run.finish(summary)
+        return summary

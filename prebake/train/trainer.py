@@ -1,0 +1,307 @@
+"""The training loop."""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prebake.errors import DataError
+from prebake.loader.data_wait import DataWaitMeter
+from prebake.loader.device_feed import Converter, feed
+from prebake.loader.follow import wait_for_epoch
+from prebake.loader.shard_set import ShardSet
+from prebake.loader.stream import Stream
+from prebake.signals import defer_signals
+from prebake.train.compile import compile_errors, compiled, rehearse
+from prebake.train.device import PRECISIONS, autocast, random_state, restore_random_state, synchronize
+from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
+from prebake.train.divergence import not_finite, of_held_out, of_step, of_weights
+from prebake.train.evaluate import Score, evaluate
+from prebake.train.metrics import EpochMetrics
+from prebake.train.optim import Learner
+from prebake.train.progress_bar import with_bar
+from prebake.train.state import EpochReport, Saved, Settings, State
+
+__all__ = ["Trainer"]
+
+WHITENING_IMAGES = 1000  # whose patches, a million of CIFAR-10, a stem is made from
+
+
+class Trainer:
+    """Trains one model on one shard set, step by step and epoch by epoch.
+
+    Args:
+        data: the shards.
+        settings: all that the outcome depends on.
+        follow: wait for shards that another process is still baking.
+        world: the processes that train it together, each a slice of each batch; all call all methods in step.
+
+    Attributes:
+        learner: model and optimizer.
+        state: where the run stands; it changes between steps only, as the learner does.
+        steps: of the whole run.
+    """
+
+    def __init__(
+        self, data: ShardSet, settings: Settings, *, follow: bool = False, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
+        self.data, self.settings, self._follow, self.processes = data, settings, follow, processes
+        self.device = torch.device(settings.device)
+        recipe = settings.recipe
+        # Shapes don't change, so it pays to let cuDNN try which of its kernels are the fastest.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
+        torch.manual_seed(settings.seed)
+        self.steps_per_epoch = data.samples("train") // recipe.batch_size
+        self.steps = self.steps_per_epoch * settings.recipe.epochs
+        self.learner = Learner(
+            recipe,
+            len(data.plan.source.mean),
+            len(data.classes),
+            steps=self.steps,
+            device=self.device,
+            scaled=settings.precision == "fp16",
+            processes=processes,
+            sync_batchnorm=bool(settings.sync_batchnorm),
+        )
+        self.held_out = next((split for split in ("val", "test") if split in data.splits), None)
+        self.state = State()
+        self._metrics = EpochMetrics(self.steps_per_epoch, self.device, processes)
+        self._waits = DataWaitMeter(self.device)
+        self._started: float | None = None
+        self._forward = compiled(self._eager_forward, self.device) if settings.compiled else self._eager_forward
+
+    def run(self, at_border: Callable[[], None] | None = None) -> Iterator[EpochReport]:
+        """Train the epochs that are left, yielding a report after each.
+
+        A signal that `prebake.cli.run` handles is heard between two steps, and shards are read between them: after
+        an interruption or a DataError `save` still returns a state to go on from.
+
+        Args:
+            at_border: called after each step.
+
+        Raises:
+            DataError: shards missing or damaged.
+            DivergenceError: a loss is not finite.
+            MachineError: torch.compile failed.
+        """
+        epochs, state = self.settings.recipe.epochs, self.state
+        if state.world_sizes[-1:] != [self.processes.size]:
+            state.world_sizes.append(self.processes.size)
+        if self._follow:
+            for split in self.data.splits:
+                if split != "train":
+                    wait_for_epoch(self.data, split, 0, threading.Event())
+        if self.learner.whitens and not self.steps_done:
+            self._whiten()
+        # Epochs of one image size have a stream of their own: their batches lie in memory of that size.
+        shapes = [self.data.image_shape("train", epoch % self.data.epochs) for epoch in range(epochs)]
+        while state.epoch < epochs:
+            last = next((e for e in range(state.epoch, epochs) if shapes[e] != shapes[state.epoch]), epochs)
+            yield from self._epochs(last, at_border)
+
+    def _whiten(self) -> None:
+        """Make the model's stem from the first images that are trained on."""
+        if self._follow:
+            wait_for_epoch(self.data, "train", 0, threading.Event())
+        count = min(WHITENING_IMAGES, self.data.samples("train"))
+        images_NHWC, _ = next(self.data.batches("train", 0, batch_size=count))
+        self.learner.whiten(torch.from_numpy(self.data.normalize(images_NHWC)).permute(0, 3, 1, 2))
+
+    def _epochs(self, last: int, at_border: Callable[[], None] | None) -> Iterator[EpochReport]:
+        """Train the epochs up to before `last`, whose images have one size."""
+        state, batch_size = self.state, self.settings.recipe.batch_size
+        convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
+        views = [epoch % self.data.epochs for epoch in range(state.epoch, last)]
+        with Stream(
+            self.data,
+            "train",
+            views,
+            batch_size,
+            start=state.step * batch_size,
+            drop_last=True,
+            pin=self.device.type == "cuda",
+            follow=self._follow,
+            shuffle_seed=self.settings.shuffle_seed,
+            first_epoch=state.epoch,
+            part=self.processes.part,
+        ) as stream:
+            if self.settings.compiled or self.device.type == "cuda":
+                self.warm_up()
+            batches = feed(stream, convert, self.device, self._waits)
+            while state.epoch < last:
+                self._steps(batches, at_border)
+                report = self._report()
+                with defer_signals():
+                    state.reports.append(report)
+                    state.epoch, state.step, state.train_seconds = state.epoch + 1, 0, 0.0
+                    self._metrics.clear()
+                yield report
+
+    def warm_up(self) -> None:
+        """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.
+
+        Weights, running statistics, random numbers, optimizer and schedule stay as they are. The seconds
+        are the state's `compile_seconds`.
+
+        Raises:
+            MachineError: torch.compile failed.
+        """
+        started = time.perf_counter()
+        size = self.settings.recipe.batch_size // self.processes.size
+        shape = self.data.image_shape("train", self.state.epoch % self.data.epochs)
+        images_NHWC = torch.zeros((size, *shape), dtype=PRECISIONS[self.settings.precision], device=self.device)
+        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
+        with compile_errors() if self.settings.compiled else contextlib.nullcontext():
+            rehearse(lambda: self._forward(images_NHWC.permute(0, 3, 1, 2), labels), self.learner.model, self.device)
+        synchronize(self.device)
+        self.state.compile_seconds += time.perf_counter() - started
+
+    def _steps(self, batches: Iterator[tuple[Tensor, Tensor]], at_border: Callable[[], None] | None) -> None:
+        """Take the steps of this epoch that are left."""
+        state = self.state
+        title = f"{self.data.name} epoch {state.epoch + 1}/{self.settings.recipe.epochs}"
+        on_cpu = self.device.type == "cpu"
+        self._started = time.perf_counter()
+        for images, labels in with_bar(batches, title, state.step, self.steps_per_epoch):
+            with defer_signals():
+                loss, correct = self.step(images, labels)
+                self._metrics.add(state.step, loss, correct)
+                state.step += 1
+            if on_cpu and not math.isfinite(self.processes.mean(loss).item()):
+                self.check_losses()
+            if at_border is not None:
+                at_border()
+        with defer_signals():
+            self._stop_clock()
+
+    def _report(self) -> EpochReport:
+        """Sum an epoch up whose steps are done, and score it."""
+        losses = self.check_losses()
+        self.learner.sync_buffers()
+        state, steps = self.state, self.steps_per_epoch
+        images = steps * self.settings.recipe.batch_size
+        if state.epoch == 0:
+            state.first_loss = losses[0]
+        evaluated = time.perf_counter()
+        score = self.evaluate(self.held_out) if self.held_out else None
+        if self.held_out and score and not math.isfinite(score.loss):
+            raise of_held_out(self.data, self.settings, state.epoch, self.held_out, score.loss)
+        return EpochReport(
+            epoch=state.epoch,
+            train_loss=math.fsum(losses) / steps,
+            train_accuracy=self._metrics.correct() / images,
+            held_out=self.held_out,
+            held_out_loss=score.loss if score else None,
+            held_out_accuracy=score.accuracy if score else None,
+            lr=self.learner.lr,
+            images_per_second=images / state.train_seconds,
+            train_seconds=state.train_seconds,
+            wait_seconds=sum(state.waits[state.epoch * steps :]),
+            evaluate_seconds=time.perf_counter() - evaluated,
+        )
+
+    def check_losses(self) -> list[float]:
+        """Return this epoch's losses; raise DivergenceError where one is not finite; waits for the device."""
+        epoch, losses = self.state.epoch, self._metrics.losses()
+        for step, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise of_step(self.data, self.settings, epoch, step, loss, epoch % self.data.epochs)
+        return losses
+
+    @contextlib.contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Leave out of the seconds of training what is done in the block, between two steps."""
+        running = self._started is not None
+        self._stop_clock()
+        yield
+        self._started = time.perf_counter() if running else None
+
+    def _stop_clock(self) -> None:
+        if self._started is not None:
+            synchronize(self.device)
+            self.state.train_seconds += time.perf_counter() - self._started
+            self._started = None
+            self.state.waits += self.processes.all_reduce_max(self._waits.take())
+            del self.state.waits[self.steps_done :]  # a batch that was waited for, and not used
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps the run has taken."""
+        return self.state.epoch * self.steps_per_epoch + self.state.step
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step; return the loss and the number of right answers, on the device, valid until the next step.
+
+        Args:
+            images: (N, C, H, W), this process's slice, normalized, on the device, in the precision's dtype.
+            labels: (N,), on the device.
+        """
+        loss, correct = self._forward(images, labels)
+        self.learner.step(loss)
+        return loss.detach(), correct
+
+    def _eager_forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.device, self.settings.precision):
+            logits = self.learner.net(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.recipe.label_smoothing)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+    def evaluate(self, split: str, *, tta: bool = False) -> Score:
+        """Score the model as it stands."""
+        return evaluate(
+            self.learner.eval_model,
+            self.data,
+            split,
+            self.device,
+            self.settings.precision,
+            tta=tta,
+            processes=self.processes,
+        )
+
+    def save(self) -> Saved:
+        """Return everything needed to go on at the next step as if nothing had been; waits for the device.
+
+        The tensors are the trainer's own: write them before the next step.
+
+        Raises:
+            DivergenceError: a loss is not finite, or a weight or momentum, which the next loss would show.
+        """
+        self._stop_clock()
+        losses = self.check_losses()
+        self.learner.sync_buffers()
+        state = self.state
+        if state.epoch == 0 and state.step:
+            state.first_loss = losses[0]
+        tensors = self.learner.tensors()
+        if bad := not_finite(tensors):
+            raise of_weights(self.data, self.settings, self.steps_done, bad)
+        tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
+        tensors |= self._metrics.tensors()
+        tensors["waits"] = torch.tensor(state.waits, dtype=torch.float64)
+        return Saved(tensors, {"state": state.to_json(), **self.learner.values()})
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from what `save` returned.
+
+        Raises:
+            DataError: that was of another model, or another release's.
+        """
+        try:
+            self._restore(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{self.data.name}: the checkpoint does not fit ({error}); --overwrite starts the run anew"
+            ) from None
+
+    def _restore(self, saved: Saved) -> None:
+        tensors, values = saved.tensors, saved.values
+        self.learner.restore(tensors, values)
+        self.state = State.from_json(values["state"], tensors["waits"].tolist())
+        self._metrics.restore(tensors)
+        random = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("random.")}
+        restore_random_state(self.device, random)

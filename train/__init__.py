@@ -1,1 +1,0 @@
-"""Training: shards -> stream -> steps -> model, report."""

@@ -1,5 +1,0 @@
-"""The report of a run: one page, and its pictures."""
-
-from train.report.write import write_report
-
-__all__ = ["write_report"]
