@@ -13,7 +13,7 @@ from benchmarks import measure
 README = Path(__file__).parent.parent / "README.md"
 PARTS = {
     "speeds": ("augment", "stream", "step", "bake", "soak", "end_to_end-digits", "break_even", "many", "remote", "gpu"),
-    "experiments": ("fast-cifar10", "plans-digits", "plans-cifar10", "resizing-cifar10"),
+    "experiments": ("fast-cifar10", "resizing-cifar10"),
 }
 RATES = ["| `python -m benchmarks.` | who | images/s | ratio |", "| --- | --- | ---: | ---: |"]
 FACTS = ["| `python -m benchmarks.` | what | goal | measured | n |", "| --- | --- | --- | --- | ---: |"]

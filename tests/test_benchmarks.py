@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import bake, break_even, end_to_end, measure, plans, soak, stream, table
+from benchmarks import bake, break_even, end_to_end, measure, resizing, soak, stream, table
 from benchmarks.measure import Fact, Peer
 from prebake.errors import MachineError
 from prebake.loader.shard_set import ShardSet
@@ -265,11 +265,11 @@ def test_an_experiment_holds_ways_against_each_other_seed_by_seed(
 ) -> None:
     options = ["--dataset", "digits", "--images", "128", "--recipe", "resnet20", "--epochs", "5", "--seeds", "2"]
     monkeypatch.setattr("sys.argv", ["experiment", *options, "--work-dir", str(tmp_path / "work")])
-    plans.main()
-    facts = json.loads((results / "plans-digits.json").read_text())["facts"]
-    assert list(facts) == ["independent", "stratified"]
+    resizing.main()
+    facts = json.loads((results / "resizing-digits.json").read_text())["facts"]
+    assert list(facts) == ["8 pixels", "4:1,6:2,8 pixels"]
     first, second = facts.values()
     assert (first["n"], second["n"]) == (2, 2)
     pairs = zip(first["values"]["test_accuracy"], second["values"]["test_accuracy"], strict=True)
     assert second["values"]["difference"]["mean"] == pytest.approx(sum(b - a for a, b in pairs) / 2)
-    assert "points against independent" in second["measured"]
+    assert "points against 8 pixels" in second["measured"]

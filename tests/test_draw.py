@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -172,66 +172,6 @@ def test_alternate_turns_every_image_in_every_epoch_and_starts_as_random_does() 
     for before, after in itertools.pairwise(epochs):
         assert (before.flip + after.flip == 1).all()
         assert (before.y != after.y).any()
-
-
-STRATIFIED = replace(AUGMENTATION, plan="stratified")
-
-
-def test_stratified_crops_come_all_once_before_any_comes_twice() -> None:
-    augmentation = replace(STRATIFIED, pad=2)
-    crops = np.array([d.y * 5 + d.x for d in (draw(augmentation, 3, e, 0, 40, SHAPE) for e in range(75))])
-    for turn in (crops[:25], crops[25:50], crops[50:]):
-        assert (np.sort(turn, axis=0) == np.arange(25)[:, None]).all()
-    assert (crops[:25] != crops[25:50]).any(axis=0).all()
-    assert len({tuple(column) for column in crops[:25].T}) == 40
-
-
-@pytest.mark.parametrize("epoch", [0, 1, 40, 80, 81, 1000])
-def test_stratified_choices_are_uniform_over_the_images_of_every_epoch(epoch: int) -> None:
-    drawn = draw(STRATIFIED, 1, epoch, 0, 50_000, SHAPE)
-    assert chi_square(drawn.y * 9 + drawn.x, 81) < CRITICAL[80]
-    assert chi_square(drawn.cut_y * 25 + drawn.cut_x, 625) < CRITICAL[624]
-    assert chi_square(drawn.flip, 2) < CRITICAL[1]
-    assert chi_square(drawn.y * 25 + drawn.cut_y, 225) < CRITICAL[224]
-
-
-def test_stratified_flips_turn_in_every_epoch_and_none_stays_none() -> None:
-    first, second = (draw(STRATIFIED, 3, epoch, 0, 1000, SHAPE).flip for epoch in (6, 7))
-    assert (first + second == 1).all()
-    assert not draw(replace(STRATIFIED, flip="none"), 3, 7, 0, 1000, SHAPE).flip.any()
-
-
-def test_stratified_cutouts_spread_farther_than_independent_ones_at_every_prefix() -> None:
-    def uneven(augmentation: Augmentation, epochs: int) -> float:
-        """Return the mean chi-square of each image's cutouts over a grid of 5 x 5."""
-        drawn = [draw(augmentation, 0, epoch, 0, 500, SHAPE) for epoch in range(epochs)]
-        cells = np.array([d.cut_y // 5 * 5 + d.cut_x // 5 for d in drawn])
-        counts = (cells[..., None] == np.arange(25)).sum(0)
-        return float(((counts - epochs / 25) ** 2).sum(1).mean() / (epochs / 25))
-
-    for epochs in (13, 25, 40, 100):
-        assert uneven(STRATIFIED, epochs) < 0.55 * uneven(AUGMENTATION, epochs)
-
-
-@settings(max_examples=25)
-@given(seed=SEEDS, epoch=EPOCHS, start=st.integers(0, 10_000), count=st.integers(1, 9), pad=st.integers(0, 2))
-def test_stratified_draws_are_those_that_the_format_tells(
-    seed: int, epoch: int, start: int, count: int, pad: int
-) -> None:
-    augmentation = replace(STRATIFIED, pad=pad)
-    window = 2 * pad + 1
-    first = epoch // window**2 * window**2
-    for index, found in enumerate(columns(draw(augmentation, seed, epoch, start, count, SHAPE)).tolist(), start):
-        words = sorted((word(seed, 6, other, index), other) for other in range(first, first + window**2))
-        corner = [other for _, other in words].index(epoch)
-        cut = word(seed, 3, 0, index)
-        assert found == [
-            corner // window,
-            corner % window,
-            (((word(seed, 2, 0, index) >> 32) * 2 >> 32) + epoch) % 2,
-            ((cut >> 32) + epoch * 3242174889) % 2**32 * 25 >> 32,
-            ((cut % 2**32) + epoch * 2447445414) % 2**32 * 25 >> 32,
-        ]
 
 
 def test_none_never_mirrors_and_flipping_changes_nothing_else() -> None:

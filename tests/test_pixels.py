@@ -77,7 +77,7 @@ def test_a_full_disk_is_an_error_that_names_the_place(tmp_path: Path) -> None:
     "options",
     [
         {"dtype": "float32", "val_fraction": 0},
-        {"dtype": "uint8", "augment": prebake.Augmentation("a", 1, "black", "alternate", 2, plan="stratified")},
+        {"dtype": "uint8", "augment": prebake.Augmentation("a", 1, "black", "alternate", 2)},
         pytest.param(
             {"augment": prebake.Augmentation("a", 2, "zero", "random", 3, resize="5:1,6")}, marks=pytest.mark.slow
         ),

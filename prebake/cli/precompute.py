@@ -20,7 +20,6 @@ from prebake.precompute.augment import (
     AUGMENTATIONS,
     FLIPS,
     PAD_MODES,
-    PLANS,
     Augmentation,
     augmentation_for,
     in_proportion,
@@ -70,7 +69,6 @@ def parser() -> argparse.ArgumentParser:
     add("--pad-mode", help=f"of {', '.join(PAD_MODES)}")
     add("--flip", help=f"of {', '.join(FLIPS)}")
     add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
-    add("--plan", help=f"of {', '.join(PLANS)}; default independent: every epoch draws anew")
     add("--resize", metavar="SIDE:EPOCHS,...", help="sides of the images in turn, such as 16:5,24:10,32:10")
     add("--dtype", default="float16", help=f"of {', '.join(ENCODINGS)}; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
@@ -141,7 +139,7 @@ class Job:
 
 
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
-    changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout", "plan")}
+    changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout")}
     changes["resize"] = _resize(arguments.resize, arguments.epochs)
     augmentation = augmentation_for(name, arguments.augment, **changes)
     how = decoding(arguments, _disk_of(arguments.out))

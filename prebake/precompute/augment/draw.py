@@ -3,11 +3,6 @@
 Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) as a function from
 (seed, operation, epoch, index) to 64 random bits. NumPy promises the raw stream to be stable, but not
 what its `Generator` makes of it, so ranges are mapped here, in integers.
-
-Where the plan is `stratified`, an image's draws are not independent of each other but dealt, as an infinite sequence
-that is balanced at every prefix: no crop comes twice before each has come once, flips alternate, and cutouts follow
-a sequence of low discrepancy (R2; Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018) from a
-place of the image's own.
 """
 
 from dataclasses import dataclass
@@ -20,10 +15,8 @@ from prebake.precompute.augment.presets import Augmentation
 __all__ = ["Draw", "draw", "held_out_order", "order", "transform_seeds"]
 
 # The operation's number is one half of Philox's key. They are part of the format: never renumber them.
-ORDER, CROP, FLIP, CUTOUT, HOLD_OUT, TRANSFORM, DEAL = range(7)
+ORDER, CROP, FLIP, CUTOUT, HOLD_OUT, TRANSFORM = range(6)
 WORDS_PER_BLOCK = 4
-# 2^32 / p and 2^32 / p^2, rounded, where p^3 = p + 1.
-R2 = 3242174889, 2447445414
 LOW = np.uint64(2**32 - 1)
 
 
@@ -57,18 +50,11 @@ def draw(
     """
     height, width, _ = image_shape
     window = 2 * augmentation.pad + 1
-    stratified = augmentation.plan == "stratified"
-    if stratified:
-        corner = _dealt(seed, epoch, start, count, window * window)
-        y, x = corner // window, corner % window
-    else:
-        y, x = (_below(half, window) for half in _halves(_words(seed, CROP, epoch, start, count)))
-    # In epoch 0 `alternate` is the same chance as `random`; then it turns with every epoch.
-    turns = epoch if augmentation.flip == "alternate" or stratified else 0
+    y, x = (_below(half, window) for half in _halves(_words(seed, CROP, epoch, start, count)))
+    # In epoch 0, `alternate` draws as `random` does. Then it turns with every epoch.
+    turns = epoch if augmentation.flip == "alternate" else 0
     flip, _ = _halves(_words(seed, FLIP, epoch - turns, start, count))
-    steps = [np.uint64(epoch * step % 2**32) if stratified else np.uint64(0) for step in R2]
-    cut = _halves(_words(seed, CUTOUT, 0 if stratified else epoch, start, count))
-    cut_y, cut_x = ((half + step) & LOW for half, step in zip(cut, steps, strict=True))
+    cut_y, cut_x = _halves(_words(seed, CUTOUT, epoch, start, count))
     return Draw(
         y=y,
         x=x,
@@ -91,20 +77,6 @@ def transform_seeds(seed: int, epoch: int, count: int) -> NDArray[np.uint64]:
 def held_out_order(count: int) -> NDArray[np.int64]:
     """Return the permutation (count,) whose end is held out where a data set is split; the same for every seed."""
     return np.argsort(_words(0, HOLD_OUT, 0, 0, count), kind="stable")
-
-
-def _dealt(seed: int, epoch: int, start: int, count: int, choices: int) -> NDArray[np.int64]:
-    """Return this epoch's choice of each index, of which no one gets any twice in `choices` epochs from a multiple.
-
-    Each epoch of such a round has a word, and its choice is the rank of its word among them.
-    """
-    first = epoch // choices * choices
-    mine = _words(seed, DEAL, epoch, start, count)
-    rank = np.zeros(count, np.int64)
-    for other in range(first, first + choices):
-        words = _words(seed, DEAL, other, start, count)
-        rank += words <= mine if other < epoch else words < mine  # equal words keep the order of their epochs
-    return rank
 
 
 def _words(seed: int, operation: int, epoch: int, start: int, count: int) -> NDArray[np.uint64]:

@@ -13,7 +13,6 @@ __all__ = [
     "BY_RECIPE",
     "FLIPS",
     "PAD_MODES",
-    "PLANS",
     "TRANSFORMS",
     "Augmentation",
     "augmentation_for",
@@ -22,7 +21,6 @@ __all__ = [
 
 PAD_MODES = ("reflect", "zero", "black")
 FLIPS = ("random", "alternate", "none")
-PLANS = ("independent", "stratified")
 # Of torchvision.transforms.v2, with the parameters that are not the class's own defaults.
 TRANSFORMS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -55,8 +53,6 @@ class Augmentation:
             Hutter, 2021), `RandAugment` (Cubuk et al., 2020), `ColorJitter(...)`, `RandomRotation(...)`, or `none`.
             It computes, so it takes its time, and its result depends on the build of torch and torchvision.
         resize: `SIDE:EPOCHS,...,SIDE`, the images' shorter side in turn, see `resize`; or `none`.
-        plan: `independent`: each epoch draws anew; `stratified`: an image's crops, flips and cutouts are dealt
-            evenly over its epochs, see `prebake.precompute.augment.draw`.
 
     Raises:
         UsageError: a value outside these.
@@ -68,7 +64,6 @@ class Augmentation:
     flip: str
     cutout: int
     transform: str = "none"
-    plan: str = "independent"
     resize: str = "none"
 
     def __post_init__(self) -> None:
@@ -76,7 +71,6 @@ class Augmentation:
             (self.pad_mode, PAD_MODES, "--pad-mode"),
             (self.flip, FLIPS, "--flip"),
             (self.transform, TRANSFORMS, "transform"),
-            (self.plan, PLANS, "--plan"),
         )
         for choice, allowed, option in choices:
             if choice not in allowed:
@@ -105,7 +99,7 @@ class Augmentation:
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters as a manifest holds them, and the versions that a transform depends on."""
         # What is as it was before there was a choice is left out: sets that were baked then keep their identity.
-        left_out = {"transform": "none", "plan": "independent", "resize": "none"}
+        left_out = {"transform": "none", "resize": "none"}
         content = {key: value for key, value in asdict(self).items() if left_out.get(key) != value}
         if self.transform == "none" and self.resize == "none":
             return content
