@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prebake.console import log
+from prebake.cores import usable_cores
 from prebake.errors import UsageError
 from prebake.format.manifest import MANIFEST, Plan, Shard
 from prebake.precompute.augment import Augmentation, augmentation_for
@@ -26,7 +27,7 @@ from prebake.precompute.remote import check_scratch, check_writable, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, files_of, is_begun, reconcile
 from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.sources.known import checked_images, hold_out
-from prebake.precompute.workers import cores, each_in_processes, each_in_threads, stop_if
+from prebake.precompute.workers import each_in_processes, each_in_threads, stop_if
 from prebake.storage.atomic import make_directory, part_name, remove, remove_shards, write_plainly, write_whole
 from prebake.storage.files import Location, parse_path
 from prebake.storage.lock import add_bake_seconds, locked
@@ -117,7 +118,7 @@ def bake_source(
 
     `pool` is who writes the shards: by default threads or processes of this machine.
     """
-    workers = workers or cores()
+    workers = workers or usable_cores()
     if isinstance(directory, Remote):
         plan, todo = claim(plan, directory, overwrite=overwrite)
         check_scratch(todo, workers)

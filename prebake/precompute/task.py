@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prebake.console import log
+from prebake.cores import usable_cores
 from prebake.errors import UsageError
 from prebake.format.manifest import Plan, Shard
 from prebake.precompute.augment import Augmentation
@@ -21,7 +22,6 @@ from prebake.precompute.remote import check_scratch, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, reconcile
 from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.sources.known import SourceData
-from prebake.precompute.workers import cores
 from prebake.storage.atomic import make_directory
 from prebake.storage.files import Location, present
 from prebake.storage.lock import HeldError, locked
@@ -86,7 +86,7 @@ def bake_task(
         DataError: another plan's shards stand there, or a bake that is no task of this one is at work.
         MachineError: not enough space, or a process was killed.
     """
-    workers = workers or cores()
+    workers = workers or usable_cores()
     if isinstance(directory, Remote):
         return _bake_elsewhere(source, plan, augmentation, directory, task, workers, memory)
     try:

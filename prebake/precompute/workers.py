@@ -25,14 +25,9 @@ from prebake.format.manifest import Shard
 from prebake.signals import check_signals, defer_signals
 from prebake.storage.atomic import remove, write_plainly
 
-__all__ = ["cores", "each_in_processes", "each_in_threads", "stop_if"]
+__all__ = ["each_in_processes", "each_in_threads", "stop_if"]
 
 LOOK_SECONDS = 0.2
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each_in_threads(work: Callable[[Shard, threading.Event], None], shards: Sequence[Shard], workers: int) -> None:

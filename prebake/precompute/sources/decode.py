@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from prebake.console import log
+from prebake.cores import usable_cores
 from prebake.errors import DataError, MachineError, UsageError, listed
 from prebake.loader.image_file import Look, look, pixels_of, why
 from prebake.precompute.images import Images, SourceData
 from prebake.precompute.pixels import Chosen, PixelFile, Pixels
 from prebake.precompute.progress import gigabytes
-from prebake.precompute.workers import cores, stop_if
+from prebake.precompute.workers import stop_if
 from prebake.signals import defer_signals
 
 __all__ = ["Decoding", "Pictures", "decoded"]
@@ -150,7 +151,7 @@ class _Decoder:
             for start in range(0, len(pictures.labels_N), CHUNK)
         ]
         with tqdm(total=total, desc=f"{action} {self._name}", unit=" pictures", unit_scale=True, disable=None) as bar:
-            _in_threads(do, chunks, self._how.workers or cores(), stopped, bar.update)
+            _in_threads(do, chunks, self._how.workers or usable_cores(), stopped, bar.update)
         rate = total / max(time.monotonic() - started, 1e-9)
         if bar.disable:
             log(f"{action} {self._name}: {total:,} pictures, {rate:,.0f} a second")
