@@ -1,4 +1,4 @@
-"""python -m benchmarks.scaling: what sets of many sizes come to, in bytes, shards, rates and hours (docs/SCALING.md).
+"""python -m benchmarks.scaling: what sets of many sizes come to, in bytes, shards, rates and hours (docs/scaling.md).
 
 Arithmetic on the format, nothing measured. With --write they take the place of what stands between the page's markers.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prebake.format.manifest import Epoch, Plan, Source
 
-PAGE = Path(__file__).parent.parent / "docs" / "SCALING.md"
+PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 BEGIN, END = "<!-- python -m benchmarks.scaling --write -->\n", "<!-- end -->\n"
 RATES = (1_000, 10_000, 100_000)  # images/s that one device trains on
 WRITES = (0.5, 2.0, 10.0)  # GB/s that are written while baking
@@ -123,7 +123,7 @@ def _time(seconds: float) -> str:
 def main() -> None:
     """Print the tables, or put them into the page."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    options.add_argument("--write", action="store_true", help="replace the tables in docs/SCALING.md")
+    options.add_argument("--write", action="store_true", help="replace the tables in docs/scaling.md")
     if options.parse_args().write:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)

@@ -1,6 +1,6 @@
-"""python -m benchmarks.table: README's tables of speeds and of experiments, made from `results/`.
+"""python -m benchmarks.table: the tables of docs/benchmarks.md and docs/experiments.md, made from `results/`.
 
-With --write they take the place of what stands between README's markers.
+With --write they replace the text between the markers of these pages.
 """
 
 import argparse
@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks import measure
 
-README = Path(__file__).parent.parent / "README.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = {"speeds": DOCS / "benchmarks.md", "experiments": DOCS / "experiments.md"}
 PARTS = {
     "speeds": ("augment", "stream", "step", "bake", "soak", "end_to_end-digits", "break_even", "many", "remote", "gpu"),
     "experiments": ("fast-cifar10", "resizing-cifar10"),
@@ -20,7 +21,7 @@ FACTS = ["| `python -m benchmarks.` | what | goal | measured | n |", "| --- | --
 
 
 def table(part: str) -> str:
-    """Return the tables of a part as Markdown between its markers: rates, then facts, then what they depend on."""
+    """Return the tables of a part as Markdown between its markers: rates, facts, then machines and versions."""
     results = {question: _read(question) for question in PARTS[part]}
     rates = [row for question, result in results.items() for row in _rates(question, result)]
     facts = [row for question, result in results.items() for row in _facts(question, result)]
@@ -74,15 +75,15 @@ def _note(question: str, result: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
-    """Print the tables, or put them into README."""
+    """Print the tables, or write them into their pages."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    options.add_argument("--write", action="store_true", help="replace the tables in README.md")
+    options.add_argument("--write", action="store_true", help="replace the tables in docs/")
     write = options.parse_args().write
     for part in PARTS:
         if write:
             begin, end = _markers(part)
-            before, _, rest = README.read_text().partition(begin)
-            README.write_text(before + table(part) + rest.partition(end)[2])
+            before, _, rest = PAGES[part].read_text().partition(begin)
+            PAGES[part].write_text(before + table(part) + rest.partition(end)[2])
         else:
             print(table(part))
 

@@ -1,4 +1,4 @@
-"""python -m tests.reliability: docs/RELIABILITY.md's table, made by running every test that it names.
+"""python -m tests.reliability: docs/reliability.md's table, made by running every test that it names.
 
 Each promise's tests are run, slow ones included; then each of its mutants: the source is changed in a copy, and
 the test that must fail then is seen failing.
@@ -21,7 +21,7 @@ import torch
 from tests.promises import PROMISES, Mutant, Promise
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "RELIABILITY.md"
+PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: python -m tests.reliability --write -->\n", "<!-- end of table -->\n"
 HEAD = [
     "| promise | how it is tested | cases | result | taken out |",

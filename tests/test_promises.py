@@ -8,7 +8,7 @@ import pytest
 from tests.promises import PROMISES, Mutant
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "RELIABILITY.md").read_text()
+PAGE = (ROOT / "docs" / "reliability.md").read_text()
 MUTANTS = [mutant for promise in PROMISES for mutant in promise.mutants]
 
 
