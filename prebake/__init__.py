@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from prebake.precompute.augment import Augmentation, augmentation_for
     from prebake.precompute.bake import bake
 
+__version__ = "0.2.0"
+
 _MODULES = {
     "Augmentation": "prebake.precompute.augment",
     "DataError": "prebake.errors",

@@ -72,21 +72,21 @@ def there(root: Path, tmp_path: Path) -> Path:
         ("--epochs -1", "--epochs: expected at least 1, found -1"),
         ("--epochs 1000000000", "--epochs: expected at most 8192, found 1000000000"),
         ("--epochs 100000000000000000000", "--epochs: expected at most 8192, found"),
-        ("--epochs 1.5", "argument --epochs: invalid int value: '1.5'"),
+        ("--epochs 1.5", "--epochs: invalid int value: '1.5'"),
         ("--epochs 1 --seed -1", "--seed: expected 0 to 2^63 - 1, found -1"),
         ("--epochs 1 --seed 9223372036854775808", "--seed: expected 0 to 2^63 - 1, found 9223372036854775808"),
         ("--epochs 1 --val-fraction 1", "--val-fraction: expected a fraction between 0 and 1, found 1"),
         ("--epochs 1 --val-fraction nan", "--val-fraction: expected a fraction between 0 and 1"),
         ("--epochs 1 --val-fraction -0.1", "--val-fraction: expected a fraction between 0 and 1"),
         ("--epochs 1 --val-fraction 1e-9", "--val-fraction: expected a fraction between 0 and 1"),
-        ("--epochs 1 --val-fraction half", "argument --val-fraction: invalid float value: 'half'"),
+        ("--epochs 1 --val-fraction half", "--val-fraction: invalid float value: 'half'"),
         ("--epochs 1 --pad -1", "--pad: expected 0 or more pixels, found -1"),
         ("--epochs 1 --pad 1000000000000", "--pad: reflecting needs fewer than 8 pixels"),
         ("--epochs 1 --pad 9 --pad-mode zero", "--pad: expected at most 8 pixels"),
         ("--epochs 1 --cutout -1", "--cutout: expected 0 or more pixels, found -1"),
         ("--epochs 1 --workers -3", "--workers: expected at least 1, found -3"),
-        ("--epochs 1 --dtype Float16", "--dtype: expected one of float16, uint8, float32, found 'Float16'"),
-        ("--epochs 1 --augment trivial", "no augmentation named 'trivial'; there are standard, plain, trivial-augment"),
+        ("--epochs 1 --dtype Float16", "--dtype: invalid choice: 'Float16'"),
+        ("--epochs 1 --augment trivial", "--augment: invalid choice: 'trivial'"),
         ("--epochs 1 --frobnicate", "unrecognized arguments: --frobnicate"),
         ("--epochs 1 audit", "unrecognized arguments: audit"),
     ],
@@ -122,8 +122,8 @@ def test_pixels_that_are_no_int_are_refused(value: Any) -> None:
     [
         ("audit", 2, "the following arguments are required: DIR"),
         ("audit DIR --sample 0", 2, "--sample: expected at least 1, found 0"),
-        ("audit DIR --sample some", 2, "argument --sample: invalid int value: 'some'"),
-        ("audit DIR --sample 3 --all", 2, "argument --all: not allowed with argument --sample"),
+        ("audit DIR --sample some", 2, "--sample: invalid int value: 'some'"),
+        ("audit DIR --sample 3 --all", 2, "--all: not allowed with argument --sample"),
         ("audit DIR --seed -1", 2, "--seed: expected 0 to 2^63 - 1, found -1"),
         ("audit DIR --epochs 3", 2, "unrecognized arguments: --epochs 3"),
         ("repair", 2, "the following arguments are required: DIR"),
@@ -142,8 +142,8 @@ def test_wrong_options_of_audit_and_repair_change_nothing(arguments: str, status
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ([], 2, "the following arguments are required: COMMAND"),
-        (["look"], 2, "invalid choice: 'look'"),
+        ([], 2, "expected a command"),
+        (["look"], 2, "no command named 'look'"),
         (["info"], 2, "the following arguments are required: DIR"),
         (["verify", "DIR", "--all"], 2, "unrecognized arguments: --all"),
         (["drop", "DIR"], 2, "the following arguments are required: --epochs"),
@@ -153,7 +153,7 @@ def test_wrong_options_of_audit_and_repair_change_nothing(arguments: str, status
         (["show", "DIR", "--epochs", "-1"], 2, "--epochs: expected one of 0 to 0"),
         (["show", "DIR", "--images", "-1"], 2, "--images: expected 0 to 1499, found -1"),
         (["show", "DIR", "--images", "9" * 30], 2, "--images: expected 0 to 1499"),
-        (["show", "DIR", "--images"], 2, "argument --images: expected at least one argument"),
+        (["show", "DIR", "--images"], 2, "--images: expected at least one argument"),
         (["show", "DIR", "--out", "DIR"], 2, "--out: expected the name of a PNG file, found the directory"),
         (["show", "DIR", "--out", "DIR/none/x.png"], 4, "none/x.png.part: No such file or directory"),
         (["show", "DIR", "--out", "DIR/manifest.json/x.png"], 4, "x.png.part: Not a directory"),
@@ -409,10 +409,10 @@ def test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped(tmp_path: P
     code, said = in_a_process("precompute", *DIGITS, "--out", out, environment=ascii_only)
     assert (code, "digits: 1 epochs of 1500 images in" in said, "Traceback" in said) == (0, True, False), said
     assert content(out) == content(root)
-    for command in (("shards", "verify"), ("precompute", "audit")):
+    for command in (("prebake", "verify"), ("prebake", "audit")):
         code, said = in_a_process(*command, out / "digits", environment=ascii_only)
         assert (code, "Weg" in said, "Traceback" in said) == (0, True, False), said
-    code, said = in_a_process("shards", "verify", tmp_path / "kein é", environment=ascii_only)
+    code, said = in_a_process("prebake", "verify", tmp_path / "kein é", environment=ascii_only)
     assert (code, "no manifest.json here" in said, "Traceback" in said) == (3, True, False), said
 
 
@@ -420,13 +420,13 @@ def test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped(tmp_path: P
 def test_results_that_can_not_be_written_exit_with_4(root: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         code, said = in_a_process(
-            "shards", "info", root / "digits", stdout=full.fileno(), environment={"PYTHONUNBUFFERED": ""}
+            "prebake", "info", root / "digits", stdout=full.fileno(), environment={"PYTHONUNBUFFERED": ""}
         )
     assert (code, said) == (4, "error: No space left on device; free some space, or work in another directory\n")
 
 
 def test_a_command_whose_stdout_is_closed_does_its_work(root: Path) -> None:
-    command = f"exec {shlex.quote(sys.executable)} -m shards verify {shlex.quote(str(root / 'digits'))} >&-"
+    command = f"exec {shlex.quote(sys.executable)} -m prebake verify {shlex.quote(str(root / 'digits'))} >&-"
     done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -444,12 +444,12 @@ def test_an_interruption_while_modules_are_imported_is_one_line_and_130(tmp_path
         said = [line for line in process.stderr if not line.startswith("import time:")]
         killer.cancel()
     # What is imported may swallow the exception; then it goes on for a moment.
-    assert (process.wait(), said[-1]) == (130, "interrupted; the same command goes on where this one ended\n")
+    assert (process.wait(), said[-1]) == (130, "interrupted; the same command resumes the bake\n")
     assert not any("Traceback" in line for line in said)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("package", ["precompute", "shards", "train"])
+@pytest.mark.parametrize("package", ["precompute", "prebake", "train"])
 def test_no_heavy_module_is_imported_before_signals_are_heeded(package: str) -> None:
     heavy = "{'torch', 'torchvision', 'sklearn', 'scipy', 'matplotlib'}"
     code = f"import sys, {package}.__main__; print(*{heavy} & set(sys.modules))"

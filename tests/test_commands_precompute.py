@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import prebake.cli.precompute
-import prebake.cli.shards
+import prebake
+from prebake.cli.main import main
 from prebake.cli.run import run_command
 from prebake.errors import DataError, DivergedError, MachineError, UsageError
 from prebake.format.verify import damage
@@ -32,12 +32,10 @@ NOWHERE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"} | NOWHERE
 
 
-MAINS = {"precompute": prebake.cli.precompute.main, "shards": prebake.cli.shards.main}
-
-
 def run(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a command in this process, which spares the seconds that importing scikit-learn takes."""
-    command, out, err = [module, *map(str, arguments)], io.StringIO(), io.StringIO()
+    words = [] if module == "shards" else [module]
+    command, out, err = ["prebake", *words, *map(str, arguments)], io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", command),
         mock.patch.dict(os.environ, ENVIRONMENT, clear=True),
@@ -45,7 +43,7 @@ def run(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as ended,
     ):
-        run_command(MAINS[module])
+        main()
     code = ended.value.code
     assert isinstance(code, int)
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
@@ -86,11 +84,11 @@ def there(done: Path, tmp_path: Path) -> Path:
         ("--epochs 1 --dataset imagenet", "no data set named 'imagenet'; there are cifar10, .*digits"),
         ("--epochs 1 --dataset digits --image-size 16", "--image-size: .*; digits has a size, and --resize"),
         ("--epochs 1 --dataset folder:cats digits --skip-unreadable", "--skip-unreadable: for your own pictures only"),
-        ("--epochs 1 --dataset digits --augment strong", "no augmentation named 'strong'; there are standard, plain"),
-        ("--epochs 1 --dataset digits --dtype float64", "--dtype: expected one of float16, uint8, float32"),
+        ("--epochs 1 --dataset digits --augment strong", "--augment: invalid choice: 'strong'"),
+        ("--epochs 1 --dataset digits --dtype float64", "--dtype: invalid choice: 'float64'"),
         ("--epochs 1 --dataset digits --workers 0", "--workers: expected at least 1, found 0"),
-        ("--epochs 1 --dataset digits --flip sometimes", "--flip: expected one of random, alternate, none"),
-        ("--epochs 1 --dataset digits --pad-mode wrap", "--pad-mode: expected one of reflect, zero, black"),
+        ("--epochs 1 --dataset digits --flip sometimes", "--flip: invalid choice: 'sometimes'"),
+        ("--epochs 1 --dataset digits --pad-mode wrap", "--pad-mode: invalid choice: 'wrap'"),
         ("--epochs 1 --dataset digits --cutout 9", "--cutout: expected at most 8"),
         ("--epochs 0 --dataset digits", "--epochs: expected at least 1, found 0"),
         ("--epochs many", "--epochs"),
@@ -261,7 +259,7 @@ def test_drop_removes_the_last_epochs_and_says_how_much_that_freed(there: Path, 
 def test_only_the_last_epochs_can_be_dropped(there: Path) -> None:
     refused = run("shards", "drop", there, "--epochs", "0-1")
     assert refused.returncode == 2
-    assert "only the last epochs can go" in refused.stderr
+    assert "only the last epochs can be removed" in refused.stderr
     assert ShardSet(there).epochs == 3
 
 
@@ -325,7 +323,7 @@ def test_a_terminated_bake_exits_with_143_and_leaves_only_whole_shards(tmp_path:
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (143, "")
-    assert stderr.endswith("terminated; the same command goes on where this one ended\n")
+    assert stderr.endswith("terminated; the same command resumes the bake\n")
     data = ShardSet(tmp_path / "digits")
     missing = set(data.missing())
     assert 0 < len(missing) < 901
@@ -400,7 +398,7 @@ def test_on_windows_a_command_says_that_it_is_not_supported(
     assert said.startswith("error: Windows is not supported; use Linux or macOS")
 
 
-@pytest.mark.parametrize("module", ["shards", "precompute"])
+@pytest.mark.parametrize("module", ["prebake", "precompute", "train"])
 def test_on_windows_the_message_comes_before_any_module_that_is_missing_there(module: str) -> None:
     code = """
 import concurrent.futures.process, multiprocessing.connection
@@ -421,7 +419,7 @@ def test_a_dry_run_says_what_the_real_run_would_do(tmp_path: Path) -> None:
     assert run("precompute", *options).returncode == 0
     other = run("precompute", *options, "--dtype", "uint8", "--dry-run")
     assert other.returncode == 3
-    assert "encoding is 'float16' there, 'uint8' asked for" in other.stderr
+    assert "dtype is 'float16' there, 'uint8' asked for" in other.stderr
     again = run("precompute", *options, "--overwrite", "--dry-run", "--json")
     assert json.loads(again.stdout)["shards"] == 2
     assert run("precompute", *options, "--dry-run", "--json").stdout.count('"shards": 0') == 1

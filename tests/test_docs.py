@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+import prebake.cli.heatmap
 import prebake.cli.precompute
+import prebake.cli.report
 import prebake.cli.shards
 import prebake.cli.train
 import prebake.train.compare
-import prebake.train.heatmap
 import prebake.train.predict
-import prebake.train.report.command
 from benchmarks import scaling
 from benchmarks.table import PAGES, PARTS, table
+from prebake.cli.audit import parser as audit_parser
 from prebake.cli.repair import parser as repair_parser
 from prebake.format.document import read_document
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.audit import parser as audit_parser
 from prebake.precompute.sources.known import DATASETS, OWN
 from prebake.train.recipes import RECIPES
 
@@ -46,7 +46,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     ("title", "parsers"),
     [
         ("Baking", [prebake.cli.precompute.parser()]),
-        ("Looking after shards", [prebake.cli.shards.parser(), audit_parser(), repair_parser()]),
+        ("Looking after shards", [*prebake.cli.shards.parsers().values(), audit_parser(), repair_parser()]),
         (
             "Training",
             [
@@ -54,9 +54,9 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
                 for module in (
                     prebake.cli.train,
                     prebake.train.compare,
-                    prebake.train.heatmap,
+                    prebake.cli.heatmap,
                     prebake.train.predict,
-                    prebake.train.report.command,
+                    prebake.cli.report,
                 )
             ],
         ),

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
-import prebake.cli.shards
 import prebake.storage.remote
 import prebake.storage.store
+from prebake.cli.main import main
 from prebake.errors import DataError, MachineError, UsageError
 from prebake.loader.describe import digest
 from prebake.loader.prefetcher import Prefetcher
@@ -219,10 +219,13 @@ def test_verify_reads_what_is_there_and_not_the_cache(
         pass
     archive = Shaky.store["/bucket/set/train-e000-000.tar"]
     archive.getbuffer()[3000] ^= 1
-    monkeypatch.setattr("sys.argv", ["shards", "verify", str(there.location)])
-    with pytest.raises(DataError, match=r"1 shards damaged \(train-e000-000\.tar\)"):
-        prebake.cli.shards.main()
-    assert "train-e000-000.tar, record e000-r00000: bytes differ" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["prebake", "verify", str(there.location)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == 3
+    assert "1 shards damaged (train-e000-000.tar)" in said.err
+    assert "train-e000-000.tar, record e000-r00000: bytes differ" in said.out
 
 
 def test_what_needs_a_directory_says_so(there: ShardSet) -> None:

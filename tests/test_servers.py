@@ -129,9 +129,9 @@ def test_digits_end_to_end_from_s3(port: int, here: Path, trained: bytes, tmp_pa
     assert done.code == 0, done.err
     assert there(port, "a/digits") == files(here / "digits")
     train_as_here("s3://bucket/a", here / "digits", tmp_path, trained, environment(port))
-    verified = run("shards", "verify", "s3://bucket/a/digits", more=environment(port))
+    verified = run("prebake", "verify", "s3://bucket/a/digits", more=environment(port))
     assert (verified.code, verified.err) == (0, "")
-    about = run("shards", "info", "s3://bucket/a/digits", "--json", more=environment(port))
+    about = run("prebake", "info", "s3://bucket/a/digits", "--json", more=environment(port))
     assert json.loads(about.out)["missing"] == []
 
 
@@ -142,7 +142,7 @@ def test_digits_end_to_end_from_nginx(here: Path, trained: bytes, tmp_path: Path
         assert " 206 " in asked.read_text()
         for written in (the_run(tmp_path / "runs")).rglob("*"):
             assert not written.is_file() or b"secret" not in written.read_bytes(), written
-        verified = run("shards", "verify", url)
+        verified = run("prebake", "verify", url)
         assert (verified.code, verified.err) == (0, "")
         assert f"http://127.0.0.1:{port}/digits: {EPOCHS + 1} shards" in verified.out
 
@@ -230,14 +230,14 @@ def test_what_is_wrong_on_a_server_is_said(here: Path, tmp_path: Path, place: st
 
 
 def test_wrong_credentials_and_no_bucket_are_said(port: int) -> None:
-    done = run("shards", "info", "s3://nobody/x", more=environment(port))
+    done = run("prebake", "info", "s3://nobody/x", more=environment(port))
     assert (done.code, "error: s3://nobody/x/manifest.json: no such bucket" in done.err) == (3, True), done.err
     done = run("train", "--shards", "s3://nobody/x", *TRAIN, more=environment(port))
     assert (done.code, "no such bucket" in done.err) == (3, True), done.err
     done = run("precompute", *BAKE, "--out", "s3://nobody/x", more=environment(port))
     assert (done.code, "s3://nobody/x/digits/manifest.json: no such bucket" in done.err) == (3, True), done.err
     empty = {name: "" for name in environment(port) if "KEY" in name}
-    done = run("shards", "info", "s3://bucket/x", more={**environment(port), **empty, "HOME": "/nowhere"})
+    done = run("prebake", "info", "s3://bucket/x", more={**environment(port), **empty, "HOME": "/nowhere"})
     assert (done.code, "no credentials found" in done.err) == (4, True), done.err
 
 
@@ -257,10 +257,9 @@ def test_a_server_that_does_not_answer_ends_the_command_after_the_deadline() -> 
     code = """
 import sys, prebake.storage.store
 prebake.storage.store.PATIENCE_SECONDS = 2.0
-from prebake.cli.shards import main
-from prebake.cli.run import run_command
-sys.argv = ["shards", "info", "http://me:secret@127.0.0.1:9/x?sig=secret"]
-run_command(main)
+from prebake.cli.main import main
+sys.argv = ["prebake", "info", "http://me:secret@127.0.0.1:9/x?sig=secret"]
+main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr

@@ -1,21 +1,17 @@
-"""python -m precompute: bake data sets into shards."""
+"""`prebake precompute`: bake data sets into shard sets."""
 
 import argparse
 import functools
 import json
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
-from prebake.cli.repair import main as repair_main
-from prebake.cli.run import run_command
+from prebake.cli.parser import CommandParser
 from prebake.errors import UsageError
 from prebake.format.manifest import Plan
 from prebake.format.record import ENCODINGS
-from prebake.precompute.audit import main as audit_main
 from prebake.precompute.augment import (
     AUGMENTATIONS,
     FLIPS,
@@ -35,28 +31,12 @@ from prebake.precompute.task import Task, bake_task
 from prebake.storage.files import Location, parse_path
 
 
-def list_sources(arguments: Sequence[str]) -> None:
-    """Print what there is to bake."""
-    argparse.ArgumentParser(prog="python -m precompute list", description="Say what --dataset takes.").parse_args(
-        arguments
-    )
-    lines = {name: known.about for name, known in DATASETS.items()}
-    lines |= {f"{kind}:{own.where}": own.about for kind, own in OWN.items()}
-    for name, about in lines.items():
-        print(f"{name:16s} {about}")
-
-
-COMMANDS = {"audit": audit_main, "repair": repair_main, "list": list_sources}
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="python -m precompute",
-        description="Bake every augmented view of an image training set.",
-        epilog="python -m precompute audit DIR holds stored records against what source and plan give; "
-        "python -m precompute repair DIR bakes what is missing or damaged; python -m precompute list says what "
-        "--dataset takes. Each has its --help.",
+    options = CommandParser(
+        prog="prebake precompute",
+        description="Bake every augmented view of an image data set.",
+        epilog="prebake list says what --dataset takes.",
     )
     add = options.add_argument
     names = ", ".join([*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())])
@@ -64,13 +44,19 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
     add_source_options(options)
     add("--out", type=parse_path, default=Path("shards"), help="root of the shard sets, or its URL; default shards")
-    add("--augment", default="standard", metavar="NAME", help=f"of {', '.join(AUGMENTATIONS)}; default standard")
+    add(
+        "--augment",
+        default="standard",
+        choices=AUGMENTATIONS,
+        metavar="NAME",
+        help=f"one of {', '.join(AUGMENTATIONS)}; default standard",
+    )
     add("--pad", type=int, help="pixels around the image before it is cropped")
-    add("--pad-mode", help=f"of {', '.join(PAD_MODES)}")
-    add("--flip", help=f"of {', '.join(FLIPS)}")
+    add("--pad-mode", choices=PAD_MODES, help="content of the padding")
+    add("--flip", choices=FLIPS, help="when images are mirrored")
     add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
     add("--resize", metavar="SIDE:EPOCHS,...", help="sides of the images in turn, such as 16:5,24:10,32:10")
-    add("--dtype", default="float16", help=f"of {', '.join(ENCODINGS)}; default float16")
+    add("--dtype", default="float16", choices=ENCODINGS, help="of the stored images; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
     add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
@@ -85,9 +71,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Bake the data sets that are named, one after the other."""
-    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        COMMANDS[sys.argv[1]](sys.argv[2:])
-        return
     arguments = parser().parse_args()
     task = _task(arguments)
     _check(arguments)
@@ -239,7 +222,3 @@ def _report(job: Job, left: Estimate, as_json: bool) -> None:
             f"{left.size_bytes} of {left.planned_bytes} bytes ({gigabytes(left.size_bytes)}); "
             f"{free} free; each epoch more takes {gigabytes(left.epoch_bytes)}, and what train --replay repeats none"
         )
-
-
-if __name__ == "__main__":
-    run_command(main, "" if sys.argv[1:2] == ["audit"] else "the same command goes on where this one ended")

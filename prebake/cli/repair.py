@@ -1,10 +1,10 @@
 """Repairing: a shard set is made whole again, from what its manifest says."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
+from prebake.cli.parser import CommandParser
 from prebake.errors import UsageError, listed
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.bake import bake_source
@@ -14,9 +14,9 @@ from prebake.storage.lock import locked
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Bake what is missing or damaged in the set of a known data set, and the shards that are named."""
-    chosen = parser().parse_args(arguments)
+    chosen = parser().parse_args()
     if chosen.workers is not None and chosen.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {chosen.workers}")
     data = ShardSet(chosen.directory)
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="python -m precompute repair", description="Bake what is missing or damaged, and leave the rest alone."
+    options = CommandParser(
+        prog="prebake repair", description="Bake what is missing or damaged, and leave the rest alone."
     )
     add = options.add_argument
     add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")

@@ -1,14 +1,14 @@
-"""python -m shards: look at shard sets, verify them, show their pictures, drop epochs."""
+"""`prebake info`, `verify`, `show` and `drop`: inspect and maintain a shard set."""
 
 import argparse
 import json
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from prebake.cli.run import run_command
+from prebake.cli.parser import CommandParser
 from prebake.errors import DataError, UsageError, listed, shown
 from prebake.format.verify import damage
 from prebake.loader.describe import describe, digest
@@ -18,37 +18,35 @@ from prebake.precompute.drop import drop_epochs
 from prebake.storage.files import parse_path
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command's options."""
-    options = argparse.ArgumentParser(prog="python -m shards", description="Look after shard sets.")
-    commands = options.add_subparsers(required=True, metavar="COMMAND")
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command, by its name."""
 
-    def command(name: str, about: str, run: Any) -> argparse.ArgumentParser:  # a function of this module
-        added = commands.add_parser(name, help=about, description=about)
+    def command(name: str, about: str) -> argparse.ArgumentParser:
+        added = CommandParser(prog=f"prebake {name}", description=about)
         added.add_argument(
             "directory", type=parse_path, metavar="DIR", help="a shard set, such as shards/cifar10, or its URL"
         )
-        added.set_defaults(run=run)
         return added
 
-    info = command("info", "what a set holds, and what is missing", _info)
+    info = command("info", "Show what a shard set holds, and what is missing.")
     info.add_argument("--json", action="store_true", help="print JSON")
-    info.add_argument("--digest", action="store_true", help="print one SHA-256 for the whole set, and nothing else")
-    verify = command("verify", "hold every byte against its checksum", _verify)
+    info.add_argument("--digest", action="store_true", help="print one SHA-256 of the whole set, and nothing else")
+    verify = command("verify", "Check every byte against its checksum.")
     verify.add_argument("--json", action="store_true", help="print JSON")
-    show = command("show", "draw the same images in several epochs", _show)
+    show = command("show", "Draw the same images as several epochs hold them.")
     show.add_argument("--epochs", help="such as 0-7; default the first 8")
     show.add_argument("--images", type=int, nargs="+", help="source indices; default the first 8")
     show.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file; default grid.png")
-    drop = command("drop", "remove the last epochs, to free space", _drop)
-    drop.add_argument("--epochs", required=True, help="such as 20-, to the last one")
-    return options
+    drop = command("drop", "Remove the last epochs, to free space.")
+    drop.add_argument("--epochs", required=True, help="such as 20-: from epoch 20 to the last one")
+    return {"info": info, "verify": verify, "show": show, "drop": drop}
 
 
 def main() -> None:
-    """Run one command."""
-    arguments = parser().parse_args()
-    arguments.run(ShardSet(arguments.directory), arguments)
+    """Run one of the commands: `info DIR`, `verify DIR`, `show DIR` or `drop DIR`."""
+    name, *arguments = sys.argv[1:]
+    chosen = parsers()[name].parse_args(arguments)
+    {"info": _info, "verify": _verify, "show": _show, "drop": _drop}[name](ShardSet(chosen.directory), chosen)
 
 
 def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
@@ -115,7 +113,7 @@ def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
     epochs = epoch_range(arguments.epochs, data.epochs)
     if epochs.stop != data.epochs:
         raise UsageError(
-            f"--epochs: only the last epochs can go, since epoch e plays view e; {arguments.epochs} leaves "
+            f"--epochs: only the last epochs can be removed; {arguments.epochs} leaves "
             f"{epochs.stop} to {data.epochs - 1}. Take {epochs.start}-"
         )
     freed = drop_epochs(data, epochs.start)
@@ -135,7 +133,3 @@ def epoch_range(text: str, epochs: int) -> range:
         if start <= stop < epochs:
             return range(start, stop + 1)
     raise UsageError(f"--epochs: expected one of 0 to {epochs - 1}, or a range like 0-7 or 20-, found {text!r}")
-
-
-if __name__ == "__main__":
-    run_command(main)

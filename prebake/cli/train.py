@@ -1,12 +1,11 @@
-"""The command `python -m train`: its options, and what they ask for."""
+"""`prebake train`: train a model on shard sets."""
 
 import argparse
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from prebake.cli.parser import CommandParser
 from prebake.console import log
 from prebake.errors import UsageError
 from prebake.storage.files import parse_path
@@ -24,24 +23,10 @@ from prebake.train.tensorboard import check_tensorboard
 
 __all__ = ["main", "parser"]
 
-# Modules with a command of their own.
-OTHERS = {
-    "predict": "prebake.train.predict",
-    "compare": "prebake.train.compare",
-    "report": "prebake.train.report.command",
-    "heatmap": "prebake.train.heatmap",
-}
-
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="python -m train",
-        description="Train every data set found in the shards.",
-        epilog="python -m train predict RUN IMAGE ... classifies image files with a run's weights; "
-        "compare RUN RUN ... holds finished runs against each other; report RUN writes a run's report again; "
-        "heatmap RUN shows where a model looks.",
-    )
+    options = CommandParser(prog="prebake train", description="Train every data set found in the shards.")
     add = options.add_argument
     add(
         "--shards",
@@ -49,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         help="one shard set, or the root of several, or its URL; --resume RUN knows its own",
     )
     add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
-    add("--recipe", metavar="NAME", help=f"of {', '.join(RECIPES)}; default what the shards suggest")
+    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}; default: the shards name it")
     add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; default the recipe's")
     add("--epochs", type=int, help="default the recipe's or the shards' number, whichever is smaller")
     add("--replay", action="store_true", help="allow more epochs than views: epoch e plays e mod views")
@@ -73,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
     add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
-    add("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; default auto")
+    add("--precision", default="auto", choices=("auto", *PRECISIONS), help="default auto")
     add("--compile", action="store_true", help="compile the step first: takes about a minute")
     add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
     add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
@@ -98,9 +83,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Train the data sets one after the other, then print one table; under torchrun, in all its processes."""
-    if len(sys.argv) > 1 and sys.argv[1] in OTHERS:
-        importlib.import_module(OTHERS[sys.argv[1]]).main(sys.argv[2:])
-        return
     processes = ProcessGroup.from_torchrun()
     with processes.quiet():
         _train(processes)

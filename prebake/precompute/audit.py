@@ -3,12 +3,9 @@
 A checksum proves that bytes are those which were written. This proves that what was written is what the plan says.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import secrets
-import shlex
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,19 +14,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.cli.options import add_source_options, decoding, given_source
 from prebake.errors import DataError, UsageError, listed
 from prebake.format.manifest import MAX_SEED, Shard
 from prebake.format.record import Layout
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import order
 from prebake.precompute.progress import Progress
-from prebake.precompute.provenance import Provenance, find_provenance, match_provenance
+from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.recompute import compare
 from prebake.precompute.sources.known import SourceData, checked_images
 from prebake.precompute.workers import each_in_threads, stop_if
 
-__all__ = ["Audit", "audit", "main"]
+__all__ = ["SAMPLE", "Audit", "audit", "audit_records", "choose_seed", "refuse_differences"]
 
 SAMPLE = 100
 
@@ -74,59 +70,19 @@ def audit(
         UsageError: an argument outside its range, or arrays that don't fit each other.
         DataError: the arrays are not those which were baked, stored bytes differ, or shards are missing.
     """
-    seed = _seed(sample, seed)
+    seed = choose_seed(sample, seed)
     data = ShardSet(out)
     splits = {"train": checked_images(images, labels, "images")}
     if test is not None:
         splits["test"] = checked_images(*test, "test images")
     names = tuple(classes) if classes is not None else data.classes
     provenance = match_provenance(data.location, data.plan, SourceData(data.name, names, splits))
-    found = _audit(data, provenance, sample, seed)
+    found = audit_records(data, provenance, sample, seed)
     remedy = "remove the indexes (.json) of those that differ, and call prebake.bake() with the same arrays"
-    _refuse(data, found, f"Bake them anew: {remedy}")
+    refuse_differences(data, found, f"Bake them anew: {remedy}")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Audit the set of a known data set, and print what was found."""
-    chosen = parser().parse_args(arguments)
-    sample = None if chosen.all else chosen.sample
-    seed = _seed(sample, chosen.seed)
-    data = ShardSet(chosen.directory)
-    found = _audit(data, find_provenance(data, chosen.dataset, chosen.data_dir, decoding(chosen, None)), sample, seed)
-    if chosen.json:
-        about = {"directory": str(data.path), "records": found.records, "records_planned": found.planned}
-        drawn = {} if sample is None else {"seed": seed}
-        print(json.dumps({**about, **drawn, "differing": found.differing, "missing": found.missing}, indent=1))  # noqa: T201 - the command's result
-    else:
-        for words in (*(f"missing  {name}" for name in found.missing), *found.differing.values()):
-            print(words)  # noqa: T201 - likewise
-    again = shlex.join([str(data.path), *found.differing, *given_source(chosen)])
-    _refuse(data, found, f"Bake them anew: python -m precompute repair {again}")
-    if not chosen.json:
-        which = "" if found.records == found.planned else f" (drawn by --seed {seed})"
-        counts = f"{found.records:,} of {found.planned:,} records"
-        print(f"{data.path}: {counts} derived anew, byte for byte as stored{which}")  # noqa: T201 - likewise
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="python -m precompute audit",
-        description="Derive records anew from the source images and the plan, and hold them against the stored bytes.",
-    )
-    add = options.add_argument
-    add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
-    add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
-    add_source_options(options)
-    many = options.add_mutually_exclusive_group()
-    many.add_argument("--sample", type=int, default=SAMPLE, help=f"how many records to draw; default {SAMPLE}")
-    many.add_argument("--all", action="store_true", help="all records")
-    add("--seed", type=int, help="draw the same records again; default others each time")
-    add("--json", action="store_true", help="print JSON")
-    return options
-
-
-def _seed(sample: int | None, seed: int | None) -> int:
+def choose_seed(sample: int | None, seed: int | None) -> int:
     """Return the seed to draw so many records with: the given one, or a fresh one."""
     if sample is not None and sample < 1:
         raise UsageError(f"--sample: expected at least 1, found {sample}")
@@ -137,7 +93,7 @@ def _seed(sample: int | None, seed: int | None) -> int:
     return seed
 
 
-def _refuse(data: ShardSet, found: Audit, remedy: str) -> None:
+def refuse_differences(data: ShardSet, found: Audit, remedy: str) -> None:
     troubles = []
     if found.differing:
         count = len(found.differing)
@@ -148,7 +104,7 @@ def _refuse(data: ShardSet, found: Audit, remedy: str) -> None:
         raise DataError(f"{data.path}: {'; '.join(troubles)}. {remedy}")
 
 
-def _audit(data: ShardSet, provenance: Provenance, sample: int | None, seed: int) -> Audit:
+def audit_records(data: ShardSet, provenance: Provenance, sample: int | None, seed: int) -> Audit:
     """Derive a sample of the records that are there, or all of them, shard by shard, and compare."""
     missing = data.missing()
     planned = data.plan.shards()

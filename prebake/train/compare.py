@@ -1,6 +1,5 @@
 """python -m train compare RUN RUN ...: finished runs side by side, and whether their difference means anything."""
 
-import argparse
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,11 @@ from typing import Any
 from prebake.console import log
 from prebake.storage.atomic import write_whole
 from prebake.train.repeats import aggregate, describe_score
-from prebake.train.results import SCORES, SEEDS, Result, read_result
+from prebake.train.results import SCORES, SEEDS, Result
 from prebake.train.statistics import Difference, welch
 from prebake.train.summary import lay_out, percent
 
-__all__ = ["Group", "compare", "differing", "draw", "grouped", "judged_by", "main", "parser"]
+__all__ = ["Group", "compare", "describe", "differing", "draw", "grouped", "judged_by"]
 
 
 @dataclass(frozen=True)
@@ -30,28 +29,6 @@ class Group:
         """Return one of `SCORES`, 0 to 1, of the runs that have it."""
         found = (result.summary.get(score) for result in self.results)
         return [accuracy for accuracy in found if accuracy is not None]
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="python -m train compare",
-        description="Print and draw finished runs side by side. Runs that differ in their seeds alone are repetitions "
-        "of one setting; each setting is tested against the first one, on the validation split where all have one.",
-    )
-    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
-    options.add_argument("--out", type=Path, default=Path("compare.png"), help="picture; default compare.png")
-    options.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    return options
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Print and draw runs side by side."""
-    chosen = parser().parse_args(arguments)
-    paths = {path.resolve(): path for path in chosen.runs}  # a run that is named twice is one run
-    groups = grouped([read_result(path) for path in paths.values()])
-    print(json.dumps(compare(groups)) if chosen.json else _words(groups))  # noqa: T201 - the command's result
-    draw(chosen.out, groups)
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
@@ -106,7 +83,7 @@ def _test(first: Group, second: Group, score: str) -> Difference | str:
     return welch(*found) or f"{points}; no test: within each setting all runs came to the same"
 
 
-def _words(groups: Sequence[Group]) -> str:
+def describe(groups: Sequence[Group]) -> str:
     score = judged_by(groups)
     paragraphs = [lay_out(_rows(groups))]
     if len(groups) > 1:

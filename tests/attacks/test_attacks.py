@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import prebake
-from prebake.cli.run import run_command
-from prebake.cli.shards import main as shards_main
+from prebake.cli.main import main
 from prebake.errors import DataError, MachineError, PrebakeError
 from prebake.loader.grid import draw_grid, views
 from prebake.loader.shard_set import ShardSet
@@ -142,9 +141,9 @@ def ran(*arguments: object) -> tuple[int, str]:
     """Run `python -m shards` in a fork that may do nothing; return exit code and words."""
 
     def act() -> None:
-        sys.argv = ["shards", *map(str, arguments)]
+        sys.argv = ["prebake", *map(str, arguments)]
         with Guard():
-            run_command(shards_main)
+            main()
 
     ended = trial(act, seconds=30)
     return ended.status, ended.said

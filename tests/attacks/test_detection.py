@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prebake.cli.run import run_command
-from prebake.cli.shards import main
+from prebake.cli.main import main
 from prebake.errors import PrebakeError
 from prebake.format.record import BLOCK_BYTES
 from prebake.format.verify import damage
@@ -183,9 +182,9 @@ def test_exchanged_copied_appended_renamed_and_missing_files_are_seen(
 
 def verified(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Run `python -m shards verify` in this process; return exit code and all that it said."""
-    monkeypatch.setattr(sys, "argv", ["shards", "verify", str(directory)])
+    monkeypatch.setattr(sys, "argv", ["prebake", "verify", str(directory)])
     with pytest.raises(SystemExit) as ended:
-        run_command(main)
+        main()
     said = capsys.readouterr()
     assert isinstance(ended.value.code, int)
     return ended.value.code, said.out + said.err

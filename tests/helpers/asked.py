@@ -1,32 +1,29 @@
 """The commands precompute and shards, asked in a fork of this process."""
 
 import sys
-from collections.abc import Callable
 
 import sklearn.datasets  # noqa: F401 - here, so that no fork has to
 import torchvision  # noqa: F401 - likewise
 
-import prebake.cli.precompute
-import prebake.cli.shards
-from prebake.cli.run import run_command
+from prebake.cli.main import main
 from tests.helpers.trials import Trial, trial
 
 __all__ = ["precompute_command", "shards_command"]
 
 
 def precompute_command(*arguments: object) -> Trial:
-    """Run `python -m precompute`."""
-    return _asked(prebake.cli.precompute.main, arguments)
+    """Run `prebake precompute`, or `audit` and `repair` where the first argument names them."""
+    return _asked("precompute", *arguments)
 
 
 def shards_command(*arguments: object) -> Trial:
-    """Run `python -m shards`."""
-    return _asked(prebake.cli.shards.main, arguments)
+    """Run `prebake`."""
+    return _asked(*arguments)
 
 
-def _asked(main: Callable[[], None], arguments: tuple[object, ...]) -> Trial:
+def _asked(*arguments: object) -> Trial:
     def act() -> None:
-        sys.argv = ["command", *map(str, arguments)]
-        run_command(main)
+        sys.argv = ["prebake", *map(str, arguments)]
+        main()
 
     return trial(act)

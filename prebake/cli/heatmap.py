@@ -1,16 +1,16 @@
 """python -m train heatmap RUN: where a model looks, beside where another one does."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
+from prebake.cli.parser import CommandParser
+from prebake.cli.report import open_shards
 from prebake.errors import DataError, UsageError
 from prebake.loader.shard_set import ShardSet
 from prebake.storage.atomic import write_whole
 from prebake.storage.files import parse_path
 from prebake.train.device import choose_device, choose_precision
 from prebake.train.evaluate import final_split, predict
-from prebake.train.report.command import open_shards
 from prebake.train.report.record import Record
 from prebake.train.report.sections import MAX_MAPPED, heat_pairs
 from prebake.train.report.tiles import Tile, sheet
@@ -21,8 +21,8 @@ __all__ = ["main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(
-        prog="python -m train heatmap",
+    options = CommandParser(
+        prog="prebake heatmap",
         description="Draw heat maps of the same test images by one run's model, or by two side by side.",
     )
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
@@ -36,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Draw one sheet: a row a class; of each image itself, and a heat map by each model."""
-    chosen = parser().parse_args(arguments)
+    chosen = parser().parse_args()
     if chosen.images < 1:
         raise UsageError(f"--images: expected at least 1, found {chosen.images}")
     if chosen.out.is_dir() or not chosen.out.name:
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     columns = len(rows[0]) * chosen.images
     heading = f"left: {chosen.run.name}\nright: {chosen.against.name}" if chosen.against else chosen.run.name
     write_whole(chosen.out, sheet([tile for row in rows for tile in row], columns, heading))
-    print(f"{chosen.out}: {len(rows)} images")  # noqa: T201 - the command's result
+    print(f"{chosen.out}: {len(rows)} images")
 
 
 def _check(trained: Trained, data: ShardSet, run: Path) -> None:

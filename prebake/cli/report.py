@@ -1,11 +1,11 @@
 """python -m train report RUN: write the report of a finished run again."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from prebake.cli.parser import CommandParser
 from prebake.errors import DataError
 from prebake.format.manifest import MANIFEST
 from prebake.loader.shard_set import ShardSet
@@ -21,7 +21,7 @@ __all__ = ["main", "open_shards", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(prog="python -m train report", description="Write a run's report again.")
+    options = CommandParser(prog="prebake report", description="Write a run's report again.")
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
     options.add_argument(
         "--shards", type=parse_path, help="what it was trained on, or the root of that, if it was moved"
@@ -30,9 +30,9 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Evaluate the run's weights, and write its report."""
-    chosen = parser().parse_args(arguments)
+    chosen = parser().parse_args()
     record = Record.read(chosen.run)
     data = open_shards(chosen.shards, record)
     if data.plan.identity != record.settings["shards"]:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     precision = record.settings["precision"] if record.settings["device"] == str(device) else "auto"
     precision = choose_precision(precision, device)
     write_report(record, data, model, predict(model, data, split, device, precision) if split else None)
-    print(chosen.run / "report.html")  # noqa: T201 - the command's result
+    print(chosen.run / "report.html")
 
 
 def open_shards(path: Location | None, record: Record) -> ShardSet:
