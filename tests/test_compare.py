@@ -201,7 +201,7 @@ def test_without_matplotlib_the_table_is_there_and_the_way_to_it_is_said(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ended = drawn(*two_settings)
     assert (ended.code, ended.out) == (0, with_it)
-    assert "compare.png is not drawn; it needs matplotlib: pip install -e '.[report]'" in ended.err
+    assert 'compare.png is not drawn: a drawing needs the package matplotlib: pip install -e ".[report]"' in ended.err
     assert not (tmp_path / "compare.png").exists()
 
 

@@ -153,5 +153,5 @@ def test_what_is_no_data_set_of_pictures_is_said(datasets: Any, tmp_path: Path) 
 
 def test_without_the_package_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MachineError, match=r"pip install -e '\.\[hf\]'"):
+    with pytest.raises(MachineError, match=r"hf:NAME needs the package datasets: pip install -e \"\.\[hf\]\""):
         read(tmp_path)

@@ -220,10 +220,10 @@ def test_without_matplotlib_the_run_ends_well_and_says_what_is_left_out(
     ended = command("--shards", shards / "digits", "--epochs", 1, "--out", tmp_path, *ON_CPU)
     assert ended.code == 0, ended.err
     run = the_run(tmp_path)
-    (line,) = [line for line in ended.err.splitlines() if "need matplotlib" in line]
+    (line,) = [line for line in ended.err.splitlines() if "lacks the curves" in line]
     assert line == (
-        f"{run / 'report.html'} lacks the drawings of curves, schedule and confusion matrix; "
-        "they need matplotlib: pip install -e '.[report]'"
+        f"{run / 'report.html'} lacks the curves, the schedule and the confusion matrix: "
+        'a drawing needs the package matplotlib: pip install -e ".[report]"'
     )
     assert "Heat maps" in page_of(run).text
     assert {path.name for path in (run / "pictures").iterdir()} == PICTURES

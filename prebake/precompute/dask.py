@@ -20,6 +20,7 @@ from typing import Any
 from prebake.console import log
 from prebake.errors import DataError, MachineError, PrebakeError, UsageError
 from prebake.format.manifest import Plan, Shard
+from prebake.optional import import_optional
 from prebake.precompute.augmenters import LookupAugmenter, PipelineAugmenter, augmenter_for
 from prebake.precompute.progress import Progress
 from prebake.precompute.provenance import Provenance, match_provenance
@@ -89,14 +90,11 @@ def check_scheduler(address: str) -> None:
 
 @contextlib.contextmanager
 def _client(address: str) -> Iterator[Any]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise MachineError("--dask needs dask.distributed: pip install -e '.[cluster]'") from None
+    distributed = import_optional("distributed", "cluster", "--dask")
     for logger in ("distributed", "distributed.client"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)  # their tracebacks on a scheduler that went away
     try:
-        client = Client(address, timeout=CONNECT_SECONDS)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS)
     except ValueError as error:
         raise UsageError(f"--dask: expected an address such as tcp://HOST:8786, found {address!r} ({error})") from None
     except OSError as error:

@@ -9,6 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from prebake.console import log
+from prebake.errors import MachineError
+from prebake.optional import import_optional
 from prebake.storage.atomic import write_whole
 from prebake.train.repeats import aggregate, describe_score
 from prebake.train.results import SCORES, SEEDS, Result
@@ -142,12 +144,12 @@ def draw(path: Path, groups: Sequence[Group]) -> None:
     Without matplotlib it says how to get it, and draws nothing.
     """
     try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        log(f"{path} is not drawn; it needs matplotlib: pip install -e '.[report]'")
+        figures = import_optional("matplotlib.figure", "report", "a drawing")
+    except MachineError as error:
+        log(f"{path} is not drawn: {error}")
         return
     score = judged_by(groups)
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = figures.Figure(figsize=(13, 4), layout="constrained")
     by_epoch, by_second, final = figure.subplots(1, 3)
     for number, group in enumerate(groups):
         color = f"C{number % 10}"

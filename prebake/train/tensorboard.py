@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prebake.errors import MachineError
+from prebake.optional import import_optional
 from prebake.train.state import EpochReport
 
 __all__ = ["check_tensorboard", "noted"]
@@ -21,10 +21,8 @@ SCALARS = {
 
 def check_tensorboard() -> None:
     """Ask for what the writer needs, before anybody trains in vain; raises MachineError."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401 - whether it can be imported is the question
-    except ImportError as error:
-        raise MachineError(f"--tensorboard: needs the package tensorboard ({error}): pip install tensorboard") from None
+    import_optional("tensorboard", "tensorboard", "--tensorboard")
+    import_optional("torch.utils.tensorboard", "tensorboard", "--tensorboard")
 
 
 def noted(reports: Iterable[EpochReport], directory: Path) -> Iterator[EpochReport]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prebake.console import log
-from prebake.errors import DataError, MachineError, listed, shown
+from prebake.errors import DataError, listed, shown
+from prebake.optional import import_optional
 from prebake.precompute.images import SourceData
 from prebake.precompute.sources.decode import Decoding, Pictures, decoded
 from prebake.precompute.sources.folder import held_out_names, safe_name, split_of
@@ -55,10 +56,7 @@ def load_hub(where: str, how: Decoding) -> SourceData:
 
 def _splits(where: str) -> dict[str, Any]:
     """Open the data set, and return its parts by our names for them."""
-    try:
-        import datasets
-    except ImportError:
-        raise MachineError("hf:NAME needs Hugging Face datasets: pip install -e '.[hf]'") from None
+    datasets = import_optional("datasets", "hf", "hf:NAME")
     directory = Path(where).expanduser()
     try:
         found = datasets.load_from_disk(str(directory)) if directory.is_dir() else datasets.load_dataset(where)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prebake.console import log
 from prebake.errors import DataError, MachineError, UsageError
+from prebake.optional import import_optional
 from prebake.precompute.augment import held_out_order
 from prebake.precompute.images import Images, SourceData, channel_statistics
 from prebake.precompute.pixels import Chosen
@@ -165,11 +166,7 @@ def _digits(name: str, _data_dir: Path) -> SourceData:
 
     1,500 to train and 297 held out, dealt by a fixed permutation: the file is sorted by writer.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise MachineError("digits needs scikit-learn: pip install -e '.[demo]'") from None
-    bunch = load_digits()
+    bunch = import_optional("sklearn.datasets", "demo", "digits").load_digits()
     images = np.minimum(bunch.images * 16, 255).astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int64)
     order = held_out_order(len(labels))

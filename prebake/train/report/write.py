@@ -1,11 +1,13 @@
 """Writing the report of a run."""
 
-import importlib
+from pathlib import Path
 
 from torch import nn
 
 from prebake.console import log
+from prebake.errors import MachineError
 from prebake.loader.shard_set import ShardSet
+from prebake.optional import import_optional
 from prebake.storage.atomic import write_whole
 from prebake.train.evaluate import Predictions
 from prebake.train.report import page, sections
@@ -32,12 +34,7 @@ def write_report(record: Record, data: ShardSet, model: nn.Module, predictions: 
         DataError: shards missing or damaged.
         OSError: no space, no permission.
     """
-    drawn = _can_draw()
-    if not drawn:
-        log(
-            f"{record.path / 'report.html'} lacks the drawings of curves, schedule and confusion matrix; "
-            "they need matplotlib: pip install -e '.[report]'"
-        )
+    drawn = _can_draw(record.path / "report.html")
     files: sections.Files = {}
     confusion = Confusion.of(predictions) if predictions else None
     scores = class_scores(confusion) if confusion else []
@@ -62,10 +59,11 @@ def write_report(record: Record, data: ShardSet, model: nn.Module, predictions: 
     write_whole(record.path / "report.html", page.page(f"{data.name}: {record.path.name}", parts).encode())
 
 
-def _can_draw() -> bool:
+def _can_draw(page: Path) -> bool:
     try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError:
+        import_optional("matplotlib.figure", "report", "a drawing")
+    except MachineError as error:
+        log(f"{page} lacks the curves, the schedule and the confusion matrix: {error}")
         return False
     return True
 
