@@ -1,12 +1,12 @@
 #!/bin/bash
-# Bakes CIFAR-10 as a Slurm array: eight tasks, each of which bakes every eighth shard into one directory.
+# Bake CIFAR-10 as a Slurm array. Each of the eight tasks bakes every eighth shard into one directory.
 #
-# First, once, where the network is (the tasks only read the data; this bakes nothing):
-#     python -m precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" --dry-run
-# Then:
+# First download the data once, on a machine with a network. This bakes nothing:
+#     prebake precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" --dry-run
+# Then submit the array:
 #     sbatch examples/slurm.sh
-# A task that is preempted, or whose node fails, is started again by Slurm (--requeue); after any other failure the same
-# command goes on with what is missing. Afterwards `python -m shards info $HOME/shards/cifar10` says what is missing, if anything.
+# Slurm restarts a task that is preempted or whose node fails (--requeue). After any other failure, submit the same file
+# again: it bakes the missing shards. `prebake info $HOME/shards/cifar10` names them.
 #
 #SBATCH --job-name=prebake
 #SBATCH --array=0-7
@@ -18,9 +18,7 @@
 #SBATCH --output=prebake-%A-%a.log
 set -euo pipefail
 . "$HOME/prebake/.venv/bin/activate"
-cd "$HOME/prebake"
 
-# Tasks count from 0, as the array above does.
-# srun takes over no --cpus-per-task since Slurm 22.05.
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" python -m precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" \
+# Tasks count from 0, as the array does. srun ignores the #SBATCH line of --cpus-per-task since Slurm 22.05.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" prebake precompute --epochs 25 --data-dir "$HOME/data" --out "$HOME/shards" \
     --workers "$SLURM_CPUS_PER_TASK" --task "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"

@@ -1,4 +1,4 @@
-"""The examples for clusters: our parsers take their commands, and those who run them take their files."""
+"""The examples for clusters: prebake accepts their commands, Slurm, Kubernetes and SkyPilot their files."""
 
 import os
 import re
@@ -15,22 +15,22 @@ import prebake.cli.train
 from prebake.precompute.task import Task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-README = EXAMPLES.parent / "README.md"
+PAGE = EXAMPLES.parent / "docs" / "distributed.md"
 PARSERS = {"precompute": prebake.cli.precompute.parser, "train": prebake.cli.train.parser}
 COUNT = 8
 SKY = os.environ.get("PREBAKE_SKY")
 
 
 def commands(text: str, **variables: object) -> list[tuple[str, Any]]:
-    """Return the module and the parsed options of each command of ours in a text, its variables filled in."""
+    """Return the name and the parsed options of each prebake command in a text, its variables replaced."""
     found = []
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        for module, options in re.findall(r"python -m (precompute|train) (--[^`]*)", line):
+        for command, options in re.findall(r"prebake (precompute|train) (--[^`]*)", line):
             for name, value in {"HOME": "/home/me", **variables}.items():
                 options = options.replace(f"${name}", str(value))
             words = shlex.split(options)
             assert not any("$" in word for word in words), words
-            found.append((module, PARSERS[module]().parse_args(words)))
+            found.append((command, PARSERS[command]().parse_args(words)))
     return found
 
 
@@ -39,7 +39,7 @@ def documents(name: str) -> list[Any]:
 
 
 def shares(tasks: list[str]) -> list[int]:
-    """Return which tasks these are, all of as many."""
+    """Return the numbers of these tasks, which all belong to one bake."""
     parsed = [Task.parse(text) for text in tasks]
     assert {task.count for task in parsed} == {len(tasks)}
     return [task.number for task in parsed]
@@ -63,11 +63,11 @@ def test_the_slurm_array_runs_every_task_once() -> None:
     assert subprocess.run(["/bin/bash", "-n", EXAMPLES / "slurm.sh"], check=False).returncode == 0
 
 
-def test_the_kubernetes_job_runs_every_task_once_and_tries_no_usage_again() -> None:
+def test_the_kubernetes_job_runs_every_task_once() -> None:
     (job,) = documents("kubernetes.yaml")
     spec = job["spec"]
     (container,) = spec["template"]["spec"]["containers"]
-    assert container["command"] == ["python", "-m", "precompute"]
+    assert container["command"] == ["prebake", "precompute"]
     tasks = []
     for number in range(spec["completions"]):
         arguments = [text.replace("$(JOB_COMPLETION_INDEX)", str(number)) for text in container["args"]]
@@ -82,7 +82,7 @@ def test_the_kubernetes_job_runs_every_task_once_and_tries_no_usage_again() -> N
     assert all(path.is_relative_to(mount["mountPath"]) for path in (dry.out, dry.data_dir))
 
 
-def test_the_skypilot_task_bakes_to_the_bucket_from_which_it_trains_and_goes_on() -> None:
+def test_skypilot_trains_from_the_bucket_that_it_baked_to() -> None:
     _, bake, train_ = documents("skypilot.yaml")
     ((_, baking),) = commands(bake["run"])
     ((_, training),) = commands(train_["run"])
@@ -95,13 +95,13 @@ def test_the_skypilot_task_bakes_to_the_bucket_from_which_it_trains_and_goes_on(
     assert train_["resources"]["accelerators"]
 
 
-def test_the_commands_that_readme_names_for_clusters_are_ones_that_we_take() -> None:
-    text = README.read_text().split("\n## Baking on a cluster\n")[1].split("\n## ")[0]
-    task, dask = (options for _, options in commands(text))
+def test_the_page_on_clusters_shows_every_example() -> None:
+    text = PAGE.read_text()
+    task, dask = (options for _, options in commands(text.split("\n## Train ")[0]))
     assert str(Task.parse(task.task)) == "3/8"
     assert dask.dask == "tcp://HOST:8786"
-    for name in ("slurm.sh", "kubernetes.yaml", "skypilot.yaml"):
-        assert f"(examples/{name})" in text
+    for path in {*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.yaml")}:
+        assert f'--8<-- "examples/{path.name}"' in text
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_the_commands_that_readme_names_for_clusters_are_ones_that_we_take() -> 
     ],
     ids=["SkyPilot's parser", "Kubernetes' schema"],
 )
-def test_whoever_runs_it_takes_the_file(code: str, name: str, expected: str, tmp_path: Path) -> None:
+def test_the_cluster_accepts_the_file(code: str, name: str, expected: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(SKY), "-c", f"import sys\n{code}", str(EXAMPLES / name)],
         env={**os.environ, "HOME": str(tmp_path)},

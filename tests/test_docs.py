@@ -1,100 +1,112 @@
-"""README and FORMAT.md say what the program does."""
+"""The documentation says what the program does."""
 
-import argparse
+import functools
+import importlib.util
 import re
+import shlex
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-import prebake.cli.heatmap
-import prebake.cli.precompute
-import prebake.cli.report
-import prebake.cli.shards
-import prebake.cli.train
-import prebake.train.compare
-import prebake.train.predict
 from benchmarks import scaling
 from benchmarks.table import PAGES, PARTS, table
-from prebake.cli.audit import parser as audit_parser
-from prebake.cli.repair import parser as repair_parser
+from prebake.cli.completion import all_parsers
+from prebake.cli.main import COMMANDS
 from prebake.format.document import read_document
 from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import AUGMENTATIONS
 from prebake.precompute.sources.known import DATASETS, OWN
-from prebake.train.recipes import RECIPES
+from prebake.train.models import MODELS
+from prebake.train.recipes import RECIPES, SETTABLE
+from tests import command_line
+from tests.helpers import pages
+from tests.helpers.pages import ROOT
+from tests.helpers.trials import trial
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-
-
-def section(title: str) -> str:
-    """Return the text under one heading of README."""
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
-
-
-def options(parser: argparse.ArgumentParser) -> set[str]:
-    """Return a parser's long options, of its commands too."""
-    found = {text for action in parser._actions for text in action.option_strings if text.startswith("--")}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found |= {text for command in action.choices.values() for text in options(command)}
-    return found - {"--help"}
+DOCS = ROOT / "docs"
+EXAMPLES = ("data-sets", "shards")
+SHORTER = {"prebake train --shards shards/": " --epochs 1"}  # a training of 25 epochs shows no more
 
 
-@pytest.mark.parametrize(
-    ("title", "parsers"),
-    [
-        ("Baking", [prebake.cli.precompute.parser()]),
-        ("Looking after shards", [*prebake.cli.shards.parsers().values(), audit_parser(), repair_parser()]),
-        (
-            "Training",
-            [
-                module.parser()
-                for module in (
-                    prebake.cli.train,
-                    prebake.train.compare,
-                    prebake.cli.heatmap,
-                    prebake.train.predict,
-                    prebake.cli.report,
-                )
-            ],
-        ),
-    ],
-)
-def test_readme_names_exactly_the_options_that_a_command_has(
-    title: str, parsers: list[argparse.ArgumentParser]
-) -> None:
-    named = set(re.findall(r"--[a-z][a-z-]*", section(title)))
-    assert named == {text for parser in parsers for text in options(parser)}
+def names(page: str) -> set[str]:
+    """Return the words in code style on a page."""
+    return set(re.findall(r"`([^`\n]+)`", (DOCS / f"{page}.md").read_text()))
 
 
-def test_readme_names_every_data_set_and_recipe() -> None:
-    for name in [*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())]:
-        assert f"`{name}`" in section("Baking")
-    for name in RECIPES:
-        assert f"`{name}`" in section("Training")
+def test_readme_has_at_most_130_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
-def test_readme_names_every_exit_code() -> None:
-    text = section("Exit codes")
+def test_the_command_line_page_lists_every_option() -> None:
+    written = command_line.PAGE.read_text()
+    assert command_line.BEGIN + command_line.reference() + command_line.END in written, (
+        "run python -m tests.command_line --write"
+    )
+
+
+@pytest.mark.parametrize("path", pages.pages(), ids=lambda path: path.name)
+def test_every_command_in_the_docs_is_accepted(path: Path) -> None:
+    parsers = all_parsers()
+    for words in pages.commands(path) if path != command_line.PAGE else ():
+        if words[0] == "python":
+            assert importlib.util.find_spec(words[2]), words
+            words = ["prebake", *words[2:]] if words[2] in ("precompute", "train") else []
+        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        if words[1:2] in ([], ["COMMAND"]) or "--help" in options or "[" in " ".join(words):
+            continue
+        assert words[1] in COMMANDS, words
+        parsers[words[1]].parse_args(words[2:])
+
+
+@pytest.mark.parametrize("path", pages.pages(), ids=lambda path: path.name)
+def test_every_command_named_in_the_text_exists(path: Path) -> None:
+    parsers = all_parsers()
+    for text in re.findall(r"`prebake ([a-z][^`]*)`", path.read_text()):
+        command, *words = text.split()
+        assert command in COMMANDS, text
+        known = {option for action in parsers[command]._actions for option in action.option_strings}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, text
+
+
+@pytest.mark.parametrize("path", pages.pages(), ids=lambda path: path.name)
+def test_every_link_in_the_docs_resolves(path: Path) -> None:
+    for link in pages.links(path):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in pages.anchors(target), link
+
+
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
+    ran = 0
+    for block in pages.blocks(DOCS / f"{page}.md"):
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
+        elif block.language == "bash":
+            for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
+                words = shlex.split(line + SHORTER.get(line, ""), comments=True)
+                ended = trial(functools.partial(pages.run_line, tmp_path, words), seconds=300)
+                assert ended.status == 0, f"{line}\n{ended.said}"
+                ran += 1
+    assert ran
+
+
+def test_the_docs_name_every_data_set_recipe_and_model() -> None:
+    assert {*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())} <= names("data-sets")
+    assert set(AUGMENTATIONS) <= names("augmentations")
+    assert {*RECIPES, *MODELS, *SETTABLE} <= names("recipes")
+
+
+def test_the_training_page_lists_every_exit_code() -> None:
+    text = (DOCS / "training.md").read_text().split("\n## Exit codes\n")[1]
     for code in (0, 2, 3, 4, 5, 130, 141, 143):
-        assert re.search(rf"\b{code}\b", text)
+        assert re.search(rf"^\|.*\b{code}\b.*\|.*\|$", text, re.MULTILINE), code
 
 
-def test_the_examples_of_readme_run(baked: ShardSet) -> None:
-    lines = section("Reading shards").splitlines()
-    code = "\n".join(line[4:] for line in lines if line.startswith("    ") and "wds." not in line)
-    code = code.replace('"shards/cifar10"', repr(str(baked.path))).replace("batch_size=512", "batch_size=64")
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102 - our own README
-    assert names["x"].dtype == np.float32
-    assert tuple(names["images"].shape) == (64, 1, 8, 8)
-
-
-@pytest.mark.parametrize(("file", "table"), [("manifest.json", "Manifest"), ("train-e000-000.json", "Index")])
-def test_format_names_every_field_of_a_document(baked: ShardSet, file: str, table: str) -> None:
-    text = (ROOT / "shards" / "FORMAT.md").read_text().split(f"\n## {table}\n")[1].split("\n## ")[0]
+@pytest.mark.parametrize(("file", "heading"), [("manifest.json", "Manifest"), ("train-e000-000.json", "Index")])
+def test_format_names_every_field_of_a_document(baked: ShardSet, file: str, heading: str) -> None:
+    text = (ROOT / "prebake" / "format" / "FORMAT.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")))
     assert named == set(read_document(baked.path / file).content)
 
@@ -104,5 +116,12 @@ def test_tables_hold_the_figures_of_the_results(part: str) -> None:
     assert table(part) in PAGES[part].read_text()
 
 
-def test_the_arithmetic_of_scaling_is_that_of_the_format() -> None:
+def test_the_scaling_page_follows_from_the_format() -> None:
     assert scaling.BEGIN + scaling.tables() + scaling.END in scaling.PAGE.read_text()
+
+
+def test_the_index_of_the_log_lists_every_entry() -> None:
+    text = (ROOT / "LOG.md").read_text()
+    titles = re.findall(r"^## (\d{4}-.+)$", text, re.MULTILINE)
+    assert re.findall(r"^- \[(\d{4}-[^\]]+)\]\(#", text, re.MULTILINE) == titles
+    assert {link[1:] for link in pages.links(ROOT / "LOG.md") if link.startswith("#")} <= pages.anchors(ROOT / "LOG.md")
