@@ -1,1 +1,1 @@
-"""Measurements: one script a question."""
+"""Benchmarks: each module answers one question. docs/benchmarks.md lists them."""

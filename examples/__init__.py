@@ -1,1 +1,1 @@
-"""Users of other loops: one script each, run from the repository's root."""
+"""Training loops of other frameworks, one script each. Run them from the root of the repository."""

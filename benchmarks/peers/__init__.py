@@ -1,1 +1,1 @@
-"""Peers that live in environments of their own: `python FILE DIRECTORY`, spoken to over a pipe (`measure.Peer`)."""
+"""Other loaders, each run by a Python of its own: `python FILE DIRECTORY`, controlled over a pipe (`measure.Peer`)."""

@@ -1,1 +1,1 @@
-"""The commands: options, exit codes, signals, messages."""
+"""The commands of `prebake`: one module per command, and exit codes, signals and messages for all of them."""

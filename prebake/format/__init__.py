@@ -1,1 +1,4 @@
-"""The shard format: records, manifest, index. FORMAT.md is the specification."""
+"""The shard format: records, shards, index and manifest.
+
+`FORMAT.md` in this directory is the specification. The modules need NumPy and xxhash only.
+"""

@@ -1,1 +1,1 @@
-"""Reading shard sets: verified records, batches, transfer to the device."""
+"""Read shard sets: verify records, fill batches in the background, and copy them to the device."""

@@ -1,1 +1,1 @@
-"""Files on disk and in object stores: atomic writes, locks, cache."""
+"""Files on disk and in object stores: atomic writes, locks, and a cache of remote shards."""

@@ -1,1 +1,5 @@
-"""Stage 2: shards -> model."""
+"""Stage 2: read shards and train a model.
+
+`session` runs one training, `trainer` takes the steps, and `models` holds the networks. This package never imports
+`prebake.precompute`.
+"""

@@ -1,1 +1,1 @@
-"""Hostile and damaged files."""
+"""Tests with hostile and damaged files."""

@@ -1,1 +1,1 @@
-"""Helpers that several tests share."""
+"""Helpers that several test files use."""

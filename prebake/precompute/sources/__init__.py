@@ -1,1 +1,1 @@
-"""Where the images come from."""
+"""Sources of images and labels. Each file is one kind of source."""
