@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,8 @@ from torch import Tensor
 from benchmarks.baselines import ResidentAugmenter, online_transform, torchvision_batches
 from prebake.console import log
 from prebake.loader.data_wait import DataWaitMeter
-from prebake.loader.device_feed import Converter, feed
+from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
 from prebake.precompute.sources.known import Images, load
 from prebake.train.device import PRECISIONS, choose_precision, synchronize
 from prebake.train.recipes import recipe_for
@@ -106,19 +106,18 @@ class Bench:
         return Trainer(self.data("float16"), Settings(chosen, 0, str(self.device), precision, compiled))
 
     def from_shards(self, dtype: str, streams: contextlib.ExitStack, waits: DataWaitMeter | None = None) -> Batches:
-        """Yield the batches that `rates_of_steps` asks for; the stack closes their stream."""
-        data, size = self.data(dtype), self.size
-        batches = (size.rounds + 1) * (size.steps + size.settling) + 1
-        epochs = -(-batches // (data.samples("train") // size.batch_size))
-        stream = Stream(
-            data,
-            "train",
-            [epoch % size.epochs for epoch in range(epochs)],
-            size.batch_size,
+        """Yield the batches that `rates_of_steps` asks for; the stack closes their loader."""
+        loader = Loader(
+            self.data(dtype),
+            batch_size=self.size.batch_size,
+            device=self.device,
+            dtype=self.dtype,
             drop_last=True,
-            pin=self.device.type == "cuda",
+            replay=True,
+            reuse_buffers=True,
+            data_wait=waits,
         )
-        return feed(streams.enter_context(stream), Converter(data.plan, self.device, self.dtype), self.device, waits)
+        return itertools.chain.from_iterable(itertools.repeat(streams.enter_context(loader)))
 
     def on_device(self) -> ResidentAugmenter:
         """Return the images on the device, to be augmented there."""

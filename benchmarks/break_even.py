@@ -7,6 +7,7 @@ on line is as fast.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import subprocess
@@ -22,9 +23,8 @@ from benchmarks.measure import Fact, machine, report_facts, spread
 from prebake.cli.run import run_command
 from prebake.console import log
 from prebake.errors import MachineError
-from prebake.loader.device_feed import Converter, feed
+from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
 from prebake.precompute.sources.known import Images, load
 from prebake.train.device import PRECISIONS, choose_device, choose_precision
 from prebake.train.recipes import recipe_for
@@ -69,12 +69,17 @@ def _measure(augment: str, directory: Path, arguments: argparse.Namespace) -> di
     train = load("cifar10", arguments.data_dir).splits["train"]
     # As many steps again come first, for what workers had prepared while others trained.
     size = replace(FULL, steps=arguments.steps, settling=arguments.steps, rounds=arguments.repetitions)
-    batches = (size.rounds + 1) * (size.steps + size.settling)
-    epochs = [epoch % data.epochs for epoch in range(-(-batches // trainer.steps_per_epoch))]
-    pin = device.type == "cuda"
-    with Stream(data, "train", epochs, recipe.batch_size, drop_last=True, pin=pin) as stream:
-        convert = Converter(data.plan, device, PRECISIONS[precision])
-        contestants: dict[str, Batches] = {SHARDS: feed(stream, convert, device)}
+    loader = Loader(
+        data,
+        batch_size=recipe.batch_size,
+        device=device,
+        dtype=PRECISIONS[precision],
+        drop_last=True,
+        replay=True,
+        reuse_buffers=True,
+    )
+    with loader:
+        contestants: dict[str, Batches] = {SHARDS: itertools.chain.from_iterable(itertools.repeat(loader))}
         contestants |= _on_line(train, data, augment, trainer, arguments)
         rates = rates_of_steps(trainer, contestants, size)
     images = trainer.steps * recipe.batch_size

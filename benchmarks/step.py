@@ -19,9 +19,8 @@ from torch import Tensor
 from benchmarks.measure import held_to, interleaved, machine, report
 from prebake.cli.run import run_command
 from prebake.errors import MachineError, UsageError
-from prebake.loader.device_feed import Converter, feed
+from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
 from prebake.precompute.bake import bake
 from prebake.train.compile import check_compiler
 from prebake.train.device import PRECISIONS, choose_device, choose_precision, synchronize
@@ -54,12 +53,17 @@ def main() -> None:
         bake(images, labels, name="cifar10", epochs=EPOCHS, out=directory)
         data = ShardSet(directory)
         trainer = _trainer(data, Settings(recipe, 0, str(device), precision))
-        convert = Converter(data.plan, device, PRECISIONS[precision])
-        pin = device.type == "cuda"
-        # More epochs than all rounds together can use up.
-        views = [epoch % EPOCHS for epoch in range(arguments.steps * (arguments.repetitions + 1) // 16 + 1)]
-        with Stream(data, "train", views, arguments.batch_size, drop_last=True, pin=pin) as stream:
-            batches = feed(stream, convert, device)
+        loader = Loader(
+            data,
+            batch_size=arguments.batch_size,
+            device=device,
+            dtype=PRECISIONS[precision],
+            drop_last=True,
+            replay=True,
+            reuse_buffers=True,
+        )
+        with loader:
+            batches = itertools.chain.from_iterable(itertools.repeat(loader))
             ready = tuple(tensor.clone() for tensor in next(batches))
             plain, ours = "eager float32 NCHW, resident", f"prebake {precision}"
             contestants = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prebake.errors import DataError, DivergedError, MachineError, PrebakeError, UsageError
+    from prebake.loader.loader import Loader
     from prebake.loader.shard_set import ShardSet
     from prebake.precompute.audit import audit
     from prebake.precompute.augment import Augmentation, augmentation_for
@@ -19,6 +20,7 @@ _MODULES = {
     "Augmentation": "prebake.precompute.augment",
     "DataError": "prebake.errors",
     "DivergedError": "prebake.errors",
+    "Loader": "prebake.loader.loader",
     "MachineError": "prebake.errors",
     "PrebakeError": "prebake.errors",
     "ShardSet": "prebake.loader.shard_set",
@@ -32,6 +34,7 @@ __all__ = [
     "Augmentation",
     "DataError",
     "DivergedError",
+    "Loader",
     "MachineError",
     "PrebakeError",
     "ShardSet",

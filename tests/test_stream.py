@@ -1,5 +1,6 @@
 """The stream: the same batches as plain reading, from memory that is used again, and no damaged sample."""
 
+import itertools
 import json
 import os
 import shutil
@@ -21,9 +22,9 @@ from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
 from prebake.precompute.sources.known import SourceData
 
-# Batch size, number of slices, first sample.
-PARTS = [
-    (batch_size, count, start)
+# Batch size of each process, number of processes, first sample.
+SHARED = [
+    (batch_size // count, count, start)
     for batch_size in (4, 36, 128, 256, 512, 1348, 2000)
     for count in (2, 4)
     for start in (0, 1, 36, 127, 128, 700, 1349, 1350)
@@ -31,22 +32,22 @@ PARTS = [
 BATCH_SIZES = [1, 2, 7, 64, 100, 127, 128, 129, 300, 512, 1350, 2000]
 
 
-def take(stream: Stream, found: list[tuple[Tensor, Tensor]]) -> None:
+def take(stream: Stream, found: list[tuple[Tensor, ...]]) -> None:
     """Copy what a stream hands out, up to its end or its error."""
     for images, labels in stream:
         found.append((images.clone(), labels.clone()))
 
 
-def streamed(stream: Stream) -> list[tuple[Tensor, Tensor]]:
+def streamed(stream: Stream) -> list[tuple[Tensor, ...]]:
     """Copy all that a stream hands out."""
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
     take(stream, found)
     return found
 
 
 def expected(
     data: ShardSet, epochs: list[int], batch_size: int, drop_last: bool = False, split: str = "train"
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[tuple[Tensor, ...]]:
     """Read the same batches the plain way."""
     return [
         (torch.from_numpy(images), torch.from_numpy(labels))
@@ -55,7 +56,7 @@ def expected(
     ]
 
 
-def assert_same(found: list[tuple[Tensor, Tensor]], wanted: list[tuple[Tensor, Tensor]]) -> None:
+def assert_same(found: list[tuple[Tensor, ...]], wanted: list[tuple[Tensor, ...]]) -> None:
     """Hold batches against each other, bit by bit."""
     assert [len(labels) for _, labels in found] == [len(labels) for _, labels in wanted]
     for (images, labels), (wanted_images, wanted_labels) in zip(found, wanted, strict=True):
@@ -72,6 +73,19 @@ def readers() -> list[threading.Thread]:
 def open_files() -> int:
     """Count this process's open files."""
     return len(list(Path("/dev/fd").iterdir()))
+
+
+def records_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that takes the number of every record read from now on."""
+    read: list[int] = []
+    original = ShardReader.read
+
+    def noting(self: ShardReader, number: int, *rest: Any) -> None:
+        read.append(number)
+        original(self, number, *rest)
+
+    monkeypatch.setattr(ShardReader, "read", noting)
+    return read
 
 
 @pytest.fixture
@@ -176,7 +190,7 @@ def test_no_sample_of_a_damaged_record_is_handed_out(copied: ShardSet, batch_siz
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
     with Stream(copied, "train", [0, 1], batch_size) as stream:
         with pytest.raises(DataError, match=r"bytes differ from the index .* expected, .* found") as caught:
             take(stream, found)
@@ -209,7 +223,7 @@ def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error_too(copied: ShardS
 
 def test_a_missing_shard_is_named_after_the_epochs_before_it_were_streamed(copied: ShardSet) -> None:
     (copied.path / "train-e001-000.json").unlink()
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
     with (
         Stream(copied, "train", [0, 1], 500) as stream,
         pytest.raises(DataError, match=r"train epoch 1 is not baked yet \(train-e001-000.tar missing\)"),
@@ -283,12 +297,7 @@ def test_an_unknown_split_is_refused_with_a_list_of_those_there(baked: ShardSet)
 
 def test_an_epoch_beyond_the_planned_ones_is_refused(baked: ShardSet) -> None:
     with pytest.raises(UsageError, match="train has epochs 0 to 1, found 2"):
-        Stream(baked, "train", [0, 2], 64)
-
-
-def test_a_stream_of_no_epochs_is_refused(baked: ShardSet) -> None:
-    with pytest.raises(UsageError, match="expected epochs of one image size"):
-        Stream(baked, "train", [], 64)
+        Stream(baked, "train", [2], 64)
 
 
 def test_a_stream_that_has_ended_says_so_again(baked: ShardSet) -> None:
@@ -316,43 +325,50 @@ def test_leaving_a_loop_early_gives_its_batch_back(baked: ShardSet) -> None:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize(
-    ("batch_size", "count", "start"),
-    [(20, 4, 0), (512, 2, 100), *(pytest.param(*case, marks=pytest.mark.slow) for case in PARTS)],
+    ("batch_size", "world_size", "start"),
+    [(5, 4, 0), (256, 2, 100), (50, 3, 7), *(pytest.param(*case, marks=pytest.mark.slow) for case in SHARED)],
 )
-def test_the_slices_of_all_streams_laid_side_by_side_are_the_batches_of_one(
-    baked: ShardSet, batch_size: int, count: int, start: int, drop_last: bool
+def test_ranks_together_read_the_batches_of_one_process(
+    baked: ShardSet, batch_size: int, world_size: int, start: int, drop_last: bool
 ) -> None:
-    def read(part: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    def read(rank: int, world_size: int, batch_size: int) -> list[tuple[Tensor, ...]]:
         with Stream(
-            baked, "train", [0, 1], batch_size, start=start, drop_last=drop_last, shuffle_seed=3, part=part
+            baked,
+            "train",
+            [0, 1],
+            batch_size,
+            start=start,
+            drop_last=drop_last,
+            shuffle_seed=3,
+            rank=rank,
+            world_size=world_size,
         ) as stream:
             return streamed(stream)
 
-    slices = [iter(read((number, count))) for number in range(count)]
-    size = batch_size // count
-    for images, labels in read((0, 1)):
-        cut = [(images[at : at + size], labels[at : at + size]) for at in range(0, len(labels), size)]
-        assert_same([next(part) for part, _ in zip(slices, cut, strict=False)], cut)
-    assert not any(list(part) for part in slices)
+    parts = [iter(read(rank, world_size, batch_size)) for rank in range(world_size)]
+    for images, labels in read(0, 1, batch_size * world_size):
+        ends = [len(labels) * rank // world_size for rank in range(world_size + 1)]
+        wanted: list[tuple[Tensor, ...]] = [(images[a:b], labels[a:b]) for a, b in itertools.pairwise(ends) if a < b]
+        found = [next(part) for part, a, b in zip(parts, ends, ends[1:], strict=False) if a < b]
+        assert_same(found, wanted)
+    assert not any(list(part) for part in parts)
 
 
-def test_a_slice_is_read_without_the_records_that_it_does_not_touch(
-    baked: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    original = ShardReader.read
-
-    def noting(self: ShardReader, number: int, *rest: Any) -> None:
-        read.append(number)
-        original(self, number, *rest)
-
-    monkeypatch.setattr(ShardReader, "read", noting)
-    with Stream(baked, "train", [0], 1024, part=(1, 4)) as stream:
-        assert [len(labels) for _, labels in streamed(stream)] == [256, 70]
-    assert read == [2, 3, 10]
+def test_a_rank_reads_only_the_records_it_needs(baked: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = records_read(monkeypatch)
+    with Stream(baked, "train", [0], 256, rank=1, world_size=4) as stream:
+        assert [len(labels) for _, labels in streamed(stream)] == [256, 82]
+    assert read == [2, 3, 8, 9]
 
 
-def test_a_slice_that_is_none_is_refused(baked: ShardSet) -> None:
-    for batch_size, part in ((10, (0, 3)), (10, (2, 2)), (10, (-1, 2))):
-        with pytest.raises(UsageError, match=f"part: expected one of slices that 10 .* found {part[0]} of {part[1]}"):
-            Stream(baked, "train", [0], batch_size, part=part)
+def test_drop_last_leaves_the_dropped_records_unread(baked: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = records_read(monkeypatch)
+    with Stream(baked, "train", [0], 640, drop_last=True) as stream:
+        assert len(streamed(stream)) == 2
+    assert read == list(range(10))
+
+
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_a_rank_out_of_range_is_refused(baked: ShardSet, rank: int) -> None:
+    with pytest.raises(UsageError, match=f"rank: expected 0 to 1, found {rank}"):
+        Stream(baked, "train", [0], 10, rank=rank, world_size=2)

@@ -1,6 +1,6 @@
-"""Feed: batches -> the device, converted and normalized there."""
+"""Bring batches to the device, and normalize them there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,93 +15,94 @@ RING = 3
 
 
 class Converter:
-    """Turns stored pixels into what the net takes: normalized, NCHW in channels_last memory.
+    """Turns stored pixels into normalized images of a given dtype.
 
-    Shards are NHWC, which is channels_last already: only the view changes.
+    Stored pixels are NHWC, which is NCHW in channels_last memory. So only the view changes.
     """
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._table: tuple[Tensor, Tensor] | None = None
+        self._scale_and_shift: tuple[Tensor, Tensor] | None = None
         if plan.dtype == "uint8":
             mean = torch.tensor(plan.source.mean, dtype=torch.float64)
             std = torch.tensor(plan.source.std, dtype=torch.float64)
             scale = (1 / (255 * std)).to(device, torch.float32)
-            self._table = scale, (-mean / std).to(device, torch.float32)
+            self._scale_and_shift = scale, (-mean / std).to(device, torch.float32)
 
     def __call__(self, images_NHWC: Tensor) -> Tensor:
         """(N, H, W, C) as stored -> (N, C, H, W) normalized, on the same device."""
-        if self._table is not None:
-            scale, shift = self._table
+        if self._scale_and_shift is not None:
+            scale, shift = self._scale_and_shift
             images_NHWC = torch.addcmul(shift, images_NHWC.to(torch.float32), scale)
         return images_NHWC.to(self._dtype).permute(0, 3, 1, 2)
 
 
 def feed(
-    batches: Iterable[tuple[Tensor, Tensor]],
-    convert: Converter,
+    batches: Iterable[tuple[Tensor, ...]],
+    convert: Callable[[Tensor], Tensor],
     device: torch.device,
-    waits: DataWaitMeter | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images NCHW, labels) on the device; the tensors are valid until the next ones are asked for.
+    data_wait: DataWaitMeter | None = None,
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield (images NCHW, other columns ...) on the device. They are valid until the next batch is asked for.
 
-    On CUDA the copy runs on a stream of its own. Steps are asynchronous: while the device still works on
-    the last one, this batch is copied, and its step waits on the device, not here.
+    On CUDA a side stream copies. Steps are asynchronous: the batch is copied while the device still works on the
+    last one. The step waits for it on the device, and the host does not wait.
 
     Args:
-        batches: of a `Stream`, pinned where the device is CUDA.
-        convert: for the same device.
-        device: where to.
-        waits: takes down how long each batch was waited for, conversion not included.
+        batches: of a `Stream`, pinned where the device is CUDA. Images in NHWC come first.
+        convert: a `Converter` for the same device.
+        device: destination.
+        data_wait: records how long each step waited for its batch, conversion not included.
     """
-    there = _through_ring(batches, device) if device.type == "cuda" else _moved(batches, device)
-    for images_NHWC, labels_N in waits.of(there) if waits else there:
-        yield convert(images_NHWC), labels_N
+    moved = _copy_through_ring(batches, device) if device.type == "cuda" else _copy(batches, device)
+    for images_NHWC, *columns in data_wait.of(moved) if data_wait else moved:
+        yield (convert(images_NHWC), *columns)
 
 
-def _moved(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for images_NHWC, labels_N in batches:
-        yield images_NHWC.to(device), labels_N.to(device)
+def _copy(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    for batch in batches:
+        yield tuple(tensor.to(device) for tensor in batch)
 
 
 class _Slot:
-    """Memory for one batch on the device, as stored, and the events that its two users wait for.
+    """Memory for one batch on the device, as stored, and two events.
 
-    The copy into it waits for `used`, whoever reads it for `copied`.
+    The copy into the slot waits for `used`. A step that reads the slot waits for `copied`.
     """
 
-    def __init__(self, images_NHWC: Tensor, labels_N: Tensor, main: torch.cuda.Stream) -> None:
-        self.images_NHWC = torch.empty_like(images_NHWC, device=main.device)
-        self.labels_N = torch.empty_like(labels_N, device=main.device)
-        self.copied = torch.cuda.Event(blocking=True)  # the host sleeps on it, so that the reader gets the core
+    def __init__(self, batch: tuple[Tensor, ...], main: torch.cuda.Stream) -> None:
+        self.tensors = tuple(torch.empty_like(tensor, device=main.device) for tensor in batch)
+        self.copied = torch.cuda.Event(blocking=True)  # the host sleeps on it and leaves its core to the reader
         self.used = torch.cuda.Event()
         # The main stream may still work on what this memory held before.
         self.used.record(main)
 
 
-def _through_ring(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copy batches to the device, each while the steps before it are still at work.
+def _copy_through_ring(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """Copy batches to the device, each while the steps before it are still running.
 
-    Three orders hold. A step reads its slot after the copy: the main stream waits for `copied`. A slot is copied
-    to after the step that read it last: the side stream waits for `used`. Staging memory goes back to
-    whoever fills it after the copy: the host waits for `copied`. That wait costs the device nothing: it ends, at
-    the latest, when the step that used this slot before has ended, and the steps after that are enqueued already.
+    Three orders hold:
+
+    - A step reads its slot after the copy: the main stream waits for `copied`.
+    - A slot is overwritten after the last step that read it: the side stream waits for `used`.
+    - Staging memory is filled again after the copy: the host waits for `copied`. This wait costs the device nothing.
+      It ends when the step that used this slot before has ended, and the steps after that are enqueued already.
     """
     side = torch.cuda.Stream(device)
     ring: list[_Slot | None] = [None] * RING
-    for number, (images_NHWC, labels_N) in enumerate(batches):
+    for number, batch in enumerate(batches):
         main = torch.cuda.current_stream(device)
-        slot, count = ring[number % RING], len(labels_N)
-        if slot is None or len(slot.labels_N) < count:
-            slot = ring[number % RING] = _Slot(images_NHWC, labels_N, main)
+        slot, count = ring[number % RING], len(batch[0])
+        if slot is None or len(slot.tensors[0]) < count:
+            slot = ring[number % RING] = _Slot(batch, main)
         side.wait_event(slot.used)
         with torch.cuda.stream(side):
-            slot.images_NHWC[:count].copy_(images_NHWC, non_blocking=True)
-            slot.labels_N[:count].copy_(labels_N, non_blocking=True)
+            for target, tensor in zip(slot.tensors, batch, strict=True):
+                target[:count].copy_(tensor, non_blocking=True)
             slot.copied.record(side)
         main.wait_event(slot.copied)
         try:
-            yield slot.images_NHWC[:count], slot.labels_N[:count]
+            yield tuple(tensor[:count] for tensor in slot.tensors)
         finally:
             slot.used.record(main)
             slot.copied.synchronize()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -141,4 +142,5 @@ class RecordBuffer:
                 self._tail, "<i8", layout.samples, layout.labels_offset - start
             )
             self.unsigned_labels: NDArray[np.uint64] = self.labels.view("<u8")
+            self.columns: dict[str, NDArray[Any]] = {"index": self.index, "labels": self.labels}
         return self._views

@@ -1,88 +1,104 @@
-"""Stream: records -> batches, through a ring of staging memory that a background thread fills."""
+"""Read records into batches, in a background thread."""
 
+import itertools
+import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from prebake.errors import MachineError, UsageError
+from prebake.errors import UsageError
 from prebake.loader.follow import wait_for_epoch
 from prebake.loader.order import reading_order
 from prebake.loader.prefetcher import Prefetcher
-from prebake.loader.ring_buffer import RingSlot, ring_slots
+from prebake.loader.ring_buffer import RingSlot, allocate_ring
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
 from prebake.loader.shard_set import ShardSet
 from prebake.signals import check_signals
 
-__all__ = ["Stream"]
+__all__ = ["Piece", "Stream", "column_type", "pieces_of"]
 
-# To wake the consumer costs the reader as much as to read half a record, and so does a consumer that wakes by itself
-# while the reader is at work, since one of them then waits for the interpreter lock. So one that finds nothing sleeps
-# for a while, and finds several batches then. A consumer that is slower than the reader never does.
+# A consumer that finds no batch sleeps this long before it looks again. A blocking wait is slower: to wake a thread
+# costs the reader as much as half a record, and a thread that wakes by itself competes for the interpreter lock.
 POLL_SECONDS = 500e-6
-# Of shards that come from elsewhere, so many are there before they are read.
+# So many remote shards are fetched before they are read.
 SHARDS_AHEAD = 2
 
 
-class _Turn(NamedTuple):
-    """A shard to be read: these of its records, but for the first samples, with `left` samples to come in its epoch."""
+class Piece(NamedTuple):
+    """Consecutive samples of a record, `first` to before `last` as the epoch counts them.
+
+    `batch` tells which samples make up the batch that they go to. It is None where this process does not want them.
+    """
+
+    first: int
+    last: int
+    batch: range | None
+
+
+class _ShardTask(NamedTuple):
+    """An open shard and the records to read from it, in order.
+
+    `position` is the number of the first record's first sample in the epoch. Samples `start` to before `stop` of the
+    epoch are handed out.
+    """
 
     shard: ShardReader
     records: Sequence[int]
-    skipped: int
-    left: int
-
-
-# Where some of a record's samples go: a slot, or none where nobody wants them; where in its labels; and in its pixels.
-_Piece: TypeAlias = tuple[RingSlot | None, slice, memoryview]
+    position: int
+    start: int
+    stop: int
 
 
 class Stream:
-    """Batches of consecutive epochs, prefetched across their borders, in the order they were baked in or one's own.
+    """Batches of consecutive epochs, read ahead in a background thread.
 
-    Shards that lie elsewhere are fetched into the cache ahead of their turn.
-
-    Pixels are read from the file straight into the batch they belong to; a batch is handed out when
-    every record that touches it has passed its checksum.
+    Pixels are read from the file straight into the batch that they belong to. A batch is handed out after every record
+    that touches it has passed its checksum. `Loader` is built on this class.
 
         with Stream(data, "train", epochs=[0, 1, 2], batch_size=512, drop_last=True) as stream:
             for images, labels in stream: ...
 
-    Yields images_NHWC (stored dtype) and labels_N (int64): views of the ring, overwritten after the
-    next one is asked for. It is read once: iterating again goes on where the last loop ended.
+    Yields images_NHWC in the stored dtype, then the other columns. All are views of the ring, and are overwritten after
+    the next batch is asked for. A second loop over the same stream continues where the first one ended.
 
     Args:
         data: the shard set.
         split: train, val or test.
-        epochs: which epochs' views, in turn.
-        batch_size: samples a batch.
-        start: samples of the first epoch that are left out; their records are not read.
+        epochs: the epochs of the shard set to play, in order. All must have images of one size.
+        batch_size: samples per batch and process.
+        start: number of samples of the first epoch to leave out.
         drop_last: leave out an epoch's last batch where it is short.
-        pin: page-locked staging memory, from which CUDA copies without waiting.
+        pin: use page-locked staging memory, from which CUDA copies asynchronously.
         follow: wait for epochs that another process is still baking.
-        shuffle_seed: of an order of shards and records, see `prebake.loader.order`; None for the baked order.
-        first_epoch: number in the training of the first of `epochs`, on which that order depends.
-        part: number and count of the equal slices that each batch is cut into, of which this stream yields one; records
-            that it does not touch are not read. Of a short batch, slices further back are shorter, and where nothing
-            is left for one, it is not yielded.
+        shuffle_seed: seed of the order of shards and records, see `prebake.loader.order`; None for the baked order.
+        first_epoch: training epoch of the first of `epochs`. The shuffled order depends on it.
+        rank: number of this process.
+        world_size: number of processes that share the batches, see `pieces_of`. Records without a sample for this
+            process are not read.
+        columns: names of the columns after the images.
 
     Raises:
-        UsageError: no such split, epoch or start, epochs whose images differ in size, a batch size under 1, one that
-            can't be cut so, or batches asked for outside of `with`.
-        MachineError: no memory for so many such images.
+        UsageError: no such split, epoch, column, start or rank, a batch size under 1, or batches asked for outside of
+            `with` or in another process.
+        MachineError: not enough memory.
         DataError: while iterating, where shards are missing or damaged.
+
+    Attributes:
+        failed: whether the reading has ended with an error.
     """
 
     def __init__(
         self,
         data: ShardSet,
         split: str,
-        epochs: Sequence[int],
+        epochs: Iterable[int],
         batch_size: int,
         *,
         start: int = 0,
@@ -91,43 +107,36 @@ class Stream:
         follow: bool = False,
         shuffle_seed: int | None = None,
         first_epoch: int = 0,
-        part: tuple[int, int] = (0, 1),
+        rank: int = 0,
+        world_size: int = 1,
+        columns: Sequence[str] = ("labels",),
     ) -> None:
-        number, count = part
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
-        if batch_size % count or not 0 <= number < count:
-            raise UsageError(
-                f"part: expected one of slices that {batch_size} can be cut into, found {number} of {count}"
-            )
-        shapes = {data.image_shape(split, epoch) for epoch in epochs}
-        if len(shapes) != 1:
-            raise UsageError(f"{data.location}: expected epochs of one image size, found {sorted(shapes)}")
-        if not 0 <= start <= data.samples(split, epochs[0]):
-            raise UsageError(f"start: expected 0 to {data.samples(split, epochs[0])}, found {start}")
-        self._data, self._split, self._epochs, self._start = data, split, list(epochs), start
-        self._batch_size, self._drop_last, self._follow = batch_size, drop_last, follow
-        self._order_seed, self._first_epoch = shuffle_seed, first_epoch
-        self._stopped = threading.Event()
-        self._free: queue.SimpleQueue[RingSlot] = queue.SimpleQueue()
+        if not 0 <= rank < world_size:
+            raise UsageError(f"rank: expected 0 to {world_size - 1}, found {rank}")
+        epochs = iter(epochs)
+        first = next(epochs)
+        if not 0 <= start <= data.samples(split, first):
+            raise UsageError(f"start: expected 0 to {data.samples(split, first)}, found {start}")
+        self._data, self._split, self._epochs = data, split, itertools.chain([first], epochs)
+        self._start, self._drop_last, self._follow = start, drop_last, follow
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._shuffle_seed, self._first_epoch = shuffle_seed, first_epoch
+        shape, dtype = data.image_shape(split, first), data.plan.dtype
+        ring = allocate_ring(shape, dtype, batch_size, {name: column_type(data, name) for name in columns}, pin=pin)
+        self._free: queue.SimpleQueue[RingSlot | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[RingSlot | BaseException | None] = queue.SimpleQueue()
-        shape = shapes.pop()
-        size = batch_size // count
-        self._slice = range(number * size, number * size + size)  # of each batch
-        self._at = 0  # samples of the batch that have passed, in whatever slice
-        slots = ring_slots(shape, data.plan.dtype, size)
-        try:
-            images = torch.empty((slots, size, *shape), dtype=getattr(torch, data.plan.dtype), pin_memory=pin)
-            labels = torch.empty((slots, size), dtype=torch.int64, pin_memory=pin)
-        except RuntimeError as error:
-            raise MachineError(f"{data.location}: no memory for {slots} batches of {size} ({error})") from None
-        self._sample_bytes = images[0, 0].nbytes
-        for slot in map(RingSlot, images, labels):
+        for slot in ring:
             self._free.put(slot)
-        self._scratch = RecordBuffer()
-        self._slot: RingSlot | None = None  # the one that is being filled
-        self._waste = memoryview(b"")  # takes pixels that nobody wants
-        self._thread = threading.Thread(target=self._fill, name="prebake-reader", daemon=True)
+        self._sample_bytes = len(ring[0].pixels) // batch_size
+        self._slot = ring[0]  # the one that is being filled
+        self._unwanted = memoryview(b"")  # takes the pixels that other processes hand out
+        self._buffer = RecordBuffer()
+        self.failed = False
+        self._process = os.getpid()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="prebake-reader", daemon=True)
 
     def __enter__(self) -> "Stream":
         self._thread.start()
@@ -139,22 +148,24 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """End the reading thread and free the ring."""
+        """End the reading thread."""
+        if os.getpid() != self._process:
+            return  # a forked child has no such thread
         self._stopped.set()
-        while self._thread.is_alive():
-            # It may stand waiting for a slot; any will do, since it looks at `_stopped` first.
-            self._free.put(None)  # type: ignore[arg-type] # a wake-up, not a slot
-            self._thread.join(0.05)
+        self._free.put(None)  # wakes the thread where it waits for a slot
+        # The garbage collector may call this in the thread itself.
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
         self._ready.put(None)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if self._thread.ident is None:
-            # Else nobody would end the thread of a stream that is dropped half way.
+            # Without the block, nothing would end the thread of an abandoned stream.
             raise UsageError("a Stream reads inside its `with` block: with Stream(...) as stream: for ... in stream")
         while True:
             item = self._next()
             if item is None or isinstance(item, BaseException):
-                self._ready.put(item)  # whoever asks again hears it again
+                self._ready.put(item)  # the next call gets it again
                 if item is None:
                     return
                 raise item
@@ -164,6 +175,11 @@ class Stream:
                 self._free.put(item)
 
     def _next(self) -> RingSlot | BaseException | None:
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"process {self._process} opened this Stream, and process {os.getpid()} can't read it; "
+                "open it in the process that reads it"
+            )
         while True:
             try:
                 return self._ready.get_nowait()
@@ -171,106 +187,92 @@ class Stream:
                 check_signals()
                 time.sleep(POLL_SECONDS)
 
-    def _fill(self) -> None:
-        turns = self._turns()
+    def _read(self) -> None:
+        """Read all epochs. This is the background thread."""
+        tasks = self._tasks()
         try:
             if self._data.cache is None:
-                for turn in turns:
-                    self._fill_from(turn)
+                for task in tasks:
+                    self._read_shard(task)
             else:
-                with Prefetcher(turns, SHARDS_AHEAD, lambda turn: turn.shard.close()) as ahead:
-                    for turn in iter(lambda: ahead.next(self._stopped), None):
-                        self._fill_from(turn)
+                with Prefetcher(tasks, SHARDS_AHEAD, lambda task: task.shard.close()) as ahead:
+                    for task in iter(lambda: ahead.next(self._stopped), None):
+                        self._read_shard(task)
             self._stop_if_closed()
             self._ready.put(None)
         except _StoppedError:
             return
         except BaseException as error:
+            self.failed = True
             self._ready.put(error)
 
-    def _turns(self) -> Iterator[_Turn]:
-        """Open all shards in turn; whoever takes one closes it."""
+    def _tasks(self) -> Iterator[_ShardTask]:
+        """Open the shards of all epochs, one after the other. The receiver closes them."""
         for number, epoch in enumerate(self._epochs):
             if self._follow:
                 wait_for_epoch(self._data, self._split, epoch, self._stopped)
                 self._stop_if_closed()
-            start = 0 if number else self._start
-            left = self._data.samples(self._split, epoch) - start
-            order = reading_order(self._data, self._split, epoch, self._order_seed, self._first_epoch + number)
-            skipped, shards = start, self._data.plan.shards(self._split, epoch)
-            while order and skipped >= shards[order[0][0]].samples:
-                skipped -= shards[order.pop(0)[0]].samples
-            opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _ in order])
-            for shard, (turn, records) in zip(opened, order, strict=True):
-                yield _Turn(shard, records, skipped, left)
-                left -= shards[turn].samples - skipped
-                skipped = 0
+            start, stop = 0 if number else self._start, self._data.samples(self._split, epoch)
+            if self._drop_last:
+                stop -= (stop - start) % (self._world_size * self._batch_size)
+            shards = self._data.plan.shards(self._split, epoch)
+            position, wanted = 0, []
+            for shard, records in reading_order(
+                self._data, self._split, epoch, self._shuffle_seed, self._first_epoch + number
+            ):
+                if start < position + shards[shard].samples and position < stop:
+                    wanted.append((shard, records, position))
+                position += shards[shard].samples
+            opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _, _ in wanted])
+            for reader, (_, records, position) in zip(opened, wanted, strict=True):
+                yield _ShardTask(reader, records, position, start, stop)
 
-    def _fill_from(self, turn: _Turn) -> None:
-        skipped, left = turn.skipped, turn.left
-        with turn.shard as shard:
-            for record in turn.records:
-                samples = shard.layouts[record].samples
-                if skipped >= samples:
-                    skipped -= samples
-                    continue
-                # A record is read and checked whole, or not at all.
-                pieces = [self._wasted(0, skipped)] if skipped else []
-                pieces += self._assign(skipped, samples, left)
-                left -= samples - skipped
-                skipped = 0
-                if any(slot for slot, _, _ in pieces):
-                    shard.read(record, [pixels for _, _, pixels in pieces], self._scratch)
-                    self._hand_over(pieces, self._scratch)
+    def _read_shard(self, task: _ShardTask) -> None:
+        position = task.position
+        with task.shard as shard:
+            for record in task.records:
+                end = position + shard.layouts[record].samples
+                pieces = pieces_of(position, end, task.start, task.stop, self._batch_size, self._rank, self._world_size)
+                if any(piece.batch for piece in pieces):
+                    self._read_record(shard, record, pieces)
+                position = end
 
-    def _assign(self, first: int, samples: int, left: int) -> list[_Piece]:
-        """Find room for a record's samples from `first` on, the next of `left` in this epoch."""
-        pieces = []
-        while first < samples:
-            border = next(at for at in (self._slice.start, self._slice.stop, self._batch_size) if at > self._at)
-            count = min(border - self._at, samples - first)
-            pieces.append(self._mine(count, left) if self._at in self._slice else self._wasted(first, count))
-            first, left = first + count, left - count
-            self._at = (self._at + count) % self._batch_size if left else 0
-        return pieces
+    def _read_record(self, shard: ShardReader, record: int, pieces: Sequence[Piece]) -> None:
+        """Read and check one record, and hand over the batches that it completes."""
+        position = pieces[0].first
+        pixels: list[memoryview] = []
+        targets: list[tuple[RingSlot, int, slice]] = []  # slot, first row in the slot, samples of the record
+        for first, last, batch in pieces:
+            if batch is None:
+                pixels.append(self._unwanted_pixels(first - position, last - position))
+                continue
+            if first == batch.start:
+                self._slot = self._take(len(batch))
+            row, end = first - batch.start, last - batch.start
+            pixels.append(self._slot.pixels[row * self._sample_bytes : end * self._sample_bytes])
+            targets.append((self._slot, row, slice(first - position, last - position)))
+        shard.read(record, pixels, self._buffer)
+        columns: dict[str, NDArray[Any]] = self._buffer.columns
+        for slot, row, samples in targets:
+            end = row + samples.stop - samples.start
+            for name, array in slot.arrays.items():
+                array[row:end] = columns[name][samples]
+            if end == slot.size:
+                self._ready.put(slot)
 
-    def _mine(self, count: int, left: int) -> _Piece:
-        """Find room for so many samples of this stream's slice of a batch."""
-        slot = self._slot
-        if slot is None or slot.filled == slot.size:
-            slot = self._slot = self._take()
-            slot.filled, slot.size = 0, min(len(self._slice), left)
-            slot.dropped = self._drop_last and self._at + left < self._batch_size
-        start = slot.filled
-        slot.filled += count
-        return (
-            slot,
-            slice(start, slot.filled),
-            slot.pixels[start * self._sample_bytes : slot.filled * self._sample_bytes],
-        )
+    def _unwanted_pixels(self, first: int, last: int) -> memoryview:
+        """Return memory for samples of a record that nobody gets here. Their bytes are read for the checksum."""
+        size = last * self._sample_bytes
+        if len(self._unwanted) < size:
+            self._unwanted = memoryview(bytearray(size))
+        return self._unwanted[first * self._sample_bytes : size]
 
-    def _wasted(self, first: int, count: int) -> _Piece:
-        """Find room for so many samples that nobody wants, from `first` on in a record whose bytes are all hashed."""
-        end = (first + count) * self._sample_bytes
-        if len(self._waste) < end:
-            # Views of what was there before stay as they are.
-            self._waste = memoryview(bytearray(end))
-        return None, slice(0, count), self._waste[first * self._sample_bytes : end]
-
-    def _hand_over(self, pieces: list[_Piece], scratch: RecordBuffer) -> None:
-        """Give the slots that are full to the consumer."""
-        done = 0
-        for slot, place, _ in pieces:
-            count = place.stop - place.start
-            if slot is not None:
-                slot.labels[place] = scratch.labels[done : done + count]
-                if place.stop == slot.size:
-                    (self._free if slot.dropped else self._ready).put(slot)
-            done += count
-
-    def _take(self) -> RingSlot:
+    def _take(self, size: int) -> RingSlot:
+        """Wait for a free slot, and set its number of samples."""
         slot = self._free.get()
-        self._stop_if_closed()
+        if slot is None or self._stopped.is_set():  # close() puts None
+            raise _StoppedError
+        slot.size = size
         return slot
 
     def _stop_if_closed(self) -> None:
@@ -279,4 +281,52 @@ class Stream:
 
 
 class _StoppedError(Exception):
-    """The consumer has gone."""
+    """The stream was closed."""
+
+
+def pieces_of(first: int, last: int, start: int, stop: int, batch_size: int, rank: int, world_size: int) -> list[Piece]:
+    """Cut the samples of a record where batches begin and end.
+
+    The processes together read batches of world_size * batch_size samples, the first of which begins at `start`. Each
+    process gets an equal part, in the order of ranks. The parts of a short last batch differ by one sample at most.
+
+    Args:
+        first: number of the record's first sample in the epoch.
+        last: number of its last sample, plus one.
+        start: first sample of the epoch that is handed out.
+        stop: last sample of the epoch that is handed out, plus one.
+        batch_size: samples per batch and process.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+    pieces = []
+    while first < last:
+        batch = None
+        if first < start:
+            end = start
+        elif first >= stop:
+            end = last
+        else:
+            whole = first - (first - start) % (world_size * batch_size)  # where the batch of all processes begins
+            size = min(world_size * batch_size, stop - whole)
+            own = range(whole + size * rank // world_size, whole + size * (rank + 1) // world_size)
+            if first in own:
+                end, batch = own.stop, own
+            else:
+                end = own.start if first < own.start else whole + size
+        end = min(end, last)
+        pieces.append(Piece(first, end, batch))
+        first = end
+    return pieces
+
+
+def column_type(data: ShardSet, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Return the dtype in which a column is handed out, and its shape per sample.
+
+    Raises:
+        UsageError: no such column.
+    """
+    types: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"labels": (torch.int64, ()), "index": (torch.int64, ())}
+    if name not in types:
+        raise UsageError(f"{data.location}: no column named {name!r}; there are images, {', '.join(types)}")
+    return types[name]

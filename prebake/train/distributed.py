@@ -63,11 +63,6 @@ class ProcessGroup:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    @property
-    def part(self) -> tuple[int, int]:
-        """Which slice of each batch is this one's, and of how many."""
-        return self.rank, self.size
-
     def check(self, settings: Settings, samples: int) -> None:
         """Ask whether a run can be trained by so many processes.
 

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prebake.loader.device_feed import Converter, feed
+from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
 from prebake.train.device import PRECISIONS, autocast
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 
@@ -113,7 +112,16 @@ def predict(
         DataError: shards missing or damaged.
     """
     model.eval()
-    convert = Converter(data.plan, device, PRECISIONS[precision])
+    loader = Loader(
+        data,
+        split,
+        batch_size=BATCH_SIZE,
+        device=device,
+        dtype=PRECISIONS[precision],
+        rank=processes.rank,
+        world_size=processes.size,
+        reuse_buffers=True,
+    )
     mirrors = tta and data.plan.augmentation.get("flip", "none") != "none"
 
     def ask(images: Tensor) -> Tensor:
@@ -122,18 +130,15 @@ def predict(
         return logits.float()
 
     labels, logits, mirrored, moved = [], [], [], []
-    with Stream(
-        data, split, [0], BATCH_SIZE * processes.size, pin=device.type == "cuda", part=processes.part
-    ) as stream:
-        for images, labels_here in feed(stream, convert, device):
-            logits.append(ask(images))
-            if mirrors:
-                mirrored.append(ask(images.flip(-1)))
-            if tta:
-                copies = [shifted(images, pixels) for pixels in (-1, 1)]
-                copies += [copy.flip(-1) for copy in copies] if mirrors else []
-                moved.append(torch.stack([ask(copy) for copy in copies]).sum(0) / 2)
-            labels.append(labels_here.clone())  # the stream's own memory, which the next batch takes
+    for images, labels_here in loader:
+        logits.append(ask(images))
+        if mirrors:
+            mirrored.append(ask(images.flip(-1)))
+        if tta:
+            copies = [shifted(images, pixels) for pixels in (-1, 1)]
+            copies += [copy.flip(-1) for copy in copies] if mirrors else []
+            moved.append(torch.stack([ask(copy) for copy in copies]).sum(0) / 2)
+        labels.append(labels_here.clone())  # the next batch overwrites them
     model.train()
 
     def whole(mine: list[Tensor]) -> Tensor:

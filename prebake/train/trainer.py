@@ -12,10 +12,9 @@ from torch import Tensor
 
 from prebake.errors import DataError
 from prebake.loader.data_wait import DataWaitMeter
-from prebake.loader.device_feed import Converter, feed
 from prebake.loader.follow import wait_for_epoch
+from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
 from prebake.signals import defer_signals
 from prebake.train.compile import compile_errors, compiled, rehearse
 from prebake.train.device import PRECISIONS, autocast, random_state, restore_random_state, synchronize
@@ -98,11 +97,40 @@ class Trainer:
                     wait_for_epoch(self.data, split, 0, threading.Event())
         if self.learner.whitens and not self.steps_done:
             self._whiten()
-        # Epochs of one image size have a stream of their own: their batches lie in memory of that size.
-        shapes = [self.data.image_shape("train", epoch % self.data.epochs) for epoch in range(epochs)]
-        while state.epoch < epochs:
-            last = next((e for e in range(state.epoch, epochs) if shapes[e] != shapes[state.epoch]), epochs)
-            yield from self._epochs(last, at_border)
+        with self._loader() as loader:
+            if self.settings.compiled or self.device.type == "cuda":
+                self.warm_up()
+            while state.epoch < epochs:
+                self._steps(loader, at_border)
+                report = self._report()
+                with defer_signals():
+                    state.reports.append(report)
+                    state.epoch, state.step, state.train_seconds = state.epoch + 1, 0, 0.0
+                    self._metrics.clear()
+                yield report
+
+    def _loader(self) -> Loader:
+        """Return a loader of the training batches, at the run's next step."""
+        recipe, processes = self.settings.recipe, self.processes
+        loader = Loader(
+            self.data,
+            "train",
+            batch_size=recipe.batch_size // processes.size,
+            device=self.device,
+            dtype=PRECISIONS[self.settings.precision],
+            drop_last=True,
+            shuffle_seed=self.settings.shuffle_seed,
+            rank=processes.rank,
+            world_size=processes.size,
+            epochs=recipe.epochs,
+            replay=True,
+            reuse_buffers=True,
+            follow=self._follow,
+            data_wait=self._waits,
+        )
+        position = {"epoch": self.state.epoch, "sample": self.state.step * recipe.batch_size}
+        loader.load_state_dict(loader.state_dict() | position)
+        return loader
 
     def _whiten(self) -> None:
         """Make the model's stem from the first images that are trained on."""
@@ -111,36 +139,6 @@ class Trainer:
         count = min(WHITENING_IMAGES, self.data.samples("train"))
         images_NHWC, _ = next(self.data.batches("train", 0, batch_size=count))
         self.learner.whiten(torch.from_numpy(self.data.normalize(images_NHWC)).permute(0, 3, 1, 2))
-
-    def _epochs(self, last: int, at_border: Callable[[], None] | None) -> Iterator[EpochReport]:
-        """Train the epochs up to before `last`, whose images have one size."""
-        state, batch_size = self.state, self.settings.recipe.batch_size
-        convert = Converter(self.data.plan, self.device, PRECISIONS[self.settings.precision])
-        views = [epoch % self.data.epochs for epoch in range(state.epoch, last)]
-        with Stream(
-            self.data,
-            "train",
-            views,
-            batch_size,
-            start=state.step * batch_size,
-            drop_last=True,
-            pin=self.device.type == "cuda",
-            follow=self._follow,
-            shuffle_seed=self.settings.shuffle_seed,
-            first_epoch=state.epoch,
-            part=self.processes.part,
-        ) as stream:
-            if self.settings.compiled or self.device.type == "cuda":
-                self.warm_up()
-            batches = feed(stream, convert, self.device, self._waits)
-            while state.epoch < last:
-                self._steps(batches, at_border)
-                report = self._report()
-                with defer_signals():
-                    state.reports.append(report)
-                    state.epoch, state.step, state.train_seconds = state.epoch + 1, 0, 0.0
-                    self._metrics.clear()
-                yield report
 
     def warm_up(self) -> None:
         """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.
@@ -161,13 +159,13 @@ class Trainer:
         synchronize(self.device)
         self.state.compile_seconds += time.perf_counter() - started
 
-    def _steps(self, batches: Iterator[tuple[Tensor, Tensor]], at_border: Callable[[], None] | None) -> None:
+    def _steps(self, loader: Loader, at_border: Callable[[], None] | None) -> None:
         """Take the steps of this epoch that are left."""
         state = self.state
         title = f"{self.data.name} epoch {state.epoch + 1}/{self.settings.recipe.epochs}"
         on_cpu = self.device.type == "cpu"
         self._started = time.perf_counter()
-        for images, labels in with_bar(batches, title, state.step, self.steps_per_epoch):
+        for images, labels in with_bar(loader, title, state.step, self.steps_per_epoch):
             with defer_signals():
                 loss, correct = self.step(images, labels)
                 self._metrics.add(state.step, loss, correct)
