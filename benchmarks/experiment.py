@@ -21,7 +21,7 @@ from prebake.console import log
 from prebake.errors import MachineError
 from prebake.precompute.augment import augmentation_for
 from prebake.precompute.sources.known import DATASETS, SourceData, load
-from prebake.train.statistics import Spread, spread
+from prebake.train.statistics import SampleStats, sample_stats
 
 __all__ = ["Way", "experiment", "options"]
 
@@ -141,20 +141,20 @@ def _facts(found: Mapping[str, list[dict[str, Any]]], score: str, goal: str, *, 
     first = next(iter(found))
     facts = {}
     for name, values in scores.items():
-        whole = spread(values)
+        whole = sample_stats(values)
         text = f"{_words(whole)} %"
         kept: dict[str, Any] = {score: values, "spread": asdict(whole)}
         if timed:
-            text += f"; {spread(seconds[name]).mean:,.1f} s of training"
+            text += f"; {sample_stats(seconds[name]).mean:,.1f} s of training"
             kept["train seconds"] = seconds[name]
         if name != first:
-            apart = spread([b - a for a, b in zip(scores[first], values, strict=True)])
+            apart = sample_stats([b - a for a, b in zip(scores[first], values, strict=True)])
             text += f"; {_words(apart, signed=True)} points against {first}"
             kept["difference"] = asdict(apart)
         facts[name] = Fact(goal if name != first else "", text, len(values), kept)
     return facts
 
 
-def _words(found: Spread, *, signed: bool = False) -> str:
+def _words(found: SampleStats, *, signed: bool = False) -> str:
     mean = f"{found.mean:+.2f}" if signed else f"{found.mean:.2f}"
     return mean if found.low is None or found.high is None else f"{mean} [{found.low:.2f}, {found.high:.2f}]"

@@ -1,4 +1,4 @@
-"""`python -m train compare`: runs side by side, what differs, and what may be said of the difference."""
+"""`prebake compare`: runs side by side, their differing settings, and tests of the difference."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def drawn(command: Command, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def compare(drawn: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run the command without matplotlib, which takes most of its time."""
+    """Run the command without matplotlib, which takes most of the time."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     return drawn
 
@@ -36,9 +36,7 @@ def two_settings(tmp_path: Path) -> list[Path]:
     return write_runs(tmp_path / "a", FIRST) + write_runs(tmp_path / "b", SECOND, settings=HIGHER)
 
 
-def test_each_run_has_its_row_and_runs_that_differ_in_their_seed_are_of_one_setting(
-    compare: Command, two_settings: list[Path]
-) -> None:
+def test_runs_that_differ_in_the_seed_only_form_one_group(compare: Command, two_settings: list[Path]) -> None:
     ended = compare(*two_settings)
     assert ended.code == 0, ended.err
     header, *rows = ended.out.split("\n\n")[0].splitlines()
@@ -61,7 +59,7 @@ def test_each_run_has_its_row_and_runs_that_differ_in_their_seed_are_of_one_sett
     assert [row[-1] for row in cells] == list(map(str, two_settings))
 
 
-def test_a_run_from_before_there_was_shift_tta_stands_beside_one_that_has_it(compare: Command, tmp_path: Path) -> None:
+def test_run_without_shift_tta_is_compared_with_one_that_has_it(compare: Command, tmp_path: Path) -> None:
     summary = {"test_accuracy_tta": 0.92, "test_accuracy_shift_tta": 0.93}
     runs = [write_run(tmp_path / "old", 0.9), write_run(tmp_path / "new", 0.91, settings=HIGHER, summary=summary)]
     ended = compare(*runs)
@@ -72,23 +70,23 @@ def test_a_run_from_before_there_was_shift_tta_stands_beside_one_that_has_it(com
     assert ended.out.count("with shift TTA: 93.00 %, n = 1") == 1
 
 
-def test_what_differs_is_named_and_what_does_not_is_left_out(compare: Command, two_settings: list[Path]) -> None:
+def test_only_differing_settings_are_listed(compare: Command, two_settings: list[Path]) -> None:
     told = compare(*two_settings).out.split("\n\n")[1]
     assert [line.split() for line in told.splitlines()] == [["setting", "#1", "#2"], ["recipe.peak_lr", "0.1", "0.2"]]
 
 
-def test_the_difference_is_that_of_welchs_test(compare: Command, two_settings: list[Path]) -> None:
+def test_difference_is_that_of_welchs_test(compare: Command, two_settings: list[Path]) -> None:
     told = compare(*two_settings).out
     wanted = scipy.stats.ttest_ind(SECOND, FIRST, equal_var=False)
     interval = wanted.confidence_interval(0.95)
     assert (
         f"#2 against #1: +3.00 points of test accuracy, 95 % interval {100 * interval.low:+.2f} to "
-        f"{100 * interval.high:+.2f} (zero lies in it), p = {wanted.pvalue:.2g}"
+        f"{100 * interval.high:+.2f} (contains zero), p = {wanted.pvalue:.2g}"
     ) in told
     assert "mean 91.00 %, standard deviation 1.00 points, 95 % interval of the mean 88.52 to 93.48 %" in told
 
 
-def test_json_holds_runs_differences_and_tests(compare: Command, two_settings: list[Path]) -> None:
+def test_json_has_runs_differing_settings_and_tests(compare: Command, two_settings: list[Path]) -> None:
     ended = compare(*two_settings, "--json")
     found = json.loads(ended.out)
     assert [(run["group"], run["test_accuracy"]) for run in found["runs"]][2:4] == [("#1", 0.91), ("#2", 0.93)]
@@ -99,31 +97,27 @@ def test_json_holds_runs_differences_and_tests(compare: Command, two_settings: l
     assert test["p"] == pytest.approx(scipy.stats.ttest_ind(SECOND, FIRST, equal_var=False).pvalue)
 
 
-def test_one_run_a_setting_gets_no_test_but_the_error_that_the_test_images_leave(
-    compare: Command, tmp_path: Path
-) -> None:
+def test_single_runs_get_the_binomial_error_and_no_test(compare: Command, tmp_path: Path) -> None:
     ended = compare(write_run(tmp_path / "a", 0.9), write_run(tmp_path / "b", 0.93, settings=HIGHER))
     assert ended.code == 0, ended.err
-    assert "90.00 %, n = 1: no spread is known" in ended.out
+    assert "90.00 %, n = 1: no standard deviation" in ended.out
     # sqrt(0.9 * 0.1 / 1000)
-    assert "1,000 test images leave an accuracy a standard error of 0.95 points (binomial)" in ended.out
-    assert "#2 against #1: +3.00 points of test accuracy; no test: it needs 2 runs or more" in ended.out
+    assert "1,000 test images give an accuracy a standard error of 0.95 points (binomial)" in ended.out
+    assert "#2 against #1: +3.00 points of test accuracy; no test: it needs at least 2 runs" in ended.out
     assert "p =" not in ended.out
 
 
-def test_runs_that_all_came_to_the_same_get_no_test(compare: Command, tmp_path: Path) -> None:
+def test_equal_accuracies_get_no_test(compare: Command, tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "a", [0.9, 0.9]) + write_runs(tmp_path / "b", [0.8, 0.8], settings=HIGHER)
-    assert (
-        "-10.00 points of test accuracy; no test: within each setting all runs came to the same" in compare(*runs).out
-    )
+    assert "-10.00 points of test accuracy; no test: all runs of a setting have the same" in compare(*runs).out
 
 
-def test_of_two_data_sets_no_difference_is_told(compare: Command, tmp_path: Path) -> None:
+def test_different_data_sets_are_not_compared(compare: Command, tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "a", FIRST) + write_runs(tmp_path / "b", SECOND, settings={"dataset": "mnist"})
     assert "#2 against #1: not compared: digits and mnist are different data sets" in compare(*runs).out
 
 
-def test_of_runs_without_a_test_split_no_difference_is_told(compare: Command, tmp_path: Path) -> None:
+def test_runs_without_a_test_split_get_no_test(compare: Command, tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a", None), write_run(tmp_path / "b", None, settings=HIGHER)]
     ended = compare(*runs)
     assert ended.code == 0, ended.err
@@ -131,7 +125,7 @@ def test_of_runs_without_a_test_split_no_difference_is_told(compare: Command, tm
     assert "no test: a setting has no test accuracy" in ended.out
 
 
-def test_where_all_runs_have_a_validation_split_settings_are_compared_on_that(compare: Command, tmp_path: Path) -> None:
+def test_settings_are_compared_on_validation_if_all_runs_have_it(compare: Command, tmp_path: Path) -> None:
     runs = [
         write_run(
             tmp_path / f"{name}{seed}", 0.9 - gain, settings={"seed": seed, **more}, summary={"val_accuracy": found}
@@ -147,7 +141,7 @@ def test_where_all_runs_have_a_validation_split_settings_are_compared_on_that(co
     assert "points of test accuracy" in compare(*runs, write_run(tmp_path / "c", 0.9, settings={"seed": 9})).out
 
 
-def test_other_hardware_or_versions_are_another_setting(compare: Command, tmp_path: Path) -> None:
+def test_other_versions_are_another_setting(compare: Command, tmp_path: Path) -> None:
     runs = write_runs(tmp_path, [0.9, 0.91])
     log = runs[1] / "log.jsonl"
     log.write_text(log.read_text().replace('"torch": "2.6"', '"torch": "2.15"'))
@@ -155,7 +149,7 @@ def test_other_hardware_or_versions_are_another_setting(compare: Command, tmp_pa
     assert [line.split() for line in told.splitlines()] == [["setting", "#1", "#2"], ["versions.torch", "2.6", "2.15"]]
 
 
-def test_an_order_of_ones_own_is_another_setting_and_its_seed_is_not(compare: Command, tmp_path: Path) -> None:
+def test_shuffling_is_a_setting_but_its_seed_is_not(compare: Command, tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / f"{seed}-{order}", 0.9, settings={"seed": seed, "shuffle_seed": order})
         for seed, order in ((0, None), (0, 5), (1, 6))
@@ -166,22 +160,22 @@ def test_an_order_of_ones_own_is_another_setting_and_its_seed_is_not(compare: Co
     assert found["differing"] == {"shuffle_seed": [None, "any"]}
 
 
-def test_a_run_that_is_named_twice_is_one_run_and_a_copy_is_no_repetition(compare: Command, tmp_path: Path) -> None:
+def test_run_named_twice_counts_once_and_a_copy_is_warned_about(compare: Command, tmp_path: Path) -> None:
     (run,) = write_runs(tmp_path / "a", [0.9])
     assert compare(run, run / ".." / run.name).out.count("97.50 %") == 1
     copy = shutil.copytree(run, tmp_path / "copy")
-    assert "runs of the same seed stand here: they are no independent repetitions" in compare(run, copy).out
+    assert "warning: runs with the same seed are not independent" in compare(run, copy).out
 
 
 def test_several_tests_are_said_to_be_uncorrected(compare: Command, two_settings: list[Path], tmp_path: Path) -> None:
     third = write_runs(tmp_path / "c", [0.8, 0.9], settings={"recipe": {"name": "digits", "peak_lr": 0.3}})
     assert "not corrected" not in compare(*two_settings).out
     told = compare(*two_settings, *third).out
-    assert "2 tests are made here: the p of each is not corrected for that" in told
+    assert "These are 2 tests; their p values are not corrected for that." in told
     assert "#3 against #1: " in told
 
 
-def test_the_picture_shows_what_the_runs_came_to(drawn: Command, two_settings: list[Path], tmp_path: Path) -> None:
+def test_picture_changes_with_the_results(drawn: Command, two_settings: list[Path], tmp_path: Path) -> None:
     ended = drawn(*two_settings)
     assert "compare.png" in ended.err
     with Image.open(tmp_path / "compare.png") as image:
@@ -193,7 +187,7 @@ def test_the_picture_shows_what_the_runs_came_to(drawn: Command, two_settings: l
         assert not np.array_equal(np.asarray(image), before)
 
 
-def test_without_matplotlib_the_table_is_there_and_the_way_to_it_is_said(
+def test_without_matplotlib_there_is_a_table_and_a_hint(
     drawn: Command, two_settings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_it = drawn(*two_settings).out
@@ -205,7 +199,7 @@ def test_without_matplotlib_the_table_is_there_and_the_way_to_it_is_said(
     assert not (tmp_path / "compare.png").exists()
 
 
-def test_what_training_writes_can_be_compared(finished: tuple[Ended, Path], compare: Command) -> None:
+def test_runs_of_the_trainer_can_be_compared(finished: tuple[Ended, Path], compare: Command) -> None:
     ended = compare(the_run(finished[1]), "--json")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
@@ -213,10 +207,10 @@ def test_what_training_writes_can_be_compared(finished: tuple[Ended, Path], comp
     assert found["groups"][0]["test_accuracy"]["mean"] == found["runs"][0]["test_accuracy"]
 
 
-def test_a_directory_without_a_finished_run_is_no_usable_data(compare: Command, tmp_path: Path) -> None:
+def test_directory_without_a_finished_run_is_refused(compare: Command, tmp_path: Path) -> None:
     ended = compare(tmp_path)
     assert (ended.code, ended.out) == (3, "")
-    assert f"error: {tmp_path}: no finished run (no summary.json)" in ended.err
+    assert f"error: {tmp_path}: no finished run here (no summary.json)" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -232,16 +226,17 @@ def test_a_directory_without_a_finished_run_is_no_usable_data(compare: Command, 
         ("log.jsonl", '{"event": "start", "settings": {}, "versions": {}}\n{"event": "epoch"}\n'),
     ],
 )
-def test_files_that_no_run_wrote_are_refused_by_name(file: str, content: str, compare: Command, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_by_name(file: str, content: str, compare: Command, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.9)
     (run / file).write_bytes(content.encode("latin-1"))
     ended = compare(run)
     assert (ended.code, ended.out) == (3, "")
-    assert f"error: {run}: summary.json or log.jsonl is not what a run writes" in ended.err
+    assert ended.err.startswith(f"error: {run}")
+    assert file in ended.err
 
 
 @pytest.mark.parametrize("key", ["dataset", "recipe", "epochs", "seed", "seconds", "utilization", "test_accuracy_tta"])
-def test_a_summary_that_lacks_what_is_compared_is_refused(key: str, compare: Command, tmp_path: Path) -> None:
+def test_summary_that_lacks_a_key_is_refused(key: str, compare: Command, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.9)
     summary = json.loads((run / "summary.json").read_text())
     del summary[key]

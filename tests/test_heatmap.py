@@ -1,4 +1,4 @@
-"""`python -m train heatmap`: the same pictures by one model, or by two side by side."""
+"""`prebake heatmap`: heat maps of one model, or of two side by side."""
 
 import shutil
 from dataclasses import replace
@@ -30,7 +30,7 @@ def cells(path: Path, rows: int, columns: int, top: int = CAPTION) -> np.ndarray
     )
 
 
-def test_two_models_stand_beside_the_picture_that_both_look_at(
+def test_two_models_are_drawn_beside_the_same_picture(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
     one = the_run(finished[1])
@@ -40,7 +40,7 @@ def test_two_models_stand_beside_the_picture_that_both_look_at(
     sheets = {}
     for name, first, second, place in (
         ("ab", one, other, ["--shards", shards]),
-        ("ba", other, one, []),  # of the same place, which the run's log remembers
+        ("ba", other, one, []),  # the shards that the run's log names
         ("aa", one, one, []),
     ):
         out = tmp_path / f"{name}.png"
@@ -52,16 +52,14 @@ def test_two_models_stand_beside_the_picture_that_both_look_at(
     assert (ab[:, 1] == ba[:, 2]).all()
     assert (ab[:, 2] == ba[:, 1]).all()
     assert (aa[:, 1] == aa[:, 2]).all()
-    # The digits are grey, and the maps are not; the models look at different places. One that was never trained may
-    # find nothing that speaks for a class.
+    # The digits are grey and the maps are coloured. The models look at different places; the map of the untrained
+    # one may be empty.
     assert (np.ptp(ab[:, 0], axis=-1) == 0).all()
     assert (np.ptp(ab[:, 1].astype(int), axis=-1).max((1, 2)) > 50).all()
     assert (ab[:, 1] != ab[:, 2]).any((1, 2, 3)).all()
 
 
-def test_one_model_alone_is_drawn_too(
-    finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
-) -> None:
+def test_one_model_is_drawn(finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "one.png"
     ended = command("heatmap", the_run(finished[1]), "--shards", shards / "digits", "--out", out)
     assert ended.code == 0, ended.err
@@ -79,7 +77,7 @@ def test_one_model_alone_is_drawn_too(
         (["{run}", "--against", "{shards}", "--shards", "{shards}"], 3, "no weights here"),
     ],
 )
-def test_what_can_not_be_drawn_is_refused(
+def test_unusable_arguments_are_refused(
     finished: tuple[Ended, Path],
     shards: Path,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Hints: said for planted faults, by figures and in real trainings, and not for runs that are right."""
+"""Hints: planted faults are found, in given results and in real training; good runs have none."""
 
 import math
 import sys
@@ -23,7 +23,7 @@ from prebake.train.report.scores import ClassScore
 from tests.helpers.commands import ON_CPU, Command, the_run
 
 PLAIN = Augmentation("plain", pad=0, pad_mode="zero", flip="none", cutout=0)
-RIGHT = Facts(
+GOOD = Facts(
     classes=tuple("0123456789"),
     first_loss=2.4,
     train_accuracy=[0.5, 0.9, 0.995],
@@ -39,41 +39,44 @@ RIGHT = Facts(
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"mean": [0.0, 120.0]}, "The inputs are not normalized: their channels have mean 0, 120"),
     ({"std": [0.01]}, "The inputs are not normalized"),
-    ({"first_loss": 40.0}, "The first loss was 40.00; a fresh net that guesses among 10 classes has 2.30."),
+    ({"first_loss": 40.0}, "The first loss was 40.00; an untrained model on 10 classes should have about 2.30."),
     ({"first_loss": 0.5}, "The first loss was 0.50"),
-    ({"held_out_accuracy": [0.1, 0.1, 0.12]}, "the net learns images by heart. Labels may be shuffled"),
+    (
+        {"held_out_accuracy": [0.1, 0.1, 0.12]},
+        "the model memorizes images. The labels of train or test may be",
+    ),
     (
         {"held_out_accuracy": [0.1, 0.1, 0.12], "train_accuracy": [0.1, 0.1, 0.11]},
-        "The test accuracy, 12.0 %, is about that of guessing, and the training accuracy, 11.0 %, is too",
+        "The test accuracy, 12.0 %, is at chance level, and so is the training accuracy, 11.0 %",
     ),
     (
         {"classes": tuple(map(str, range(1000))), "first_loss": math.log(1000)}
         | {"held_out_accuracy": [0.001], "held_out_loss": [6.9], "train_accuracy": [0.2]},
-        "the net learns images by heart. Labels may be shuffled",
+        "the model memorizes images. The labels of train or test may be",
     ),
     (
         {"classes": tuple("01"), "first_loss": math.log(2), "train_accuracy": [0.6], "held_out_accuracy": [0.6]}
         | {"held_out_loss": [0.65]},
-        "Under-fitting: after 1 epochs even the training accuracy is 60.0 %.",
+        "Underfitting: after 1 epochs the training accuracy is only 60.0 %.",
     ),
-    ({"held_out_accuracy": [0.6, 0.8, 0.89]}, "Over-fitting: 99.5 % of the training images are recognized, and 89.0 %"),
-    ({"held_out_loss": [0.9, 0.4, 0.6]}, "The test loss was lowest after epoch 2, 0.400, and rose to 0.600"),
+    ({"held_out_accuracy": [0.6, 0.8, 0.89]}, "Overfitting: the training accuracy is 99.5 %, the test accuracy 89.0 %"),
+    ({"held_out_loss": [0.9, 0.4, 0.6]}, "The test loss was lowest after epoch 2 (0.400) and rose to 0.600"),
     (
         {"train_accuracy": [0.2, 0.3, 0.35], "held_out_accuracy": [0.2, 0.3, 0.4]},
-        "Under-fitting: after 3 epochs even the training accuracy is 35.0 %.",
+        "Underfitting: after 3 epochs the training accuracy is only 35.0 %.",
     ),
     (
         {"held_out": None, "held_out_loss": [], "held_out_accuracy": [], "scores": [], "train_accuracy": [0.3]},
-        "Under-fitting",
+        "Underfitting",
     ),
     ({"scores": [ClassScore(3, 100, 0.0, None, (1, 100))]}, "No image of 3 was recognized."),
-    ({"utilization": 0.62}, "The device waited for data 38.0 % of the training time."),
+    ({"utilization": 0.62}, "The device waited for data during 38.0 % of the training time."),
 ]
 
 
 @pytest.mark.parametrize(("changes", "sentence"), FAULTS, ids=[str(number) for number in range(len(FAULTS))])
-def test_a_fault_in_the_figures_is_named_and_nothing_else(changes: dict[str, Any], sentence: str) -> None:
-    (hint,) = hints(replace(RIGHT, **changes))
+def test_fault_gets_exactly_one_hint(changes: dict[str, Any], sentence: str) -> None:
+    (hint,) = hints(replace(GOOD, **changes))
     assert sentence in hint
 
 
@@ -88,12 +91,12 @@ def test_a_fault_in_the_figures_is_named_and_nothing_else(changes: dict[str, Any
         {"held_out_loss": [0.3, 0.29, 0.31]},
     ],
 )
-def test_right_figures_have_no_hints(changes: dict[str, Any]) -> None:
-    assert hints(replace(RIGHT, **changes)) == []
+def test_good_results_have_no_hints(changes: dict[str, Any]) -> None:
+    assert hints(replace(GOOD, **changes)) == []
 
 
-def small_net(_: object, channels: int, classes: int) -> nn.Module:
-    """Build two layers without any norm: they learn in a second, and do not forgive what batch norm does."""
+def mlp(_: object, channels: int, classes: int) -> nn.Module:
+    """Build two layers without norm: they train in a second, and fail on bad inputs that batch norm would correct."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
@@ -102,9 +105,9 @@ Train = Callable[..., list[str]]
 
 @pytest.fixture
 def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Bake so many digits, train the small net on them, and return the hints of its page."""
-    monkeypatch.setitem(MODELS, "small", small_net)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # drawings take time, and nobody looks at them here
+    """Bake that many digits, train the MLP on them, and return the hints of its report."""
+    monkeypatch.setitem(MODELS, "mlp", mlp)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # drawing takes time
 
     def run(samples: int, *options: object, shuffled: bool = False, **baking: Any) -> list[str]:
         train, test = digits.splits["train"], digits.splits["test"]
@@ -119,13 +122,13 @@ def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: 
             out=tmp_path / "set",
             **baking,
         )
-        chosen = ("--shards", tmp_path / "set", "--out", tmp_path / "runs", "--replay", "--model", "small")
+        chosen = ("--shards", tmp_path / "set", "--out", tmp_path / "runs", "--replay", "--model", "mlp")
         ended = command(*chosen, *options, *ON_CPU)
         assert ended.code == 0, ended.err
         page = (the_run(tmp_path / "runs") / "report.html").read_text()
         box = page.split('<div class="hints')[1].split("</div>")[0]
         found = [line.split("</p>")[0] for line in box.split("<p>")[1:]]
-        # A net that takes a step in a millisecond may wait for its data.
+        # A model whose step takes a millisecond may wait for data.
         return [hint for hint in found if not hint.startswith("The device waited")]
 
     return run
@@ -134,30 +137,30 @@ def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: 
 LONG = ("--epochs", 100, "--batch-size", 50, "--lr", 0.05)
 
 
-def test_a_training_that_is_right_has_no_hints(hints_of: Train) -> None:
-    assert hints_of(1500, "--epochs", 4, "--lr", 0.05, augment=PLAIN) in ([], ["Nothing in the figures looks wrong."])
+def test_good_training_has_no_hints(hints_of: Train) -> None:
+    assert hints_of(1500, "--epochs", 4, "--lr", 0.05, augment=PLAIN) in ([], ["No problems found."])
 
 
-def test_a_training_on_un_normalized_inputs_is_found_out(hints_of: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The trainer is to divide by a 255th, so that pixels stay 0 to 255.
+def test_training_on_unnormalized_inputs_has_hints(hints_of: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The trainer divides by 1/255, so pixels stay in 0 to 255.
     monkeypatch.setattr(prebake.precompute.plan, "channel_statistics", lambda _: ((0.0,), (1 / 255,)))
     inputs, first_loss, *_ = hints_of(500, "--epochs", 1, "--lr", 1e-4, dtype="uint8", augment=PLAIN)
     assert inputs.startswith("The inputs are not normalized")
     assert first_loss.startswith("The first loss was ")
 
 
-def test_a_training_on_shuffled_labels_is_found_out(hints_of: Train) -> None:
+def test_training_on_shuffled_labels_has_a_hint(hints_of: Train) -> None:
     found = hints_of(200, *LONG, shuffled=True, augment=PLAIN)
-    assert "is about that of guessing, though the training accuracy is" in found[0]
+    assert "is at chance level, but the training accuracy is" in found[0]
     assert not any("fitting:" in hint for hint in found)
 
 
-def test_a_training_on_few_images_without_augmentation_over_fits(hints_of: Train) -> None:
+def test_training_on_few_images_has_an_overfitting_hint(hints_of: Train) -> None:
     (found,) = hints_of(50, *LONG, augment=PLAIN)
-    assert found.startswith("Over-fitting: 100.0 % of the training images are recognized")
+    assert found.startswith("Overfitting: the training accuracy is 100.0 %")
 
 
-def test_inputs_are_judged_by_images_of_all_classes_though_held_out_ones_come_class_by_class(tmp_path: Path) -> None:
+def test_input_statistics_use_images_of_all_classes(tmp_path: Path) -> None:
     labels = np.repeat([0, 1], 200)
     images = np.where(labels == 0, 20, 230).astype(np.uint8).repeat(64).reshape(400, 8, 8)
     prebake.bake(images, labels, test=(images, labels), augment=PLAIN, name="two", epochs=2, out=tmp_path)
@@ -179,7 +182,7 @@ def test_inputs_are_judged_by_images_of_all_classes_though_held_out_ones_come_cl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_davidnet_on_few_images_over_fits_and_on_shuffled_labels_guesses(hints_of: Train, shuffled: bool) -> None:
+def test_davidnet_gets_hints_for_few_images_or_bad_labels(hints_of: Train, shuffled: bool) -> None:
     options = ("--model", "davidnet", "--epochs", 20, "--batch-size", 20)
     found = hints_of(60, *options, shuffled=shuffled, augment=PLAIN)
-    assert ("about that of guessing" if shuffled else "Over-fitting") in found[0]
+    assert ("at chance level" if shuffled else "Overfitting") in found[0]

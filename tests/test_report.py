@@ -1,4 +1,4 @@
-"""The report: a page that needs nothing but itself, with the run's own figures, for sets of every kind."""
+"""The report: a self-contained page with the values of its run, for shard sets of every kind."""
 
 import json
 import re
@@ -6,7 +6,6 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib.backends.backend_agg  # noqa: F401 - here, so that no fork has to
 import numpy as np
@@ -15,18 +14,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-import prebake
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import Augmentation
-from prebake.train.evaluate import Predictions, final_split, predict
+from prebake.train.evaluate import Predictions
 from prebake.train.report import write_report
-from prebake.train.report.record import Record
+from prebake.train.run_record import RunRecord
 from tests.helpers.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
 from tests.helpers.html import Page
+from tests.helpers.reports import bake_random, page_of, small_model, write_report_of
 from tests.helpers.trials import trial
 
 DRAWINGS = {"loss.png", "accuracy.png", "schedule.png", "confusion.png"}
-PICTURES = {"raw.png", "augmentation.png", "mistakes.png", "heat.png"}
+PICTURES = {"raw.png", "augmentation.png", "mistakes.png", "gradcam.png"}
 
 
 @pytest.fixture
@@ -41,46 +39,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
-def page_of(run: Path) -> Page:
-    return Page((run / "report.html").read_text(encoding="utf-8"))
-
-
-def bake(out: Path, classes: list[str], **changes: Any) -> ShardSet:
-    """Bake random pictures of those classes: 60 to train, 40 to test, 8x10, in colour."""
-    rng = np.random.default_rng(7)
-    images = rng.integers(0, 256, (100, 8, 10, 3), dtype=np.uint8)
-    labels = rng.integers(0, len(classes), 100)
-    options: dict[str, Any] = {"test": (images[60:], labels[60:])}
-    augment = Augmentation("standard", pad=1, pad_mode="reflect", flip="random", cutout=2)
-    prebake.bake(
-        images[:60], labels[:60], classes=classes, augment=augment, name="mine", epochs=2, out=out, **options | changes
-    )
-    return ShardSet(out)
-
-
-def written(run: Path, data: ShardSet, model: nn.Module) -> Page:
-    """Write a report of a model on a set, in the books of another run."""
-    split = final_split(data)
-    predictions = predict(model, data, split, torch.device("cpu"), "fp32", tta=True) if split else None
-    record = Record.read(run)
-    scores = {"held_out": split, **({} if split else {"held_out_loss": None, "held_out_accuracy": None})}
-    write_report(replace(record, epochs=[{**epoch, **scores} for epoch in record.epochs]), data, model, predictions)
-    return page_of(run)
-
-
-def small(data: ShardSet) -> nn.Module:
-    torch.manual_seed(1)
-    channels = data.image_shape("train")[2]
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 3),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, len(data.classes)),
-    )
-
-
-def test_every_run_ends_with_a_page_and_its_pictures(finished: tuple[Ended, Path]) -> None:
+def test_every_run_ends_with_a_report_and_pictures(finished: tuple[Ended, Path]) -> None:
     run = the_run(finished[1])
     page = page_of(run)
     assert len(page.images) > 100
@@ -93,7 +52,7 @@ def test_every_run_ends_with_a_page_and_its_pictures(finished: tuple[Ended, Path
             assert len(image.convert("RGB").getcolors(2**24) or []) > 10
 
 
-def test_the_page_needs_nothing_but_itself(finished: tuple[Ended, Path]) -> None:
+def test_page_is_self_contained(finished: tuple[Ended, Path]) -> None:
     html = (the_run(finished[1]) / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "a"}
@@ -103,7 +62,7 @@ def test_the_page_needs_nothing_but_itself(finished: tuple[Ended, Path]) -> None
     assert "@import" not in html
 
 
-def test_the_page_has_the_run_s_own_figures(finished: tuple[Ended, Path]) -> None:
+def test_page_has_the_values_of_the_run(finished: tuple[Ended, Path]) -> None:
     run = the_run(finished[1])
     summary, text = summary_of(run), page_of(run).cells()
     for score in ("test_accuracy", "test_accuracy_shift_tta"):
@@ -112,10 +71,10 @@ def test_the_page_has_the_run_s_own_figures(finished: tuple[Ended, Path]) -> Non
     assert f"{summary['parameters']:,}" in text
     settings = log_of(run)[0]["settings"]
     assert {settings["shards"], "recipe, label smoothing", f"{settings['recipe']['label_smoothing']:g}"} <= text
-    assert {torch.__version__, "baking", "evaluating", "bytes read for training"} <= text
+    assert {torch.__version__, "baking", "evaluating", "data read for training"} <= text
 
 
-def test_the_report_can_be_written_again_and_is_the_same(run: Path, command: Command) -> None:
+def test_report_command_writes_the_same_page_again(run: Path, command: Command) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     page = run / "report.html"
     shutil.rmtree(run / "pictures")
@@ -131,13 +90,14 @@ def test_the_report_can_be_written_again_and_is_the_same(run: Path, command: Com
 
 
 @pytest.mark.parametrize("name", ["report", "heatmap"])
-def test_where_the_shards_are_no_longer_a_run_s_commands_ask_for_the_place(
-    name: str, run: Path, tmp_path: Path, command: Command
-) -> None:
+def test_commands_ask_for_shards_that_were_moved(name: str, run: Path, tmp_path: Path, command: Command) -> None:
     begun, *others = log_of(run)
     for place, words in (
-        (str(tmp_path / "gone"), f"its shards are no longer at {tmp_path / 'gone'}; --shards DIR says where they are"),
-        (None, "log.jsonl does not say where its shards are; name them with --shards DIR"),  # as in older logs
+        (
+            str(tmp_path / "gone"),
+            f"its shards are no longer at {tmp_path / 'gone'}; name their new place with --shards",
+        ),
+        (None, "log.jsonl does not name its shards; name them with --shards DIR"),  # older logs do not name them
     ):
         lines = [{**begun, "shards": place}, *others]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -146,10 +106,10 @@ def test_where_the_shards_are_no_longer_a_run_s_commands_ask_for_the_place(
         assert f"error: {run}: {words}" in ended.err
 
 
-def test_names_from_strangers_are_words_and_nothing_else(run: Path, tmp_path: Path) -> None:
+def test_class_names_are_escaped(run: Path, tmp_path: Path) -> None:
     names = ["<script>alert(1)</script>", 'a"b&c', "$x^$", "猫", "</td>", "\x07", "é" * 80]
-    data = bake(tmp_path / "set", names)
-    page = written(run, data, small(data))
+    data = bake_random(tmp_path / "set", names)
+    page = write_report_of(run, data, small_model(data))
     assert not any(tag == "script" for tag, _ in page.tags)
     assert "\x07" not in (run / "report.html").read_text()
     assert {name for name in names if name.isprintable()} <= page.cells()
@@ -158,12 +118,10 @@ def test_names_from_strangers_are_words_and_nothing_else(run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "count", [2, pytest.param(31, marks=pytest.mark.slow), 2500, pytest.param(10_000, marks=pytest.mark.slow)]
 )
-def test_any_number_of_classes_is_readable_and_takes_no_memory_for_their_square(
-    run: Path, tmp_path: Path, count: int
-) -> None:
-    data = bake(tmp_path / "set", [f"class {label}" for label in range(count)])
-    model = small(data)
-    ended = trial(lambda: written(run, data, model))
+def test_page_with_many_classes_stays_small(run: Path, tmp_path: Path, count: int) -> None:
+    data = bake_random(tmp_path / "set", [f"class {label}" for label in range(count)])
+    model = small_model(data)
+    ended = trial(lambda: write_report_of(run, data, model))
     assert ended.status == 0, ended.said
     assert ended.grown_bytes < 400_000_000
     page = page_of(run)
@@ -173,50 +131,48 @@ def test_any_number_of_classes_is_readable_and_takes_no_memory_for_their_square(
         red, _, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), 2, 0)
     assert (blue - red > 100).sum() >= 20  # cells are blue
     if count > 1000:
-        assert "The worst 20 and the best 5 of" in page.text
+        assert "The table shows the worst 20 and the best 5 of" in page.text
         each = -(-count // 1000)
-        assert f"A cell of the picture stands for {each} x {each} classes." in page.text
+        assert f"Each cell of the picture sums up {each} x {each} classes." in page.text
 
 
-def test_a_set_without_a_test_split_says_that_nothing_was_evaluated(run: Path, tmp_path: Path) -> None:
-    data = bake(tmp_path / "set", list("abc"), test=None)
+def test_set_without_a_test_split_is_reported(run: Path, tmp_path: Path) -> None:
+    data = bake_random(tmp_path / "set", list("abc"), test=None)
     shutil.rmtree(run / "pictures")
-    page = written(run, data, small(data))
+    page = write_report_of(run, data, small_model(data))
     assert "nothing was evaluated" in page.text
     assert {path.name for path in (run / "pictures").iterdir()} == {*DRAWINGS - {"confusion.png"}, "augmentation.png"}
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_set_with_a_validation_split_alone_is_judged_by_that(run: Path, tmp_path: Path) -> None:
-    data = bake(tmp_path / "set", list("abc"), test=None, val_fraction=0.2)
-    assert "Of the val split" in written(run, data, small(data)).text
+def test_validation_split_is_used_without_a_test_split(run: Path, tmp_path: Path) -> None:
+    data = bake_random(tmp_path / "set", list("abc"), test=None, val_fraction=0.2)
+    assert "Measured on the val split" in write_report_of(run, data, small_model(data)).text
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_perfect_model_has_no_mistakes(run: Path, shards: Path) -> None:
+def test_perfect_model_has_no_mistakes(run: Path, shards: Path) -> None:
     data = ShardSet(shards / "mirrored")
     labels = torch.from_numpy(np.concatenate([labels for _, labels in data.batches("test", batch_size=50)]))
     logits = nn.functional.one_hot(labels, len(data.classes)).float()
-    write_report(Record.read(run), data, small(data), Predictions("test", labels, logits, None))
+    write_report(RunRecord.read_finished(run), data, small_model(data), Predictions("test", labels, logits, None))
     page = page_of(run)
-    assert "There are none." in page.text
+    assert "The model made no mistakes." in page.text
     assert "Most frequent confusions" not in page.text
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_of_one_epoch_whose_shards_were_dropped_is_reported(run: Path, shards: Path) -> None:
-    record = Record.read(run)
+def test_run_of_one_epoch_without_its_shards_is_reported(run: Path, shards: Path) -> None:
+    record = RunRecord.read_finished(run)
     data = ShardSet(shutil.copytree(shards / "digits", run.parent / "set"))
     for path in data.path.glob("train-*"):
         path.unlink()
-    write_report(replace(record, epochs=record.epochs[:1]), data, small(data), None)
-    assert "The training shards are gone." in page_of(run).text
+    write_report(replace(record, epochs=record.epochs[:1]), data, small_model(data), None)
+    assert "The training shards were removed." in page_of(run).text
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_matplotlib_the_run_ends_well_and_says_what_is_left_out(
-    shards: Path, tmp_path: Path, command: Command
-) -> None:
+def test_without_matplotlib_drawings_are_left_out(shards: Path, tmp_path: Path, command: Command) -> None:
     ended = command("--shards", shards / "digits", "--epochs", 1, "--out", tmp_path, *ON_CPU)
     assert ended.code == 0, ended.err
     run = the_run(tmp_path)
@@ -229,7 +185,7 @@ def test_without_matplotlib_the_run_ends_well_and_says_what_is_left_out(
     assert {path.name for path in (run / "pictures").iterdir()} == PICTURES
 
 
-def test_what_is_no_finished_run_and_shards_of_another_are_refused(
+def test_unfinished_runs_and_other_shards_are_refused(
     run: Path, shards: Path, tmp_path: Path, command: Command
 ) -> None:
     def refused(words: str, *arguments: object) -> None:
@@ -237,16 +193,18 @@ def test_what_is_no_finished_run_and_shards_of_another_are_refused(
         assert (ended.code, ended.out) == (3, "")
         assert words in ended.err
 
-    refused("is not what", run, "--shards", shards / "mirrored")
+    refused("was trained on the set", run, "--shards", shards / "mirrored")
     refused("no manifest.json here", run, "--shards", tmp_path)
     refused("no finished run here", tmp_path, "--shards", shards)
-    log = run / "log.jsonl"
+    log, summary = run / "log.jsonl", run / "summary.json"
+    whole = summary.read_bytes()
+    summary.write_text("{")
+    refused("summary.json: not the summary of a run (not JSON", run, "--shards", shards)
+    summary.write_text("[]")
+    refused("a list, not an object", run, "--shards", shards)
+    summary.write_bytes(whole)
     lines = log.read_text().splitlines()
     log.write_text(f"{lines[0]}\n")
-    refused("expected the settings of a run and a line for each of its epochs", run, "--shards", shards)
+    refused("expected one line for each epoch", run, "--shards", shards)
     log.unlink()
-    refused("log.jsonl: missing", run, "--shards", shards)
-    (run / "summary.json").write_text("{")
-    refused("summary.json: not JSON", run, "--shards", shards)
-    (run / "summary.json").write_text(json.dumps([]))
-    refused("expected a JSON object", run, "--shards", shards)
+    refused("holds no run (no settings in log.jsonl)", run, "--shards", shards)

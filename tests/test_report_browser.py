@@ -1,4 +1,4 @@
-"""The report in a real browser: no error in the console, nothing cut off, on a phone and on a desk, light and dark."""
+"""The report in a real browser: no console errors, nothing cut off, narrow and wide, light and dark."""
 
 import html
 import re
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import Ended, the_run
-from tests.test_report import bake, small, written
+from tests.helpers.reports import bake_random, small_model, write_report_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Asked of the frame's document when all is loaded: what is wider than the frame, outside of boxes that scroll.
+# Counts the elements that are wider than the frame, outside of scrolling boxes, once the page is loaded.
 PROBE = """
 <iframe style="border: 0; width: WIDTHpx; height: 900px" srcdoc="PAGE"></iframe>
 <script>
@@ -29,8 +29,8 @@ window.onload = () => {
 """
 
 
-def looked_at(page: str, width: int, dark: bool, tmp_path: Path) -> tuple[list[str], list[str]]:
-    """Open a page in a frame of that width; return what the probe found, and what the console said."""
+def probe_page(page: str, width: int, dark: bool, tmp_path: Path) -> tuple[list[str], list[str]]:
+    """Open a page in a frame of that width; return the values of the probe and the lines of the console."""
     assert CHROMIUM is not None
     probe = PROBE.replace("WIDTH", str(width)).replace("PAGE", html.escape(page))
     head = '<!DOCTYPE html><html style="color-scheme: light dark"><head><meta charset="utf-8"><title></title></head>'
@@ -61,16 +61,16 @@ def looked_at(page: str, width: int, dark: bool, tmp_path: Path) -> tuple[list[s
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [320, 400, 1400])
 @pytest.mark.parametrize("which", ["finished", "long names"])
-def test_a_browser_shows_the_whole_page_and_has_nothing_to_complain_of(
+def test_browser_shows_the_whole_page_without_errors(
     finished: tuple[Ended, Path], tmp_path: Path, which: str, width: int, dark: bool
 ) -> None:
     run = the_run(finished[1])
     if which == "long names":
         run = Path(shutil.copytree(run, tmp_path / "run"))
-        data = bake(tmp_path / "set", [f"{'long' * 20} {label}" for label in range(31)])
-        written(run, data, small(data))
+        data = bake_random(tmp_path / "set", [f"{'long' * 20} {label}" for label in range(31)])
+        write_report_of(run, data, small_model(data))
     page = (run / "report.html").read_text(encoding="utf-8")
-    (there, taken, wide, broken, images, ground), console = looked_at(page, width, dark, tmp_path)
+    (there, taken, wide, broken, images, ground), console = probe_page(page, width, dark, tmp_path)
     assert console == []
     assert (int(there), int(wide), int(broken)) == (width, 0, 0)
     assert int(taken) <= width

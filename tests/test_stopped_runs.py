@@ -18,7 +18,7 @@ import prebake.train.evaluate
 from prebake.loader.shard_set import ShardSet
 from prebake.storage.lock import locked
 from prebake.train.models import MODELS
-from prebake.train.run_dir import Run
+from prebake.train.run_dir import RunDir
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import ON_CPU, ROOT, events_of, the_run
 from tests.helpers.runs import Act, Runs, at_step, patched, send_later, small_net
@@ -133,14 +133,14 @@ def unfinished(runs: Runs, tmp_path: Path) -> Iterator[Runs]:
 
 def after_an_epoch() -> None:
     """Send this process SIGTERM when it has done an epoch, and comes to wait for the next one."""
-    original = Run.log
+    original = RunDir.log
 
-    def log(self: Run, event: str, **content: object) -> None:
+    def log(self: RunDir, event: str, **content: object) -> None:
         original(self, event, **content)
         if event == "epoch":
             send_later(0.3, signal.SIGTERM)
 
-    patched("prebake.train.run_dir.Run.log", log)
+    patched("prebake.train.run_dir.RunDir.log", log)
 
 
 def test_it_ends_within_seconds_while_it_waits_for_shards(unfinished: Runs, record_property: Record) -> None:

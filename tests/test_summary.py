@@ -1,4 +1,4 @@
-"""The summary: the keys that scripts rely on, fractions that are fractions, and a table that lines up."""
+"""The summary of a run: its keys and values, and the lines and tables made from it."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from prebake.train.evaluate import Score
 from prebake.train.recipes import recipe_for
-from prebake.train.summary import epoch_line, summarize, table, utilization_line
+from prebake.train.summary import epoch_line, results_table, summarize, utilization_line
 from prebake.train.trainer import Trainer
 
 KEYS = {
@@ -40,17 +40,17 @@ SCORE = Score(loss=0.2, accuracy=0.91, accuracy_tta=0.93, accuracy_shift_tta=0.9
 
 @pytest.fixture(scope="module")
 def summary(trained: Trainer) -> dict[str, Any]:
-    """The summary of the tiny run, with a score that has flips."""
+    """The summary of the tiny run, with a score for flips."""
     return summarize(trained, Path("runs/mine"), SCORE, 0.25)
 
 
-def test_a_summary_has_every_key_that_scripts_rely_on(summary: dict[str, Any]) -> None:
+def test_summary_has_every_key_that_scripts_rely_on(summary: dict[str, Any]) -> None:
     assert set(summary) >= KEYS
     assert set(summary["seconds"]) >= SECONDS
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_a_summary_says_what_was_run(summary: dict[str, Any], trained: Trainer) -> None:
+def test_summary_describes_the_run(summary: dict[str, Any], trained: Trainer) -> None:
     recipe = recipe_for("digits")
     wanted = {
         "dataset": "digits",
@@ -73,7 +73,7 @@ def test_accuracies_and_utilization_are_fractions(summary: dict[str, Any]) -> No
     assert 0 <= summary["utilization"] <= 1
 
 
-def test_the_seconds_are_those_of_all_epochs_together(summary: dict[str, Any], trained: Trainer) -> None:
+def test_seconds_are_sums_over_all_epochs(summary: dict[str, Any], trained: Trainer) -> None:
     reports, seconds = trained.state.reports, summary["seconds"]
     assert seconds["train"] == sum(report.train_seconds for report in reports)
     assert seconds["wait"] == pytest.approx(sum(report.wait_seconds for report in reports))
@@ -84,7 +84,7 @@ def test_the_seconds_are_those_of_all_epochs_together(summary: dict[str, Any], t
     assert summary["utilization"] == pytest.approx(1 - seconds["wait"] / seconds["train"])
 
 
-def test_a_stall_is_a_wait_of_more_than_a_millisecond(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stall_is_a_wait_over_one_millisecond(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = [0.0] * 95 + [0.0009, 0.001, 0.0011, 0.002, 3.0]
     monkeypatch.setattr(trained.state, "waits", waits)
     summary = summarize(trained, Path("runs/mine"), None, 0.0)
@@ -92,7 +92,7 @@ def test_a_stall_is_a_wait_of_more_than_a_millisecond(trained: Trainer, monkeypa
     assert summary["wait_p99_seconds"] == pytest.approx(np.percentile(waits, 99))
 
 
-def test_the_utilization_s_line_names_stalls_and_the_longest_waits_but_one_in_a_hundred() -> None:
+def test_utilization_line_has_stalls_and_percentile_of_waits() -> None:
     summary = {"dataset": "digits", "utilization": 0.99984, "stalls": 12, "wait_p99_seconds": 0.0000214}
     assert utilization_line(summary) == (
         "digits: utilization 99.98 %, 12 stalls (waits for data over 1 ms), 99 % of waits under 0.021 ms"
@@ -104,10 +104,10 @@ def test_without_a_test_split_there_are_no_accuracies(trained: Trainer) -> None:
     assert summary["test_accuracy"] is None
     assert summary["test_accuracy_tta"] is None
     assert summary["test_accuracy_shift_tta"] is None
-    assert "-" in table([summary]).splitlines()[1].split()
+    assert "-" in results_table([summary]).splitlines()[1].split()
 
 
-def test_without_flips_there_is_no_accuracy_with_them_but_one_with_shifts(trained: Trainer) -> None:
+def test_without_flips_there_is_shift_tta_but_no_flip_tta(trained: Trainer) -> None:
     score = trained.evaluate("test", tta=True)
     summary = summarize(trained, Path("runs/mine"), score, 0.0)
     assert summary["test_accuracy"] == score.accuracy
@@ -118,7 +118,7 @@ def test_without_flips_there_is_no_accuracy_with_them_but_one_with_shifts(traine
     assert found * 100 == pytest.approx(round(found * 100))
 
 
-def test_an_epoch_s_line_says_its_scores_and_where_its_seconds_went(trained: Trainer) -> None:
+def test_epoch_line_has_scores_and_seconds(trained: Trainer) -> None:
     report = trained.state.reports[1]
     line = epoch_line("digits", report, 2)
     assert line.startswith("digits: epoch 2/2: train loss ")
@@ -127,19 +127,20 @@ def test_an_epoch_s_line_says_its_scores_and_where_its_seconds_went(trained: Tra
     assert "\n" not in line
 
 
-def test_a_table_has_a_row_for_each_summary_in_columns_that_line_up() -> None:
+def test_table_has_aligned_columns_and_a_row_for_each_summary() -> None:
     def row(name: str, epochs: int, accuracy: float | None, tta: float | None, **more: float) -> dict[str, Any]:
         return {
             "dataset": name,
             "epochs": epochs,
             "test_accuracy": accuracy,
             "test_accuracy_tta": tta,
-            "seconds": {"train": 200.0, "wait": 3.0},
+            "seconds": {"train": 200.0},
+            "utilization": 0.985,
             **more,
         }
 
-    older = row("digits", 5, 0.98765, None)  # from before there was shift TTA
-    lines = table([older, row("fashion-mnist", 25, 1.0, 0.5, test_accuracy_shift_tta=0.25)]).splitlines()
+    older = row("digits", 5, 0.98765, None)  # without shift TTA
+    lines = results_table([older, row("fashion-mnist", 25, 1.0, 0.5, test_accuracy_shift_tta=0.25)]).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["data set", "digits", "fashion-mnist"]
     header, *rows = lines
     for title, cells in {

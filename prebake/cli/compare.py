@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prebake.cli.parser import CommandParser
 from prebake.train.compare import compare, describe, draw, grouped
-from prebake.train.results import read_result
+from prebake.train.run_record import RunRecord
 
 __all__ = ["main", "parser"]
 
@@ -15,19 +15,19 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
         prog="prebake compare",
-        description="Print and draw finished runs side by side. Runs that differ in their seeds alone are repetitions "
-        "of one setting; each setting is tested against the first one, on the validation split where all have one.",
+        description="Print and draw finished runs side by side. Runs that differ in their seeds only are repetitions "
+        "of one setting. Each setting is tested against the first one, on the validation split if all runs have one.",
     )
     options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
     options.add_argument("--out", type=Path, default=Path("compare.png"), help="picture; default compare.png")
-    options.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    options.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return options
 
 
 def main() -> None:
     """Print and draw runs side by side."""
     chosen = parser().parse_args()
-    paths = {path.resolve(): path for path in chosen.runs}  # a run that is named twice is one run
-    groups = grouped([read_result(path) for path in paths.values()])
+    paths = {path.resolve(): path for path in chosen.runs}  # a run that is named twice counts once
+    groups = grouped([RunRecord.read_finished(path) for path in paths.values()])
     print(json.dumps(compare(groups)) if chosen.json else describe(groups))
     draw(chosen.out, groups)

@@ -1,4 +1,4 @@
-"""python -m train heatmap RUN: where a model looks, beside where another one does."""
+"""prebake heatmap RUN: Grad-CAM heat maps of one model, or of two side by side."""
 
 import argparse
 from pathlib import Path
@@ -11,9 +11,9 @@ from prebake.storage.atomic import write_whole
 from prebake.storage.files import parse_path
 from prebake.train.device import choose_device, choose_precision
 from prebake.train.evaluate import final_split, predict
-from prebake.train.report.record import Record
-from prebake.train.report.sections import MAX_MAPPED, heat_pairs
+from prebake.train.report.sections import MAX_MAPPED, heat_map_pairs
 from prebake.train.report.tiles import Tile, sheet
+from prebake.train.run_record import RunRecord
 from prebake.train.weights import Trained, load_weights
 
 __all__ = ["main", "parser"]
@@ -23,30 +23,32 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
         prog="prebake heatmap",
-        description="Draw heat maps of the same test images by one run's model, or by two side by side.",
+        description="Draw heat maps of test images for the model of one run, or for those of two runs side by side.",
     )
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
     options.add_argument("--against", type=Path, metavar="RUN", help="another run, such as one without augmentation")
     options.add_argument(
-        "--shards", type=parse_path, help="set whose test images to take, or its root; default the run's own"
+        "--shards", type=parse_path, help="shard set with the test images, or its root; default the run's own"
     )
-    options.add_argument("--images", type=int, default=2, help="of each class, of the first 100; default 2")
+    options.add_argument(
+        "--images", type=int, default=2, help="images of each class, for the first 100 classes; default 2"
+    )
     options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     return options
 
 
 def main() -> None:
-    """Draw one sheet: a row a class; of each image itself, and a heat map by each model."""
+    """Draw one sheet with a row for each class: each image, and its heat map for each model."""
     chosen = parser().parse_args()
     if chosen.images < 1:
         raise UsageError(f"--images: expected at least 1, found {chosen.images}")
     if chosen.out.is_dir() or not chosen.out.name:
         raise UsageError(f"--out: expected the name of a PNG file, found the directory {chosen.out}")
-    data = open_shards(chosen.shards, Record.read(chosen.run))
+    data = open_shards(chosen.shards, RunRecord.read_finished(chosen.run))
     split = final_split(data)
     if split is None:
-        raise DataError(f"{data.location}: holds no test split, and heat maps are of un-augmented images")
+        raise DataError(f"{data.location}: has no test split; heat maps need un-augmented images")
     device = choose_device(chosen.device)
     rows: list[list[Tile]] = []
     for run in [chosen.run, chosen.against] if chosen.against else [chosen.run]:
@@ -59,9 +61,9 @@ def main() -> None:
             for label in range(len(data.classes))[:MAX_MAPPED]
             for position in (predictions.labels_N == label).nonzero()[: chosen.images, 0].tolist()
         ]
-        pairs = heat_pairs(data, model, predictions, positions)
+        pairs = heat_map_pairs(data, model, predictions, positions)
         if pairs is None:
-            raise UsageError(f"{run}: this model has no maps of features to look into")
+            raise UsageError(f"{run}: this model has no feature maps")
         if not rows:
             rows = [[Tile(pairs[position][0].picture, pairs[position][0].caption)] for position in positions]
         for row, position in zip(rows, positions, strict=True):
@@ -81,6 +83,6 @@ def _check(trained: Trained, data: ShardSet, run: Path) -> None:
     ):
         if expected != found:
             raise DataError(
-                f"{run}: trained on other data than {data.location} holds: {what} differ; name shards of what it was "
-                "trained on"
+                f"{run}: trained on other data than {data.location}: {what} differ; name the shards that it was "
+                "trained on with --shards"
             )

@@ -1,4 +1,4 @@
-"""python -m train report RUN: write the report of a finished run again."""
+"""prebake report RUN: write the report of a finished run again."""
 
 import argparse
 from pathlib import Path
@@ -12,8 +12,8 @@ from prebake.loader.shard_set import ShardSet
 from prebake.storage.files import Location, parse_path
 from prebake.train.device import choose_device, choose_precision
 from prebake.train.evaluate import final_split, predict
-from prebake.train.report.record import Record
 from prebake.train.report.write import write_report
+from prebake.train.run_record import RunRecord
 from prebake.train.weights import load_weights
 
 __all__ = ["main", "open_shards", "parser"]
@@ -21,47 +21,48 @@ __all__ = ["main", "open_shards", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = CommandParser(prog="prebake report", description="Write a run's report again.")
+    options = CommandParser(prog="prebake report", description="Write the report of a run again.")
     options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
     options.add_argument(
-        "--shards", type=parse_path, help="what it was trained on, or the root of that, if it was moved"
+        "--shards", type=parse_path, help="the shard set that it was trained on, or its root, if that was moved"
     )
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     return options
 
 
 def main() -> None:
-    """Evaluate the run's weights, and write its report."""
+    """Evaluate the weights of the run, and write its report."""
     chosen = parser().parse_args()
-    record = Record.read(chosen.run)
+    record = RunRecord.read_finished(chosen.run)
     data = open_shards(chosen.shards, record)
     if data.plan.identity != record.settings["shards"]:
         raise DataError(
-            f"--shards: {data.location} (identity {data.plan.identity}) is not what {chosen.run} was trained on "
-            f"(identity "
-            f"{record.settings['shards']}); name the set that it was trained on"
+            f"--shards: {chosen.run} was trained on the set {record.settings['shards']}, found {data.plan.identity} at "
+            f"{data.location}; name the set that it was trained on"
         )
     device = choose_device(chosen.device)
     model = load_weights(chosen.run / "weights.safetensors").model
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
     split = final_split(data)
-    # As the run itself, where it was on the same kind of device.
+    # The precision of the run, if the device is the same.
     precision = record.settings["precision"] if record.settings["device"] == str(device) else "auto"
     precision = choose_precision(precision, device)
     write_report(record, data, model, predict(model, data, split, device, precision) if split else None)
     print(chosen.run / "report.html")
 
 
-def open_shards(path: Location | None, record: Record) -> ShardSet:
-    """Open the set at `path`, or that of the run's data set in it; where that is None, the set that the run read.
+def open_shards(path: Location | None, record: RunRecord) -> ShardSet:
+    """Open the set at `path`, or the one in `path` with the run's data set; if that is None, the run's own set.
 
     Raises:
-        DataError: neither is there.
+        DataError: there is no such set.
     """
     if path is None:
         path = record.shards
         if path is None:
-            raise DataError(f"{record.path}: log.jsonl does not say where its shards are; name them with --shards DIR")
+            raise DataError(f"{record.path}: log.jsonl does not name its shards; name them with --shards DIR")
         if not (path / MANIFEST).exists():
-            raise DataError(f"{record.path}: its shards are no longer at {path}; --shards DIR says where they are now")
+            raise DataError(
+                f"{record.path}: its shards are no longer at {path}; name their new place with --shards DIR"
+            )
     return ShardSet(path if (path / MANIFEST).exists() else path / record.settings["dataset"])

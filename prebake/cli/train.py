@@ -15,10 +15,10 @@ from prebake.train.jobs import Job, job_of, jobs
 from prebake.train.models import MODELS
 from prebake.train.recipes import RECIPES, SETTABLE
 from prebake.train.repeats import aggregate, check_cost, check_target, describe
-from prebake.train.results import read_result
-from prebake.train.run_dir import Run
+from prebake.train.run_dir import RunDir
+from prebake.train.run_record import RunRecord
 from prebake.train.session import train
-from prebake.train.summary import table
+from prebake.train.summary import results_table
 from prebake.train.tensorboard import check_tensorboard
 
 __all__ = ["main", "parser"]
@@ -101,16 +101,17 @@ def _train(processes: ProcessGroup) -> None:
             summaries = _all_sets(arguments, processes)
     if not processes.is_main:
         return
-    print("\n".join(map(json.dumps, summaries)) if arguments.json else table(summaries))
+    print("\n".join(map(json.dumps, summaries)) if arguments.json else results_table(summaries))
     if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
         for first in range(0, len(summaries), arguments.runs):
-            runs = [read_result(Path(summary["run"])) for summary in summaries[first : first + arguments.runs]]
+            paths = [Path(summary["run"]) for summary in summaries[first : first + arguments.runs]]
+            runs = [RunRecord.read_finished(path) for path in paths]
             summed = aggregate(runs, arguments.target, arguments.usd_per_hour)
             print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
 
 
 def _one_run(arguments: argparse.Namespace, processes: ProcessGroup) -> list[dict[str, Any]]:
-    run, shards = processes.run_on_main(lambda: Run.open(Path(arguments.resume)))
+    run, shards = processes.run_on_main(lambda: RunDir.open(Path(arguments.resume)))
     summary = processes.run_on_main(run.finished)
     if summary is not None:
         log(f"{summary['dataset']}: finished already, in {run.path}")
@@ -131,7 +132,7 @@ def _trained(job: Job, arguments: argparse.Namespace, processes: ProcessGroup) -
         overwrite=arguments.overwrite,
         resume=arguments.resume is not None,
         follow=arguments.follow,
-        board=arguments.tensorboard,
+        tensorboard=arguments.tensorboard,
         usd_per_hour=arguments.usd_per_hour,
         processes=processes,
     )

@@ -20,7 +20,7 @@ from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 from prebake.train.models import HEEDED, MODELS, SMALLEST_SIDE, foreign
 from prebake.train.recipes import Recipe, changes_from, recipe_for, recipe_from
 from prebake.train.repeats import repeated
-from prebake.train.run_dir import Run
+from prebake.train.run_dir import RunDir
 from prebake.train.state import Settings
 
 __all__ = ["Job", "job_of", "jobs"]
@@ -34,7 +34,7 @@ class Job:
 
     data: ShardSet
     settings: Settings
-    run: Run
+    run: RunDir
 
 
 def jobs(arguments: argparse.Namespace, processes: ProcessGroup = SINGLE_PROCESS) -> list[Job]:
@@ -55,7 +55,7 @@ def jobs(arguments: argparse.Namespace, processes: ProcessGroup = SINGLE_PROCESS
     found = []
     for data in find(arguments.shards, arguments.dataset, _cache(arguments, arguments.shards)):
         for settings in repeated(_settings(data, arguments), arguments.runs):
-            run = Run.named(arguments.out or RUNS, _fixed(data, settings))
+            run = RunDir.named(arguments.out or RUNS, _fixed(data, settings))
             if arguments.resume:
                 run.refuse_diverged()
             elif not arguments.overwrite:
@@ -71,7 +71,9 @@ def _cache(arguments: argparse.Namespace, root: Location) -> Cache | None:
     return Cache.default(arguments.cache, size) if isinstance(root, Remote) else None
 
 
-def job_of(run: Run, shards: Location, arguments: argparse.Namespace, processes: ProcessGroup = SINGLE_PROCESS) -> Job:
+def job_of(
+    run: RunDir, shards: Location, arguments: argparse.Namespace, processes: ProcessGroup = SINGLE_PROCESS
+) -> Job:
     """Return the job of going on with a run, all settings being its own.
 
     Args:
@@ -115,7 +117,7 @@ def _fixed(data: ShardSet, settings: Settings) -> dict[str, Any]:
     return {"dataset": data.name, "shards": data.plan.identity, "views": views, **chosen}
 
 
-def _noted(run: Run) -> Settings:
+def _noted(run: RunDir) -> Settings:
     noted = run.settings
     try:
         settings = Settings(
@@ -142,7 +144,7 @@ def _noted(run: Run) -> Settings:
     return settings
 
 
-def _refuse_other_options(run: Run, settings: Settings, arguments: argparse.Namespace) -> None:
+def _refuse_other_options(run: RunDir, settings: Settings, arguments: argparse.Namespace) -> None:
     recipe = settings.recipe
     asked_and_noted = {
         "--dataset": (arguments.dataset, [run.settings.get("dataset")]),

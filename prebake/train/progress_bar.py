@@ -1,4 +1,4 @@
-"""The bar that a terminal shows while an epoch runs."""
+"""A progress bar for the steps of one epoch."""
 
 import itertools
 import sys
@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-__all__ = ["with_bar"]
+__all__ = ["progress"]
 
 T = TypeVar("T")
 
 
-def with_bar(batches: Iterable[T], title: str, done: int, total: int) -> Iterator[T]:
-    """Yield the batches of the steps from `done` to before `total`; on a terminal, show how far that is."""
+def progress(batches: Iterable[T], title: str, done: int, total: int) -> Iterator[T]:
+    """Yield the batches of steps `done` to `total - 1`, with a progress bar if stderr is a terminal."""
     return iter(
         tqdm(
             itertools.islice(batches, total - done),

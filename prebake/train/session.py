@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import torch
@@ -25,11 +25,10 @@ from prebake.train.divergence import DivergenceError
 from prebake.train.evaluate import final_split, predict
 from prebake.train.jobs import Job
 from prebake.train.report import write_report
-from prebake.train.report.record import Record
-from prebake.train.run_dir import LOCK, Run
+from prebake.train.run_dir import LOCK, RunDir
 from prebake.train.state import Settings
 from prebake.train.summary import cost, epoch_line, summarize, utilization_line
-from prebake.train.tensorboard import noted
+from prebake.train.tensorboard import write_scalars
 from prebake.train.trainer import Trainer
 from prebake.train.weights import Trained, save_weights
 
@@ -47,7 +46,7 @@ def train(
     overwrite: bool,
     resume: bool,
     follow: bool,
-    board: bool = False,
+    tensorboard: bool = False,
     usd_per_hour: float | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
@@ -61,8 +60,8 @@ def train(
         overwrite: remove what the run's directory holds.
         resume: go on from a checkpoint, or keep what is finished.
         follow: wait for shards that another process is still baking.
-        board: write each epoch's figures for TensorBoard.
-        usd_per_hour: price of the machine, for the books.
+        tensorboard: write the values of each epoch for TensorBoard.
+        usd_per_hour: price of the machine, for the summary.
         world: the processes that train it.
 
     Raises:
@@ -80,7 +79,7 @@ def train(
         try:
             with processes.patient() as heard:
                 gc.collect()  # the trainer of a run before this one refers to itself, and holds its device's memory
-                session = _Session(job, follow, board, processes, heard)
+                session = _Session(job, follow, tensorboard, processes, heard)
                 return session.train(usd_per_hour)
         except DivergenceError as error:
             if not processes.is_main:
@@ -120,7 +119,7 @@ def _try_to_read(data: ShardSet) -> None:
         next(data.batches("train", 0, batch_size=2))
 
 
-def _interrupted(what: str, run: Run, exit_code: int) -> NoReturn:
+def _interrupted(what: str, run: RunDir, exit_code: int) -> NoReturn:
     log(f"{what}; python -m train --resume {shlex.quote(str(run.path))} goes on with this run")
     sys.exit(exit_code)
 
@@ -138,8 +137,10 @@ def _full(settings: Settings, error: Exception) -> MachineError:
 
 
 class _Session:
-    def __init__(self, job: Job, follow: bool, board: bool, processes: ProcessGroup, heard: Sequence[int]) -> None:
-        self.data, self.settings, self.run, self._board = job.data, job.settings, job.run, board
+    def __init__(
+        self, job: Job, follow: bool, tensorboard: bool, processes: ProcessGroup, heard: Sequence[int]
+    ) -> None:
+        self.data, self.settings, self.run, self._tensorboard = job.data, job.settings, job.run, tensorboard
         self._processes, self._heard = processes, heard
         if job.settings.compiled:
             torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
@@ -161,8 +162,8 @@ class _Session:
             log(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
         try:
             reports = trainer.run(self._at_border)
-            board = self._board and self._processes.is_main
-            for report in noted(reports, self.run.path / "tensorboard") if board else reports:
+            tensorboard = self._tensorboard and self._processes.is_main
+            for report in write_scalars(reports, self.run.path / "tensorboard") if tensorboard else reports:
                 if self._processes.is_main:
                     self.run.log("epoch", **asdict(report))
                 log(epoch_line(name, report, recipe.epochs))
@@ -236,6 +237,6 @@ class _Session:
         save_weights(
             run.weights, Trained(trainer.learner.eval_model, recipe, source.classes, shape, source.mean, source.std)
         )
-        write_report(Record.read(run.path, summary), data, trainer.learner.eval_model, predictions)
+        write_report(replace(run.read(), summary=summary), data, trainer.learner.eval_model, predictions)
         run.finish(summary)
         return summary

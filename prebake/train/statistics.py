@@ -1,26 +1,26 @@
-"""Statistics of repeated runs: their spread, and the difference between two groups of them."""
+"""Statistics of repeated runs: mean and its interval, and the difference of two groups. SciPy computes them."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev, variance
+from statistics import fmean, stdev
 
-__all__ = ["Difference", "Spread", "binomial_error", "p_value", "quantile", "spread", "welch"]
+__all__ = ["Difference", "SampleStats", "binomial_error", "sample_stats", "welch_test"]
 
 CONFIDENCE = 0.95
-TERMS = 10_000  # of the continued fraction, which needs about the root of its parameters
-PRECISION = 1e-15
 
 
 @dataclass(frozen=True)
-class Spread:
-    """What some repetitions of one measurement came to.
+class SampleStats:
+    """Statistics of repeated measurements of one quantity.
 
     Attributes:
-        n: how many.
-        deviation: the sample's standard deviation (n - 1); None for one repetition.
-        low, high: ends of the 95 % interval of the mean, by Student's t; None for one repetition.
-        least, most: among the repetitions.
+        n: number of measurements.
+        mean: their mean.
+        std: standard deviation of the sample (n - 1); None for one measurement.
+        low, high: ends of the 95 % confidence interval of the mean (Student's t); None for one measurement.
+        min, max: smallest and largest measurement.
     """
 
     n: int
@@ -28,97 +28,55 @@ class Spread:
     std: float | None
     low: float | None
     high: float | None
-    least: float
-    most: float
+    min: float
+    max: float
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two means, by Welch's t-test, which lets the groups' deviations differ.
+    """Difference of two means by Welch's t-test, which allows for unequal variances.
 
     Attributes:
-        mean: the second group's mean minus the first's.
-        low, high: ends of its 95 % interval.
-        p: how probable a difference of this size or more is, either way, if there were none.
-        freedom: degrees of freedom.
+        mean: mean of the second group minus mean of the first.
+        low, high: ends of its 95 % confidence interval.
+        p: two-sided p value.
+        df: degrees of freedom.
     """
 
     mean: float
     low: float
     high: float
     p: float
-    freedom: float
+    df: float
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Sum up repetitions, at least one."""
+def sample_stats(values: Sequence[float]) -> SampleStats:
+    """Return the statistics of at least one measurement."""
     n, mean = len(values), fmean(values)
     if n == 1:
-        return Spread(n, mean, None, None, None, mean, mean)
+        return SampleStats(n, mean, None, None, None, mean, mean)
+    from scipy.stats import t  # here, since it takes half a second
+
     std = stdev(values)
-    half = quantile(n - 1) * std / math.sqrt(n)
-    return Spread(n, mean, std, mean - half, mean + half, min(values), max(values))
+    low, high = t.interval(CONFIDENCE, n - 1)
+    error = std / math.sqrt(n)
+    return SampleStats(n, mean, std, float(mean + low * error), float(mean + high * error), min(values), max(values))
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Test whether two groups differ; None where a group is a single value, or neither group varies."""
-    if min(len(first), len(second)) < 2:
+def welch_test(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+    """Test whether two means differ; None if a group has one value, or neither group varies."""
+    if min(len(first), len(second)) < 2 or len(set(first)) == len(set(second)) == 1:
         return None
-    errors = [variance(values) / len(values) for values in (first, second)]
-    if sum(errors) == 0:
-        return None
-    parts = [
-        (error / sum(errors)) ** 2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
-    ]
-    freedom = 1 / sum(parts)
-    mean, error = fmean(second) - fmean(first), math.sqrt(sum(errors))
-    half = quantile(freedom) * error
-    return Difference(mean, mean - half, mean + half, p_value(mean / error, freedom), freedom)
+    from scipy.stats import ttest_ind
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns of a group that does not vary
+        test = ttest_ind(second, first, equal_var=False)
+        interval = test.confidence_interval(CONFIDENCE)
+    mean = fmean(second) - fmean(first)
+    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), float(test.df))
 
 
 def binomial_error(accuracy: float, images: int) -> float:
-    """Return the standard error of an accuracy (0 to 1) that was measured on so many images, in the same unit."""
+    """Return the standard error of an accuracy (0 to 1) measured on that many images."""
     return math.sqrt(accuracy * (1 - accuracy) / images)
-
-
-def p_value(t: float, freedom: float) -> float:
-    """Return how probable a Student's t of that size or more is, either way."""
-    return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t), t * t / (freedom + t * t))
-
-
-def quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """Return the t that Student's t stays within, either way, with that probability."""
-    low, high = 0.0, 1.0
-    while p_value(high, freedom) > 1 - confidence:
-        high *= 2
-    while high - low > PRECISION * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if p_value(middle, freedom) > 1 - confidence else (low, middle)
-    return high
-
-
-def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
-    """Return the regularized incomplete beta function I_x(a, b); `rest` is 1 - x, exact where x is near 1."""
-    if x == 0 or rest == 0:
-        return float(rest == 0)
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges fast only for the other side
-        return 1 - _incomplete_beta(b, a, rest, x)
-    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
-    return math.exp(scale) / a * _fraction(a, b, x)
-
-
-def _fraction(a: float, b: float, x: float) -> float:
-    """Evaluate the function's continued fraction from the front, as Lentz does (DLMF 8.17.22)."""
-    numerator, denominator = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    value = denominator
-    for m in range(1, TERMS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            numerator, denominator = 1 + term / numerator, 1 / (1 + term * denominator)
-            value *= numerator * denominator
-        if abs(numerator * denominator - 1) < PRECISION:
-            break
-    return value

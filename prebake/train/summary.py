@@ -1,4 +1,4 @@
-"""What a run says of itself: a line an epoch, a summary, a table of several."""
+"""The summary of a run, and the lines and tables that show its results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,15 +11,15 @@ from prebake.loader.data_wait import STALL_SECONDS
 from prebake.storage.lock import bake_seconds
 from prebake.train.evaluate import Score
 from prebake.train.models import heeded
-from prebake.train.results import SCORES
+from prebake.train.run_record import SCORES
 from prebake.train.state import EpochReport
 from prebake.train.trainer import Trainer
 
-__all__ = ["cost", "epoch_line", "lay_out", "percent", "summarize", "table", "utilization_line"]
+__all__ = ["cost", "epoch_line", "format_table", "percent", "results_table", "summarize", "utilization_line"]
 
 
 def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
-    """Write one epoch for people."""
+    """Return the results of one epoch as a line of text."""
     seconds = report.train_seconds + report.evaluate_seconds
     held_out = ""
     if report.held_out is not None:
@@ -35,7 +35,7 @@ def epoch_line(name: str, report: EpochReport, epochs: int) -> str:
 
 
 def utilization_line(summary: Mapping[str, Any]) -> str:
-    """Write for people whether a run waited for its data."""
+    """Return a line that says how long a run waited for data."""
     return (
         f"{summary['dataset']}: utilization {percent(summary['utilization'])}, {summary['stalls']} stalls (waits for "
         f"data over {1000 * STALL_SECONDS:g} ms), 99 % of waits under {1000 * summary['wait_p99_seconds']:.2g} ms"
@@ -47,9 +47,9 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
 
     Args:
         trainer: after its last epoch.
-        path: of the run.
-        score: on the test split; None where the shards hold none.
-        evaluate_seconds: spent on that score.
+        path: directory of the run.
+        score: on the test split; None if the shards have none.
+        evaluate_seconds: time that this score took.
     """
     data, settings, state = trainer.data, trainer.settings, trainer.state
     train_seconds = sum(report.train_seconds for report in state.reports)
@@ -90,40 +90,40 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
     }
 
 
-def cost(books: Sequence[Mapping[str, float | None]], usd_per_hour: float) -> dict[str, Any]:
-    """Return what runs on the same shards cost.
+def cost(seconds_of_runs: Sequence[Mapping[str, float | None]], usd_per_hour: float) -> dict[str, Any]:
+    """Return the cost of runs on the same shards.
+
+    The bake counts once, since all runs use it. Waiting for data is a part of training.
 
     Args:
-        books: the `seconds` of their summaries. The bake counts once, since it serves all runs; waiting is a part of
-            training.
+        seconds_of_runs: `seconds` of their summaries.
         usd_per_hour: price of the machine.
     """
-    seconds = {"precompute": books[0]["precompute"]}
-    seconds |= {what: sum(book[what] or 0.0 for book in books) for what in ("compile", "train", "evaluate")}
-    total = sum(spent or 0.0 for spent in seconds.values())
+    seconds = {"precompute": seconds_of_runs[0]["precompute"]}
+    seconds |= {name: sum(run[name] or 0.0 for run in seconds_of_runs) for name in ("compile", "train", "evaluate")}
+    total = sum(value or 0.0 for value in seconds.values())
     return {"usd": total / 3600 * usd_per_hour, "usd_per_hour": usd_per_hour, "seconds": seconds}
 
 
-def table(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """Lay summaries out for people."""
+def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of text with one row for each summary."""
     validated = any(summary.get("val_accuracy") is not None for summary in summaries)
     scores = {name: title for name, title in SCORES.items() if validated or name != "val_accuracy"}
     rows = [["data set", "epochs", *scores.values(), "training", "waiting for data"]]
     for summary in summaries:
-        seconds = summary["seconds"]
         found = [percent(summary.get(name)) for name in scores]  # older runs lack the last one
-        took = [f"{seconds['train']:.1f} s", percent(seconds["wait"] / seconds["train"])]
+        took = [f"{summary['seconds']['train']:.1f} s", percent(1 - summary["utilization"])]
         rows.append([summary["dataset"], str(summary["epochs"]), *found, *took])
-    return lay_out(rows)
+    return format_table(rows)
 
 
-def lay_out(rows: Sequence[Sequence[str]]) -> str:
-    """Put cells into columns that line up; the first row holds the titles."""
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Align cells in columns; the first row holds the titles."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def percent(fraction: float | None) -> str:
-    """Write a fraction for people, `-` where there is none."""
+    """Return a fraction in percent; `-` for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -1,4 +1,4 @@
-"""Board: a run's figures for TensorBoard."""
+"""TensorBoard logs of a run."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from prebake.optional import import_optional
 from prebake.train.state import EpochReport
 
-__all__ = ["check_tensorboard", "noted"]
+__all__ = ["check_tensorboard", "write_scalars"]
 
 SCALARS = {
     "loss/train": "train_loss",
@@ -20,13 +20,16 @@ SCALARS = {
 
 
 def check_tensorboard() -> None:
-    """Ask for what the writer needs, before anybody trains in vain; raises MachineError."""
+    """Raise MachineError if the package tensorboard is missing or broken."""
     import_optional("tensorboard", "tensorboard", "--tensorboard")
     import_optional("torch.utils.tensorboard", "tensorboard", "--tensorboard")
 
 
-def noted(reports: Iterable[EpochReport], directory: Path) -> Iterator[EpochReport]:
-    """Hand the reports on, each after its figures have been written; what a later epoch left there is void."""
+def write_scalars(reports: Iterable[EpochReport], directory: Path) -> Iterator[EpochReport]:
+    """Yield the reports, and write the values of each to `directory`.
+
+    TensorBoard drops values of later epochs that an earlier, interrupted process wrote.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     writer: SummaryWriter | None = None

@@ -23,7 +23,7 @@ from prebake.train.divergence import not_finite, of_held_out, of_step, of_weight
 from prebake.train.evaluate import Score, evaluate
 from prebake.train.metrics import EpochMetrics
 from prebake.train.optim import Learner
-from prebake.train.progress_bar import with_bar
+from prebake.train.progress_bar import progress
 from prebake.train.state import EpochReport, Saved, Settings, State
 
 __all__ = ["Trainer"]
@@ -165,7 +165,7 @@ class Trainer:
         title = f"{self.data.name} epoch {state.epoch + 1}/{self.settings.recipe.epochs}"
         on_cpu = self.device.type == "cpu"
         self._started = time.perf_counter()
-        for images, labels in with_bar(loader, title, state.step, self.steps_per_epoch):
+        for images, labels in progress(loader, title, state.step, self.steps_per_epoch):
             with defer_signals():
                 loss, correct = self.step(images, labels)
                 self._metrics.add(state.step, loss, correct)

@@ -1,12 +1,37 @@
-"""Directories of finished runs with results of one's own, as `python -m train` leaves them."""
+"""Directories of finished runs with given results, as `prebake train` writes them."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prebake.train.state import EpochReport
+
 SETTINGS = {"dataset": "digits", "shards": "12ab", "seed": 0, "recipe": {"name": "digits", "peak_lr": 0.1}}
-SECONDS = {"precompute": 10.0, "compile": 5.0, "train": 40.0, "wait": 1.0, "evaluate": 4.0}
+SUMMARY: dict[str, Any] = {
+    "dataset": "digits",
+    "recipe": "digits",
+    "model": "davidnet",
+    "epochs": 2,
+    "seed": 0,
+    "test_accuracy": 0.9,
+    "test_accuracy_tta": None,
+    "test_samples": 1000,
+    "first_loss": 2.3,
+    "seconds": {"precompute": 10.0, "compile": 5.0, "train": 40.0, "wait": 1.0, "evaluate": 4.0},
+    "images_per_second": 1000.0,
+    "utilization": 0.975,
+    "stalls": 0,
+    "wait_p99_seconds": 1e-5,
+    "run": "runs/digits",
+}
+
+
+def epoch_report(epoch: int, held_out_accuracy: float | None = None) -> EpochReport:
+    """Return the report of an epoch that took 20 s, evaluated on the test split if an accuracy is given."""
+    split, loss = (None, None) if held_out_accuracy is None else ("test", 0.5)
+    return EpochReport(epoch, 1 / 3, 0.5, split, loss, held_out_accuracy, 0.1, 1e3, 20.0, 0.5, 2.0)
 
 
 def write_run(
@@ -17,25 +42,12 @@ def write_run(
     curve: Sequence[float] = (0.5, 0.9),
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a run whose epochs took 20 s each; `settings` and `summary` change what is there otherwise."""
+    """Write a run; `settings` and `summary` replace the defaults, `curve` is the held-out accuracy of each epoch."""
     chosen = {**SETTINGS, **(settings or {})}
-    content = {
-        "dataset": chosen["dataset"],
-        "recipe": chosen["recipe"]["name"],
-        "epochs": len(curve),
-        "seed": chosen["seed"],
-        "test_accuracy": accuracy,
-        "test_accuracy_tta": None,
-        "test_samples": 1000,
-        "seconds": SECONDS,
-        "utilization": 0.975,
-        "run": str(path),
-        **(summary or {}),
-    }
+    about = {"dataset": chosen["dataset"], "recipe": chosen["recipe"]["name"], "seed": chosen["seed"]}
+    content = {**SUMMARY, **about, "epochs": len(curve), "test_accuracy": accuracy, "run": str(path), **(summary or {})}
     lines: list[dict[str, Any]] = [{"event": "start", "settings": chosen, "versions": {"torch": "2.6"}}]
-    for epoch, held_out in enumerate(curve):
-        line = {"held_out": "test", "held_out_accuracy": held_out, "train_seconds": 20.0}
-        lines.append({"event": "epoch", "epoch": epoch, **line})
+    lines += [{"event": "epoch", **asdict(epoch_report(*scored))} for scored in enumerate(curve)]
     lines.append({"event": "end", **content})
     path.mkdir(parents=True)
     (path / "summary.json").write_text(json.dumps(content))
@@ -46,7 +58,7 @@ def write_run(
 def write_runs(
     root: Path, accuracies: Sequence[float], *, settings: Mapping[str, Any] | None = None, first_seed: int = 0
 ) -> list[Path]:
-    """Write a run for each accuracy, seed after seed."""
+    """Write a run for each accuracy, with consecutive seeds."""
     return [
         write_run(root / f"s{seed}", accuracy, settings={**(settings or {}), "seed": seed})
         for seed, accuracy in enumerate(accuracies, first_seed)

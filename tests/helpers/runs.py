@@ -104,7 +104,7 @@ def keep_the_end() -> None:
         return original(self, usd_per_hour)
 
     patched("prebake.train.session._Session._finish", finish)
-    patched("prebake.train.run_dir.Run.drop_checkpoints", lambda _self: None)
+    patched("prebake.train.run_dir.RunDir.drop_checkpoints", lambda _self: None)
 
 
 def at_step(step: int, act: Act) -> Act:

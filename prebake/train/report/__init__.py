@@ -1,4 +1,4 @@
-"""The report of a run: one page, and its pictures."""
+"""The report of a run: one HTML page, and its pictures."""
 
 from prebake.train.report.write import write_report
 

@@ -1,4 +1,4 @@
-"""Page: HTML that needs nothing but itself. Whatever comes from outside is escaped here."""
+"""Self-contained HTML. All text is escaped here."""
 
 import base64
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ __all__ = ["group", "groups", "image", "page", "paragraph", "section", "table"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #6a6f76; --line: #d9dce0; --box: #f4f5f7;
-  --accent: #2f74d8; --flaw: #c2402a; }
+  --accent: #2f74d8; --wrong: #c2402a; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e7e9; --paper: #16181b; --faint: #9aa0a8; --line: #34383e; --box: #202328;
-    --accent: #5b9bf3; --flaw: #f0745c; }
+    --accent: #5b9bf3; --wrong: #f0745c; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1320px; padding: 16px; background: var(--paper); color: var(--ink);
@@ -25,7 +25,7 @@ p { margin: 6px 0; max-width: 75ch; }
 .figures { display: flex; flex-wrap: wrap; gap: 10px; margin: 14px 0; }
 .figures div { background: var(--box); border-radius: 8px; padding: 8px 14px; }
 .figures b { display: block; font-size: 1.25rem; }
-.hints { background: var(--box); border-left: 4px solid var(--flaw); border-radius: 4px; padding: 8px 14px; }
+.hints { background: var(--box); border-left: 4px solid var(--wrong); border-radius: 4px; padding: 8px 14px; }
 .hints.none { border-color: var(--accent); }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 12px 28px;
   align-items: start; }
@@ -54,15 +54,15 @@ figure { margin: 0; max-width: 100%; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--faint); }
 .tiles { display: grid; gap: 3px; }
 .tiles img { display: block; width: 100%; height: auto; image-rendering: pixelated; border-radius: 3px; }
-.tiles .flawed img { outline: 2px solid var(--flaw); outline-offset: -2px; }
+.tiles .wrong img { outline: 2px solid var(--wrong); outline-offset: -2px; }
 .tiles span { display: block; font-size: .75rem; line-height: 1.25; white-space: pre-line; color: var(--faint); }
-.tiles .flawed span { color: var(--flaw); }
+.tiles .wrong span { color: var(--wrong); }
 """
 CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n")}, "\N{REPLACEMENT CHARACTER}")
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Return the whole document, without control characters, which HTML does not allow."""
+    """Return the whole document; control characters, which HTML does not allow, are replaced."""
     document = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -74,24 +74,24 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """Return a headed part of the page."""
+    """Return a section with a title."""
     return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
 def paragraph(text: str) -> str:
-    """Return plain text as a quiet paragraph."""
+    """Return plain text as a grey paragraph."""
     return f'<p class="faint">{escape(text)}</p>'
 
 
-def image(data: bytes, words: str) -> str:
-    """Return a drawing, embedded; `words` say what it shows to who can't see it."""
-    return f'<img class="drawing" alt="{escape(words)}" src="{_embedded(data)}">'
+def image(data: bytes, alt: str) -> str:
+    """Return an embedded PNG with its alternative text."""
+    return f'<img class="drawing" alt="{escape(alt)}" src="{_embedded(data)}">'
 
 
 def group(tiles: Sequence[Tile], columns: int, width: int, caption: str = "", *, captions: bool = False) -> str:
-    """Return tiles in columns, each at most `width` pixels wide, narrower where the screen is.
+    """Return tiles in columns, each at most `width` pixels wide, and narrower on a small screen.
 
-    With `captions` the words of each tile stand under it; else they show when one points at it.
+    With `captions`, the caption of each tile is printed below it; else it is a tooltip.
     """
     cells = "".join(_tile(each, captions=captions) for each in tiles)
     above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
@@ -100,14 +100,14 @@ def group(tiles: Sequence[Tile], columns: int, width: int, caption: str = "", *,
 
 
 def groups(parts: Sequence[str]) -> str:
-    """Return groups side by side, as many as the screen has room for."""
+    """Return groups side by side, as many as fit."""
     return f'<div class="groups">{"".join(parts)}</div>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
-    """Return a table that scrolls in a box of its own where it is too wide.
+    """Return a table, in a box that scrolls if the table is too wide.
 
-    Text is set as it is, a float is a share from 0 to 1 and gets a bar, and None a dash.
+    A float is a fraction from 0 to 1 and is shown with a bar; None is shown as a dash.
     """
     heading = "".join(f"<th>{escape(title)}</th>" for title in head)
     cells = ("".join(map(_cell, row)) for row in rows)
@@ -118,10 +118,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> 
 
 
 def _tile(each: Tile, *, captions: bool) -> str:
-    kind = ' class="flawed"' if each.flawed else ""
-    words = escape(each.caption)
-    below = f"<span>{words}</span>" if captions else ""
-    return f'<div{kind}><img alt="{words}" title="{words}" src="{_embedded(png(each.picture))}">{below}</div>'
+    kind = ' class="wrong"' if each.wrong else ""
+    caption = escape(each.caption)
+    below = f"<span>{caption}</span>" if captions else ""
+    return f'<div{kind}><img alt="{caption}" title="{caption}" src="{_embedded(png(each.picture))}">{below}</div>'
 
 
 def _cell(cell: str | float | None) -> str:

@@ -1,4 +1,4 @@
-"""Samples: the images that a report shows, taken from the shards."""
+"""Images from the shards, for the report."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from prebake.loader.grid import views
 from prebake.loader.shard_set import ShardSet
 
-__all__ = ["Views", "at_positions", "baked_variants", "input_statistics"]
+__all__ = ["Views", "at_positions", "input_statistics", "view_grid"]
 
-SEEN = 128
+MIN_IMAGES = 128  # for the statistics of the inputs
 
 
 @dataclass(frozen=True)
 class Views:
-    """Some source images, each in several epochs.
+    """The views of some images in several epochs.
 
     Attributes:
-        labels: of the images.
-        epochs: of the columns.
+        labels: labels of the images.
+        epochs: epochs of the views.
         pixels: (images, epochs, H, W, C), uint8.
     """
 
@@ -30,7 +30,7 @@ class Views:
 
 
 def at_positions(data: ShardSet, split: str, positions: Collection[int]) -> dict[int, NDArray[np.uint8 | np.floating]]:
-    """Return images of a split as they are stored, (H, W, C), by their positions in it."""
+    """Return stored images, (H, W, C), by their positions in a split."""
     found: dict[int, NDArray[np.uint8 | np.floating]] = {}
     wanted, start = np.unique(np.array(list(positions), np.int64)), 0
     for images, labels, _ in data.records(split):
@@ -40,10 +40,17 @@ def at_positions(data: ShardSet, split: str, positions: Collection[int]) -> dict
     return found
 
 
-def baked_variants(data: ShardSet, played: int, images: int, columns: int) -> Views | None:
-    """Return the first images of the first epoch, one of a class while there are others, in the first epochs.
+def view_grid(data: ShardSet, played: int, images: int, columns: int) -> Views | None:
+    """Return views of a few images, of different classes if possible.
 
-    Of the `played` epochs those count that are there, and of the last one's size; None where there is none.
+    Args:
+        data: the shard set.
+        played: number of epochs that the run trained on.
+        images: number of images, at most.
+        columns: number of epochs, at most. Epochs count whose shards exist, with images of the last epoch's size.
+
+    Returns:
+        None if there is no such epoch.
     """
     shape = data.image_shape("train", played - 1)
     epochs = [
@@ -62,20 +69,20 @@ def baked_variants(data: ShardSet, played: int, images: int, columns: int) -> Vi
 
 
 def input_statistics(data: ShardSet) -> tuple[list[float], list[float]] | None:
-    """Return mean and deviation of each channel of what a net is fed, over SEEN images; None where there are none.
+    """Return mean and standard deviation of each channel of normalized images; None if all shards are gone.
 
-    They are training images, where an epoch is there: those are shuffled, and held-out ones may come class by class.
+    Training images are preferred: they are shuffled, while held-out images may be sorted by class.
     """
     epochs = [("train", epoch) for epoch in range(data.epochs)]
-    places = [*epochs, *((split, 0) for split in ("test", "val") if split in data.splits)]
-    there = next((place for place in places if not data.missing(*place)), None)
-    if there is None:
+    choices = [*epochs, *((split, 0) for split in ("test", "val") if split in data.splits)]
+    chosen = next((choice for choice in choices if not data.missing(*choice)), None)
+    if chosen is None:
         return None
     images, seen = [], 0
-    for record, _, _ in data.records(*there):
+    for record, _, _ in data.records(*chosen):
         images.append(data.normalize(record).astype(np.float64))
         seen += len(record)
-        if seen >= SEEN:
+        if seen >= MIN_IMAGES:
             break
     normalized = np.concatenate(images)
     return normalized.mean((0, 1, 2)).tolist(), normalized.std((0, 1, 2)).tolist()

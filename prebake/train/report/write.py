@@ -1,4 +1,4 @@
-"""Writing the report of a run."""
+"""Write the report of a run."""
 
 from pathlib import Path
 
@@ -12,28 +12,29 @@ from prebake.storage.atomic import write_whole
 from prebake.train.evaluate import Predictions
 from prebake.train.report import page, sections
 from prebake.train.report.hints import Facts, hints
-from prebake.train.report.record import Record
 from prebake.train.report.samples import input_statistics
 from prebake.train.report.scores import ClassScore, Confusion, class_scores
+from prebake.train.run_record import RunRecord
 
 __all__ = ["write_report"]
 
 
-def write_report(record: Record, data: ShardSet, model: nn.Module, predictions: Predictions | None) -> None:
+def write_report(record: RunRecord, data: ShardSet, model: nn.Module, predictions: Predictions | None) -> None:
     """Write `report.html` into the run's directory, and its pictures into `pictures/` there.
 
-    Without matplotlib it leaves out the drawings, and says how to get them.
+    Without matplotlib, leave out the drawings and log the command that installs it.
 
     Args:
-        record: of the run.
+        record: the run, with its summary.
         data: its shards.
-        model: as trained.
-        predictions: of that model on its final split; None where the shards hold no un-augmented split.
+        model: the trained model.
+        predictions: of that model on the final split; None if the shards have no un-augmented split.
 
     Raises:
-        DataError: shards missing or damaged.
+        DataError: shards are missing or damaged, or the log lacks an epoch.
         OSError: no space, no permission.
     """
+    record.check_epochs()
     drawn = _can_draw(record.path / "report.html")
     files: sections.Files = {}
     confusion = Confusion.of(predictions) if predictions else None
@@ -44,14 +45,16 @@ def write_report(record: Record, data: ShardSet, model: nn.Module, predictions: 
         parts.append(sections.curves(record, steps, files))
     parts.append(sections.augmentation(record, data, predictions, files))
     if predictions is None or confusion is None:
-        parts.append(page.section("Classes", page.paragraph("The shards hold no test split: nothing was evaluated.")))
+        parts.append(
+            page.section("Classes", page.paragraph("The shards have no test split, so nothing was evaluated."))
+        )
     else:
         parts += [
             sections.classes(data.classes, confusion, scores, predictions.split, files, drawn=drawn),
             sections.mistakes(data, predictions, files),
-            sections.heat(data, model, predictions, scores, files),
+            sections.heat_maps(data, model, predictions, scores, files),
         ]
-    parts += [sections.books(record, data), sections.settings(record, data)]
+    parts += [sections.time_and_data(record, data), sections.settings(record, data)]
     pictures = record.path / "pictures"
     pictures.mkdir(exist_ok=True)
     for name, content in files.items():
@@ -68,19 +71,18 @@ def _can_draw(page: Path) -> bool:
     return True
 
 
-def _facts(record: Record, data: ShardSet, scores: list[ClassScore]) -> Facts:
+def _facts(record: RunRecord, data: ShardSet, scores: list[ClassScore]) -> Facts:
     epochs = record.epochs
-    held_out = epochs[-1]["held_out"]
+    held_out = record.held_out
     mean, std = input_statistics(data) or (None, None)
-    scored = [epoch for epoch in epochs if epoch["held_out_loss"] is not None]
     return Facts(
         classes=data.classes,
         first_loss=record.summary["first_loss"],
-        train_accuracy=[epoch["train_accuracy"] for epoch in epochs],
+        train_accuracy=[epoch.train_accuracy for epoch in epochs],
         held_out=held_out,
         held_out_images=data.samples(held_out) if held_out else 0,
-        held_out_loss=[epoch["held_out_loss"] for epoch in scored],
-        held_out_accuracy=[epoch["held_out_accuracy"] for epoch in scored],
+        held_out_loss=[epoch.held_out_loss for epoch in epochs if epoch.held_out_loss is not None],
+        held_out_accuracy=record.held_out_accuracy,
         utilization=record.summary["utilization"],
         mean=mean,
         std=std,

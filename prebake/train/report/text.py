@@ -1,4 +1,4 @@
-"""Words: figures and settings as people read them."""
+"""Numbers and settings as text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ __all__ = ["flat", "percent", "seconds", "size"]
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str | None]:
-    """Lay nested settings out in one level, keys as words, values as text; None stays None."""
-    found: dict[str, str | None] = {}
+    """Return nested settings in one level, with keys and values as text; None stays None."""
+    flattened: dict[str, str | None] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{before}{key}, ")
+            flattened |= flat(value, f"{before}{key}, ")
         else:
-            found[f"{before}{key}".replace("_", " ")] = None if value is None else _plain(value)
-    return found
+            flattened[f"{before}{key}".replace("_", " ")] = None if value is None else _plain(value)
+    return flattened
 
 
 def _plain(value: object) -> str:
@@ -26,12 +26,12 @@ def _plain(value: object) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Write a share of 0 to 1; nothing for None."""
+    """Return a fraction in percent; an empty string for None."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def seconds(count: float | None) -> str:
-    """Write seconds in the unit that suits them; a dash for None."""
+    """Return a time in seconds, minutes or hours; a dash for None."""
     if count is None:
         return "-"
     minutes, hours = count / 60, count / 3600
@@ -40,9 +40,9 @@ def seconds(count: float | None) -> str:
     return f"{minutes:.0f} min" if minutes >= 5 else f"{count:.3g} s"
 
 
-def size(count: int) -> str:
-    """Write bytes in the unit that suits them."""
-    for unit, least in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= least:
-            return f"{count / least:.1f} {unit}"
-    return f"{count} bytes"
+def size(size_bytes: int) -> str:
+    """Return a number of bytes with a decimal unit."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes} bytes"

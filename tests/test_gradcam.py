@@ -1,4 +1,4 @@
-"""Heat maps: Grad-CAM finds the place that speaks for a class, in any model, and leaves the model as it was."""
+"""Grad-CAM: it highlights the evidence for a class, works for every model, and does not change the model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from prebake.train.recipes import recipe_for
 
 
 class BrightOrDark(nn.Module):
-    """Class 0 is what is brighter than grey, class 1 what is darker; each by its mean over the image."""
+    """Class 0 is bright pixels, class 1 is dark ones; each logit is a mean over the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class BrightOrDark(nn.Module):
         return pooled.flatten(1)
 
 
-def test_the_map_is_hot_where_the_class_is_and_cold_elsewhere() -> None:
+def test_map_is_hot_exactly_where_the_class_is() -> None:
     image = torch.zeros(1, 1, 8, 8)
     image[0, 0, 2, 5], image[0, 0, 6, 1] = 2.0, -3.0
     maps = grad_cam(BrightOrDark(), image.repeat(2, 1, 1, 1), torch.tensor([0, 1]))
@@ -40,13 +40,13 @@ def test_the_map_is_hot_where_the_class_is_and_cold_elsewhere() -> None:
         assert heat.sum() == 1
 
 
-def test_where_nothing_speaks_for_the_class_the_map_is_cold() -> None:
+def test_map_is_zero_without_evidence_for_the_class() -> None:
     maps = grad_cam(BrightOrDark(), torch.full((1, 1, 8, 8), -1.0), torch.tensor([0]))
     assert maps is not None
     assert not maps.any()
 
 
-# Of each model the last features, and what makes logits of them, written out.
+# For each model: image -> last feature map, and feature map -> logits.
 Parts = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
 PARTS: dict[str, Parts] = {
     "davidnet": (
@@ -65,17 +65,17 @@ PARTS: dict[str, Parts] = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_the_maps_are_those_of_the_paper(name: str) -> None:
+def test_maps_equal_the_formula_of_the_paper(name: str) -> None:
     torch.manual_seed(0)
     model = build(replace(recipe_for("default"), model=name), 3, 10).eval()
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10  # more than one chunk
-    # Weights are mean gradients, what is negative is nothing.
+    # Weights are mean gradients; negative values become 0.
     features = PARTS[name][0](model, images).detach().requires_grad_()
     logits = PARTS[name][1](model, features)
     (gradients,) = torch.autograd.grad(logits[torch.arange(20), labels].sum(), features)
     small = (gradients.mean((2, 3))[:, :, None, None] * features).sum(1, keepdim=True).clamp(min=0)
     expected = F.interpolate(small, (32, 32), mode="bilinear")[:, 0].detach()
-    expected = torch.nan_to_num(expected / expected.amax((1, 2), keepdim=True))  # a cold map stays cold
+    expected = torch.nan_to_num(expected / expected.amax((1, 2), keepdim=True))  # a map of zeros stays zero
     found = grad_cam(model, images, labels)
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -83,7 +83,7 @@ def test_the_maps_are_those_of_the_paper(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("side", [8, 32])
-def test_every_model_has_maps_that_tell_places_apart(name: str, side: int) -> None:
+def test_every_model_has_maps_that_vary_over_the_image(name: str, side: int) -> None:
     torch.manual_seed(0)
     model = build(replace(recipe_for("default"), model=name), 1, 7)
     maps = grad_cam(model, torch.randn(2, 1, side, side), torch.tensor([0, 6]))
@@ -93,13 +93,13 @@ def test_every_model_has_maps_that_tell_places_apart(name: str, side: int) -> No
     assert all(heat.std() > 0 for heat in maps)
 
 
-def test_a_model_without_maps_has_none() -> None:
+def test_model_without_feature_maps_gives_none() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     assert grad_cam(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1])) is None
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(training: bool) -> None:
+def test_model_is_unchanged(training: bool) -> None:
     model = DavidNet(1, 10).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     grad_cam(model, torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))

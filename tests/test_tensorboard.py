@@ -1,4 +1,4 @@
-"""`--tensorboard`: every epoch's figures through torch's writer, and a word where that is missing."""
+"""`--tensorboard`: the values of each epoch go to torch's SummaryWriter; without the package there is an error."""
 
 import sys
 import types
@@ -11,7 +11,7 @@ from tests.helpers.commands import ON_CPU, Command, log_of, the_run
 
 
 class Writer:
-    """Takes down what torch's SummaryWriter would write."""
+    """Records the calls that torch's SummaryWriter gets."""
 
     def __init__(self, log_dir: str, purge_step: int) -> None:
         self.directory, self.purged = Path(log_dir), purge_step
@@ -32,7 +32,7 @@ class Writer:
 WRITERS: list[Writer] = []
 
 
-def test_every_epoch_s_figures_are_written(
+def test_values_of_each_epoch_are_written(
     shards: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module: Any = types.ModuleType("torch.utils.tensorboard")
@@ -40,7 +40,7 @@ def test_every_epoch_s_figures_are_written(
     monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     WRITERS.clear()
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # nobody looks at the drawings here
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # drawing takes time
     ended = command("--shards", shards / "digits", "--tensorboard", "--out", tmp_path, *ON_CPU)
     assert ended.code == 0, ended.err
     (writer,) = WRITERS
@@ -52,7 +52,7 @@ def test_every_epoch_s_figures_are_written(
     assert {step for _, step in writer.scalars} == {0, 1}
 
 
-def test_without_the_package_nothing_is_trained_and_the_way_to_it_is_said(
+def test_without_the_package_nothing_is_trained(
     shards: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
@@ -63,7 +63,7 @@ def test_without_the_package_nothing_is_trained_and_the_way_to_it_is_said(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_real_writer_s_file_is_read_back(shards: Path, tmp_path: Path, command: Command) -> None:
+def test_file_of_the_real_writer_is_read_back(shards: Path, tmp_path: Path, command: Command) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
