@@ -6,13 +6,13 @@ the most memory that the command and its children have at once, for few epochs a
 """
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +21,15 @@ from benchmarks.measure import Fact, compared, interleaved, machine, report_fact
 from prebake.cli.run import run_command
 from prebake.console import log
 from prebake.errors import MachineError
-from prebake.format.manifest import Plan, Shard
-from prebake.format.writer import write_shard
+from prebake.format.manifest import Plan
 from prebake.precompute.augment import augmentation_for
 from prebake.precompute.augmenters import LookupAugmenter
+from prebake.precompute.bake import write_manifest
 from prebake.precompute.plan import make_plan
 from prebake.precompute.progress import gigabytes
+from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.sources.known import SourceData, load
-from prebake.precompute.workers import each_in_threads
+from prebake.precompute.workers import imap_threads
 
 ROOT = Path(__file__).parent.parent
 CHUNK_BYTES = 1 << 20
@@ -202,7 +203,7 @@ def _scaling(source: SourceData, tmpfs: Path, repetitions: int) -> Fact:
         write = writer(LookupAugmenter(source.splits["train"], augmentation, plan), plan, directory)
 
         def clear() -> None:
-            for path in directory.iterdir():
+            for path in directory.glob("*-*"):
                 path.unlink()
 
         contestants = {"2 workers": lambda: write(2), "1 worker": lambda: write(1)}
@@ -211,15 +212,13 @@ def _scaling(source: SourceData, tmpfs: Path, repetitions: int) -> Fact:
 
 
 def writer(augmenter: LookupAugmenter, plan: Plan, directory: Path) -> Callable[[int], int]:
-    """Return what writes the training shards of a plan with so many workers, and counts their images."""
+    """Return a function that writes the training shards with a number of workers, and returns their images."""
     shards = plan.shards("train")
-
-    def write(shard: Shard, _stopped: threading.Event) -> None:
-        write_shard(directory, shard, plan.identity, augmenter.filler(shard))
+    write_manifest(plan, directory, "")
+    write = functools.partial(ShardWriter(directory, plan.identity).write, augmenter)
 
     def work(workers: int) -> int:
-        each_in_threads(write, shards, workers)
-        return sum(shard.samples for shard in shards)
+        return sum(shard.samples for shard in imap_threads(write, shards, workers))
 
     return work
 

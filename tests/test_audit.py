@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,22 +41,16 @@ def audit_all(directory: Path, **changes: Any) -> None:
 
 
 def in_this_process(
-    write: Callable[..., None],
-    shards: Sequence[Shard],
-    _workers: int,
-    _directory: Path,
-    add: Callable[[int], None],
-    finish: Callable[[Shard], None],
-) -> None:
-    """Stand for `each_in_processes`, whose processes take seconds to import torch."""
+    work: Callable[[Shard, threading.Event], Shard], shards: Sequence[Shard], _workers: int
+) -> Iterator[Shard]:
+    """Replace `imap_processes`, whose processes take seconds to import torch."""
     for shard in shards:
-        write(shard, add)
-        finish(shard)
+        yield work(shard, threading.Event())
 
 
 @pytest.fixture
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("prebake.precompute.bake"), "each_in_processes", in_this_process)
+    monkeypatch.setattr(importlib.import_module("prebake.precompute.bake"), "imap_processes", in_this_process)
 
 
 @pytest.mark.usefixtures("_no_processes")
@@ -302,7 +297,7 @@ def test_missing_and_truncated_archives_are_said(there: Path) -> None:
         audit_all(there)
     assert "train-e001-000.tar: missing, though its index is there" in str(caught.value)
     (there / "train-e001-000.json").unlink()
-    with pytest.raises(DataError, match=r"record e002-r00000: the archive ends before its end; and 2 more records"):
+    with pytest.raises(DataError, match=r"record e002-r00000: the archive is too short; and 2 more records"):
         audit_all(there)
 
 

@@ -14,8 +14,8 @@ from tests.helpers.sessions import Session
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes of a session")
 Record = Callable[[str, object], None]
 CODES = {
-    signal.SIGINT: (130, "interrupted; the same command goes on where this one ended"),
-    signal.SIGTERM: (143, "terminated; the same command goes on where this one ended"),
+    signal.SIGINT: (130, "interrupted; the same command resumes the bake"),
+    signal.SIGTERM: (143, "terminated; the same command resumes the bake"),
 }
 THREADS: tuple[str, ...] = ()
 PROCESSES = ("--augment", "trivial-augment-wide")
@@ -30,7 +30,7 @@ class Moment:
 
 
 IN_THE_MIDDLE = Moment("train-e000-000.json", 0.0)
-POOL_STARTS = Moment("counts.*.part", 0.05)
+POOL_STARTS = Moment("labels.*.part", 0.05)
 
 
 def interrupted(options: tuple[str, ...], moment: Moment, out: Path, numbers: list[signal.Signals]) -> Session:
@@ -85,7 +85,7 @@ def test_a_signal_at_any_time_ends_a_bake_so(options: tuple[str, ...], tmp_path:
         (PROCESSES, POOL_STARTS),
         pytest.param(THREADS, IN_THE_MIDDLE, marks=pytest.mark.slow),
         pytest.param(PROCESSES, IN_THE_MIDDLE, marks=pytest.mark.slow),
-        pytest.param(PROCESSES, Moment("counts.*.part", 0.0), marks=pytest.mark.slow),
+        pytest.param(PROCESSES, Moment("labels.*.part", 0.0), marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,7 @@ from prebake.errors import DataError, MachineError
 from prebake.format.manifest import Shard
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augmenters import augmenter_for
-from prebake.precompute.dask import SharedSet, _augmenters, _provenance, bake_there
-from prebake.precompute.progress import Progress
+from prebake.precompute.dask import SharedSet, _augmenters, _provenance, write_there
 from prebake.precompute.sources.decode import Decoding
 from prebake.precompute.sources.known import SourceData, load
 from prebake.storage.lock import is_held
@@ -92,7 +91,7 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
 
     monkeypatch.setattr("prebake.precompute.dask.load", loading)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda shard: bake_there(shared, shard), baked.plan.shards() * 2))
+        list(pool.map(lambda shard: write_there(shared, shard), baked.plan.shards() * 2))
     assert loaded == ["digits"]
     assert files(tmp_path) == files(baked.path)
 
@@ -105,7 +104,7 @@ def test_a_worker_bakes_to_a_store_elsewhere_and_needs_no_home_for_a_cache(
     elsewhere = Remote("shaky://bucket/set")
     (elsewhere / "manifest.json").write((baked.path / "manifest.json").read_bytes())
     for shard in baked.plan.shards():
-        bake_there(replace(shared, directory=elsewhere), shard)
+        write_there(replace(shared, directory=elsewhere), shard)
     assert Shaky("x").names("bucket/set") == files(baked.path)
     Shaky.clear()
 
@@ -124,10 +123,11 @@ def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
         members = {f"{n}.{end}": data for n in range(4) for end, data in (("png", png(n)), ("cls", b"%d" % (n % 2)))}
         write_tar(tmp_path / "pictures" / f"{name}.tar", members)
 
-    def on_a_worker(_address: str, shared: SharedSet, todo: Sequence[Shard], _progress: Progress) -> None:
+    def on_a_worker(_address: str, shared: SharedSet, todo: Sequence[Shard]) -> Iterator[Shard]:
         monkeypatch.chdir(tmp_path / "worker")
         for shard in todo:
-            bake_there(shared, shard)
+            write_there(shared, shard)
+            yield shard
         monkeypatch.chdir(tmp_path)
 
     def bake(out: str, *options: str) -> dict[str, bytes]:
@@ -140,7 +140,7 @@ def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
         return files(tmp_path / out / "pictures")
 
     monkeypatch.setattr("prebake.cli.precompute.check_scheduler", lambda _address: None)
-    monkeypatch.setattr("prebake.cli.precompute.bake_on_cluster", on_a_worker)
+    monkeypatch.setattr("prebake.cli.precompute.imap_cluster", on_a_worker)
     monkeypatch.setattr("prebake.precompute.augmenters.usual_bytes", lambda: pytest.fail("--memory was forgotten"))
     assert bake("far", "--dask", "tcp://nobody:1") == bake("here")
 
@@ -167,7 +167,7 @@ def test_a_worker_takes_half_of_what_dask_grants_it_where_nothing_is_said(
 
     monkeypatch.setattr("prebake.precompute.dask.augmenter_for", augmenter)
     with Client(processes=False, n_workers=1, memory_limit=limit, dashboard_address=None) as client:
-        client.submit(bake_there, replace(shared, memory=said), baked.plan.shards()[0]).result()
+        client.submit(write_there, replace(shared, memory=said), baked.plan.shards()[0]).result()
     assert asked == [expected]
 
 
@@ -192,7 +192,7 @@ def test_a_worker_that_does_not_see_what_is_meant_says_so(
     others = replace(digits, name="others", splits={"train": test, "test": test})
     monkeypatch.setattr("prebake.precompute.dask.load", lambda name, *_: others if name == "others" else digits)
     with pytest.raises(DataError, match=rf"worker on '.*{said}.*Workers must see --out and --data-dir") as caught:
-        bake_there(replace(shared, **change), baked.plan.shards()[0])  # type: ignore[arg-type]
+        write_there(replace(shared, **change), baked.plan.shards()[0])  # type: ignore[arg-type]
     assert caught.value.exit_code == 3
     assert files(tmp_path).keys() == {"manifest.json"}
 
@@ -277,7 +277,7 @@ def test_workers_that_die_again_and_again_end_the_bake(tmp_path: Path) -> None:
         code, _, err = baking.ended(PATIENCE)
     assert code == 4
     assert "1 workers died over digits-train-e" in err.splitlines()[-1]
-    assert "The same command goes on" in err.splitlines()[-1]
+    assert "The same command resumes" in err.splitlines()[-1]
 
 
 @dask
@@ -317,7 +317,7 @@ def test_a_signal_cancels_what_is_left_and_the_cluster_serves_the_next_bake(
         baking.send(number)
         ended, said, err = baking.ended(PATIENCE)
         assert (ended, said) == (code, "")
-        assert err.splitlines()[-1].endswith("the same command goes on where this one ended")
+        assert err.splitlines()[-1].endswith("the same command resumes the bake")
         assert "Traceback" not in err
         assert not is_held(out / "digits")
         time.sleep(1)

@@ -13,7 +13,7 @@ from prebake.cli.run import run_command
 from prebake.console import log
 from prebake.errors import DataError
 from prebake.format.shard import Epoch, Shard, divide
-from prebake.precompute.workers import each_in_threads
+from prebake.precompute.workers import imap_threads
 from prebake.signals import check_signals, defer_signals
 from tests.helpers.trials import trial
 
@@ -158,7 +158,8 @@ def test_a_signal_that_is_swallowed_ends_a_bake_after_its_next_shard() -> None:
     def main() -> None:
         with contextlib.suppress(BaseException):
             signal.raise_signal(signal.SIGTERM)
-        each_in_threads(work, shards, 1)
+        for _ in imap_threads(work, shards, 1):
+            pass
 
     ended = trial(lambda: run_command(main), seconds=30)
     *stems, word = ended.said.splitlines()

@@ -21,7 +21,7 @@ from prebake.format.manifest import Shard
 from prebake.precompute.augment import Draw, ViewStore, draw
 from prebake.precompute.augmenters import augmenter_for
 from prebake.precompute.bake import bake_source
-from prebake.precompute.dask import SharedSet, bake_there
+from prebake.precompute.dask import SharedSet, write_there
 from prebake.precompute.images import Images, SourceData, channel_statistics, sha256
 from prebake.precompute.memory import usual_bytes
 from prebake.precompute.pixels import Chosen, PixelFile, blocks
@@ -169,7 +169,7 @@ def test_threads_that_begin_an_epoch_together_draw_it_once(monkeypatch: pytest.M
 
     def begin(shard: Shard) -> None:
         barrier.wait()
-        augmenter.filler(shard)
+        next(augmenter.records(shard))
 
     source, plan = source_and_plan(epochs=1, seed=11)
     (shard,) = plan.shards("train")
@@ -208,6 +208,6 @@ def test_a_split_s_images_are_let_go_before_the_next_one_s_are_held_against_the_
         monkeypatch.setattr("prebake.precompute.dask.load", lambda *_: source)
         shared = SharedSet(str(tmp_path), tmp_path, Decoding(), data.path, data.plan.identity, None)
         for shard in data.plan.shards():
-            bake_there(shared, shard)
+            write_there(shared, shard)
     assert data.missing() == []
     assert held == [0, 0, 0]  # test, val and train

@@ -1,5 +1,6 @@
 """Tasks of one bake: beside each other, twice at once, killed and begun again, they write the bytes of a whole bake."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -7,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import pytest
 from prebake.errors import DataError, MachineError, UsageError
 from prebake.format.manifest import MANIFEST, Plan, Shard
 from prebake.format.record import Frame
-from prebake.format.writer import write_shard
+from prebake.format.writer import ShardFile, create_shard
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
-from prebake.precompute.augmenters import augmenter_for
+from prebake.precompute.augmenters import Augmenter, augmenter_for
 from prebake.precompute.drop import drop_epochs
 from prebake.precompute.resume import discard_parts
 from prebake.precompute.shard_writer import ShardWriter
@@ -169,11 +170,13 @@ def test_another_plan_that_takes_the_directory_over_is_not_baked_into(
     """As where no lock reaches the other machine: its manifest comes in the middle of a task."""
     _, other = source_and_plan(seed=1)
 
-    def writing(directory: Path, *arguments: Any) -> None:
-        write_shard(directory, *arguments)
+    @contextlib.contextmanager
+    def creating(directory: Path, *arguments: Any) -> Iterator[ShardFile]:
+        with create_shard(directory, *arguments) as archive:
+            yield archive
         write_whole(directory / MANIFEST, other.to_bytes())
 
-    monkeypatch.setattr("prebake.precompute.shard_writer.write_shard", writing)
+    monkeypatch.setattr("prebake.precompute.shard_writer.create_shard", creating)
     with pytest.raises(DataError, match=r"manifest\.json: of another plan now .* End one of the two") as caught:
         bake_share(tmp_path, "0/1", workers=1)
     assert caught.value.exit_code == 3
@@ -273,22 +276,18 @@ def test_tasks_in_processes_of_their_own_are_killed_at_random_until_all_is_done(
 
 
 class Waiting:
-    """A baker that waits, after its first record, until it may go on."""
+    """An augmenter that waits, after its first record, for permission to go on."""
 
-    def __init__(self, augmenter: Any) -> None:
+    def __init__(self, augmenter: Augmenter) -> None:
         self._augmenter = augmenter
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def filler(self, shard: Shard) -> Callable[[int, Frame], None]:
-        fill = self._augmenter.filler(shard)
-
-        def waiting(first: int, frame: Frame) -> None:
-            if first > shard.first_sample:
+    def records(self, shard: Shard) -> Iterator[Frame]:
+        for number, frame in enumerate(self._augmenter.records(shard)):
+            if number:
                 self.begun.set()
                 assert self.go_on.wait(60)
-            fill(first, frame)
-
-        return waiting
+            yield frame
 
 
 def test_of_two_who_write_a_shard_at_once_neither_names_the_half_of_the_other(tmp_path: Path, done: Path) -> None:
@@ -300,7 +299,7 @@ def test_of_two_who_write_a_shard_at_once_neither_names_the_half_of_the_other(tm
         ended = []
         for waiting in both:
             writer = ShardWriter(tmp_path, plan.identity)
-            ended.append(pool.submit(writer.bake, waiting, shard, lambda _: None))  # type: ignore[arg-type]
+            ended.append(pool.submit(writer.write, waiting, shard, threading.Event()))
             assert waiting.begun.wait(60)
         for waiting, future in zip(both, ended, strict=True):
             waiting.go_on.set()

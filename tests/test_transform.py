@@ -132,7 +132,7 @@ def test_a_transform_is_for_one_or_three_channels(tmp_path: Path) -> None:
 def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, numpy as np, precompute\n"
+        "import sys, numpy as np, prebake\n"
         "images = np.zeros((4, 8, 8, 3), np.uint8)\n"
         "prebake.bake(images, np.arange(4), augment='rand-augment', epochs=1, workers=1, out=sys.argv[1])\n"
     )
@@ -172,7 +172,7 @@ def test_a_killed_process_ends_the_bake_and_the_next_one_goes_on_to_the_same_byt
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(MachineError, match=r"a baking process was killed; .* The same command goes on") as caught:
+    with pytest.raises(MachineError, match=r"a worker process was killed.* The same command resumes") as caught:
         bake(out, **options)
     killer.join()
     assert killed

@@ -17,7 +17,7 @@ from prebake.format.index import Index
 from prebake.format.manifest import Epoch, Plan, Shard, Source
 from prebake.format.record import Frame
 from prebake.format.verify import damage
-from prebake.format.writer import write_shard
+from prebake.format.writer import create_shard, empty_records
 from prebake.storage.atomic import PART, remove_shards, write_whole
 from tests.helpers.trials import trial
 
@@ -40,7 +40,10 @@ def fill(first: int, frame: Frame) -> None:
 
 
 def write(directory: Path, using: Callable[[int, Frame], None] = fill, shard: Shard = SHARD) -> None:
-    write_shard(directory, shard, PLAN.identity, using)
+    with create_shard(directory, shard, PLAN.identity) as archive:
+        for first, frame in empty_records(shard):
+            using(first, frame)
+            archive.write(frame)
 
 
 def final_names(directory: Path) -> list[str]:

@@ -20,8 +20,8 @@ from prebake.precompute.augment import (
     augmentation_for,
     in_proportion,
 )
-from prebake.precompute.bake import bake_source
-from prebake.precompute.dask import SharedSet, bake_on_cluster, check_scheduler
+from prebake.precompute.bake import Pool, bake_source
+from prebake.precompute.dask import SharedSet, check_scheduler, imap_cluster
 from prebake.precompute.plan import Estimate, check_choices, check_space, estimate, make_plan
 from prebake.precompute.progress import gigabytes
 from prebake.precompute.remote import check_writable
@@ -91,8 +91,18 @@ def main() -> None:
         for job in jobs:
             if task:
                 _bake_task(job, task, arguments)
-            else:
-                _bake(job, arguments)
+                continue
+            bake_source(
+                job.source,
+                job.plan,
+                job.augmentation,
+                job.directory,
+                workers=arguments.workers,
+                memory=memory_of(arguments),
+                overwrite=arguments.overwrite,
+                pool=_cluster(job, arguments),
+            )
+            _report_baked(job, arguments.json)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -161,31 +171,25 @@ def _resize(text: str | None, epochs: int) -> str | None:
     return text.rpartition(":")[0]
 
 
-def _bake(job: Job, arguments: argparse.Namespace) -> None:
-    pool = None
-    if arguments.dask:
-        # Workers run elsewhere: no relative path, and pictures are decoded into their own temporary directory.
-        shared = SharedSet(
-            _everywhere(job.name),
-            arguments.data_dir.absolute(),
-            decoding(arguments, None),
-            job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
-            job.plan.identity,
-            memory_of(arguments),
-        )
-        pool = functools.partial(bake_on_cluster, arguments.dask, shared)
-    bake_source(
-        job.source,
-        job.plan,
-        job.augmentation,
-        job.directory,
-        workers=arguments.workers,
-        memory=memory_of(arguments),
-        overwrite=arguments.overwrite,
-        pool=pool,
+def _cluster(job: Job, arguments: argparse.Namespace) -> Pool | None:
+    """Return the pool of --dask, or None."""
+    if not arguments.dask:
+        return None
+    # Workers have other working directories, and decode images into temporary directories of their own.
+    shared = SharedSet(
+        _everywhere(job.name),
+        arguments.data_dir.absolute(),
+        decoding(arguments, None),
+        job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
+        job.plan.identity,
+        memory_of(arguments),
     )
+    return functools.partial(imap_cluster, arguments.dask, shared)
+
+
+def _report_baked(job: Job, as_json: bool) -> None:
     epochs, images = job.plan.epochs, job.plan.splits["train"][0].samples
-    if arguments.json:
+    if as_json:
         print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
     else:
         print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")

@@ -1,6 +1,8 @@
-"""Writing one shard: its archive, then its index."""
+"""Write one shard: its archive, then its index."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import xxhash
 
@@ -8,63 +10,72 @@ from prebake.format.index import Extent, Index
 from prebake.format.record import BLOCK_BYTES, Frame, Layout
 from prebake.format.shard import Shard
 from prebake.storage.atomic import whole_file, write_all, write_whole
-from prebake.storage.files import Location
-from prebake.storage.remote import Remote
-from prebake.storage.temp_dir import scratch
 
-__all__ = ["write_shard"]
+__all__ = ["ShardFile", "create_shard", "empty_records"]
 
 
-def write_shard(
-    directory: Location,
-    shard: Shard,
-    identity: str,
-    fill: Callable[[int, Frame], None],
-    token: str = "",
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Write one shard and then its index, which gets on the disk after the archive has its name there.
+def empty_records(shard: Shard) -> Iterator[tuple[int, Frame]]:
+    """Yield, for each record of a shard, the number of its first sample in the epoch and a frame to fill.
 
-    A shard that is to lie elsewhere is written on this disk first, and goes there when it is whole, and then its index.
+    The frame has the tar headers of its record. Its arrays still hold the previous record: the caller must write every
+    value of them before the next step, since the frame is reused.
+    """
+    frames: dict[Layout, Frame] = {}
+    first = shard.first_sample
+    for key, layout in shard.records():
+        if layout not in frames:
+            frames[layout] = Frame(layout)
+        frame = frames[layout]
+        frame.name(key)
+        yield first, frame
+        first += layout.samples
+
+
+class ShardFile:
+    """The archive of a shard while it is written; see `create_shard`."""
+
+    def __init__(self, shard: Shard, file: int) -> None:
+        self._records, self._file = shard.records(), file
+        self._extents: list[Extent] = []
+        self._size_bytes = 0
+        self._digest = xxhash.xxh3_128()
+
+    def write(self, frame: Frame) -> None:
+        """Append the next record. Raises OSError."""
+        key, layout = next(self._records)
+        xxh3 = xxhash.xxh3_64_intdigest(frame.extent)
+        self._extents.append(Extent(key, layout.samples, self._size_bytes, layout.size_bytes, xxh3))
+        self._append(frame.extent)
+
+    def finish(self, shard: Shard, identity: str) -> Index:
+        """Append the end of the archive; return its index."""
+        self._append(bytes(2 * BLOCK_BYTES))
+        return Index(shard.tar, identity, self._size_bytes, self._digest.hexdigest(), tuple(self._extents))
+
+    def _append(self, data: bytes | bytearray) -> None:
+        write_all(self._file, data)
+        self._digest.update(data)
+        self._size_bytes += len(data)
+
+
+@contextlib.contextmanager
+def create_shard(directory: Path, shard: Shard, identity: str, token: str = "") -> Iterator[ShardFile]:
+    """Create a shard; the block must write all its records in order.
+
+    When the block ends, the archive is synchronized to the disk and gets its name. After that the index is written.
+    When the block raises, neither file exists.
 
     Args:
-        directory: the shard set.
-        shard: what to write.
+        directory: of the shard set.
+        shard: the planned shard.
         identity: of the plan.
-        fill: called for every record with the number of its first sample in the epoch and a frame
-            whose arrays it must fill completely (the frame is reused: it holds the last record's).
-        token: a part of the temporary names, another one for each who may write this shard at once.
-        check: called before each upload: it raises where the set has become another one meanwhile.
+        token: a part of the temporary names; each concurrent writer of the shard needs its own.
 
     Raises:
-        OSError: no space, no permission; nothing that is not whole stands under a final name then.
-        MachineError: elsewhere, no answer, or access denied; likewise.
+        OSError: no space, no permission.
     """
-    if isinstance(directory, Remote):
-        with scratch() as here:
-            write_shard(here, shard, identity, fill)
-            for name in (shard.tar, shard.index):
-                check()
-                (directory / name).upload(here / name)
-        return
-    frames: dict[Layout, Frame] = {}
-    extents: list[Extent] = []
-    offset = 0
-    digest = xxhash.xxh3_128()
     with whole_file(directory / shard.tar, token) as file:
-        for key, layout in shard.records():
-            if layout not in frames:
-                frames[layout] = Frame(layout)
-            frame = frames[layout]
-            frame.name(key)
-            fill(shard.first_sample + len(extents) * shard.record_samples, frame)
-            write_all(file, frame.extent)
-            digest.update(frame.extent)
-            xxh3 = xxhash.xxh3_64_intdigest(frame.extent)
-            extents.append(Extent(key, layout.samples, offset, layout.size_bytes, xxh3))
-            offset += layout.size_bytes
-        end = bytes(2 * BLOCK_BYTES)
-        write_all(file, end)
-        digest.update(end)
-    index = Index(shard.tar, identity, offset + len(end), digest.hexdigest(), tuple(extents))
+        archive = ShardFile(shard, file)
+        yield archive
+        index = archive.finish(shard, identity)
     write_whole(directory / shard.index, index.to_bytes(), token)

@@ -1,10 +1,8 @@
-"""Auditing: records derived anew from the source images and the plan, and held against the stored bytes.
+"""Audit a shard set: recompute records from the source images and the plan, and compare them with the stored bytes.
 
-A checksum proves that bytes are those which were written. This proves that what was written is what the plan says.
+A checksum proves that bytes are as they were written. An audit proves that the right bytes were written.
 """
 
-import contextlib
-import os
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
@@ -14,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prebake.cores import usable_cores
 from prebake.errors import DataError, UsageError, listed
 from prebake.format.manifest import MAX_SEED, Shard
-from prebake.format.record import Layout
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import order
 from prebake.precompute.progress import Progress
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.recompute import compare
 from prebake.precompute.sources.known import SourceData, checked_images
-from prebake.precompute.workers import each_in_threads, stop_if
+from prebake.precompute.workers import imap_threads
 
 __all__ = ["SAMPLE", "Audit", "audit", "audit_records", "choose_seed", "refuse_differences"]
 
@@ -32,13 +30,13 @@ SAMPLE = 100
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        records: derived anew and compared.
-        planned: records of the whole set.
-        differing: words on each shard that differs, by the name of its archive.
-        missing: archives that are not there yet.
+        records: number of records that were compared.
+        planned: number of records of the whole set.
+        differing: description of the difference in each shard that differs, by the name of its archive.
+        missing: archives that do not exist.
     """
 
     records: int
@@ -57,18 +55,18 @@ def audit(
     sample: int | None = SAMPLE,
     seed: int | None = None,
 ) -> None:
-    """Derive records of the shard set `out` anew from a user's own arrays, and compare them byte for byte.
+    """Recompute records of the shard set `out` from arrays, and compare every byte.
 
     Args:
         images, labels, test: the arrays that `bake` was given.
-        out: the directory of the set. All else that was given to `bake` stands in its manifest.
-        classes: names of the classes; by default those of the manifest are believed.
-        sample: how many records, drawn at random; None for all.
-        seed: which ones are drawn, 0 to 2^63 - 1; None: others each time, so that nobody knows beforehand which.
+        out: the directory of the set. Its manifest holds the other arguments of `bake`.
+        classes: names of the classes; by default those of the manifest.
+        sample: number of records, drawn at random; None: all.
+        seed: of this draw, 0 to 2^63 - 1; None: a random one, which nobody can know beforehand.
 
     Raises:
-        UsageError: an argument outside its range, or arrays that don't fit each other.
-        DataError: the arrays are not those which were baked, stored bytes differ, or shards are missing.
+        UsageError: an argument outside its range, or arrays that do not fit each other.
+        DataError: other arrays were baked, stored bytes differ, or shards are missing.
     """
     seed = choose_seed(sample, seed)
     data = ShardSet(out)
@@ -83,7 +81,7 @@ def audit(
 
 
 def choose_seed(sample: int | None, seed: int | None) -> int:
-    """Return the seed to draw so many records with: the given one, or a fresh one."""
+    """Return the given seed, or a random one; raises UsageError."""
     if sample is not None and sample < 1:
         raise UsageError(f"--sample: expected at least 1, found {sample}")
     if seed is None:
@@ -94,6 +92,7 @@ def choose_seed(sample: int | None, seed: int | None) -> int:
 
 
 def refuse_differences(data: ShardSet, found: Audit, remedy: str) -> None:
+    """Raise DataError if records differ or shards are missing; `remedy` ends the message."""
     troubles = []
     if found.differing:
         count = len(found.differing)
@@ -105,36 +104,29 @@ def refuse_differences(data: ShardSet, found: Audit, remedy: str) -> None:
 
 
 def audit_records(data: ShardSet, provenance: Provenance, sample: int | None, seed: int) -> Audit:
-    """Derive a sample of the records that are there, or all of them, shard by shard, and compare."""
+    """Recompute and compare the records of all shards that exist, or a sample of them."""
     missing = data.missing()
     planned = data.plan.shards()
-    present = [shard for shard in planned if shard.tar not in set(missing)]
-    chosen = _drawn(present, sample, seed)
+    chosen = _drawn([shard for shard in planned if shard.tar not in set(missing)], sample, seed)
+
+    def audit_shard(shard: Shard, stopped: threading.Event) -> tuple[Shard, str | None]:
+        return shard, compare(data, shard, chosen[shard], provenance, stopped)
+
+    # A transform draws from the global generators of this process.
+    workers = 1 if provenance.augmentation.transform != "none" else usable_cores()
     differing: dict[str, str] = {}
-    bar = Progress(data.name, "audit", present) if sample is None else contextlib.nullcontext()
-    with bar as progress:
-
-        def look(shard: Shard, stopped: threading.Event) -> None:
-            def done(layout: Layout) -> None:
-                stop_if(stopped)
-                if progress:
-                    progress.add(layout.samples)
-
-            words = compare(data, shard, chosen[shard], provenance, done)
-            if words:
-                differing[shard.tar] = words
-            if progress:
-                progress.finish(shard)
-
-        # torch's generator, from which a transform draws, is one for all threads.
-        workers = 1 if provenance.augmentation.transform != "none" else os.cpu_count() or 1
-        each_in_threads(look, list(chosen), workers)
+    with Progress(data.name, "audit", [*chosen] if sample is None else []) as progress:
+        for shard, difference in imap_threads(audit_shard, list(chosen), workers):
+            if difference:
+                differing[shard.tar] = difference
+            if sample is None:
+                progress.update(shard)
     records = sum(len(numbers) for numbers in chosen.values())
     return Audit(records, sum(len(shard.layouts) for shard in planned), dict(sorted(differing.items())), missing)
 
 
 def _drawn(shards: Sequence[Shard], sample: int | None, seed: int) -> dict[Shard, list[int]]:
-    """Draw records of these shards without repetition, all alike; return their numbers in each shard, ascending."""
+    """Draw records of these shards without repetition; return their numbers in each shard, ascending."""
     counts = [len(shard.layouts) for shard in shards]
     bounds = np.cumsum(counts)
     numbers: dict[Shard, list[int]] = {}

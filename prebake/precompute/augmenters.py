@@ -1,15 +1,17 @@
-"""Bakers: what fills the records of one split."""
+"""Augmenters make the records of one split: from look-ups, or through a transform."""
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prebake.format.manifest import Plan, Shard
 from prebake.format.record import Frame
+from prebake.format.writer import empty_records
 from prebake.precompute.augment import (
     Augmentation,
     Cutout,
@@ -26,23 +28,28 @@ from prebake.precompute.augment import (
 from prebake.precompute.images import Images, Resized, SourceData
 from prebake.precompute.memory import resident_bytes, usual_bytes
 
-__all__ = ["Fill", "LookupAugmenter", "PipelineAugmenter", "augmenter_for"]
+__all__ = ["Augmenter", "LookupAugmenter", "PipelineAugmenter", "augmenter_for"]
 
-Fill = Callable[[int, Frame], None]  # fills a record, given its first sample's position in the epoch
+
+class Augmenter(Protocol):
+    """Makes the records of the shards of one split and image size."""
+
+    def records(self, shard: Shard) -> Iterator[Frame]:
+        """Yield the records of a shard in order; each frame is valid until the next step."""
 
 
 class LookupAugmenter:
-    """Makes records by look-ups alone.
+    """Makes records by copying rows of padded images.
 
-    Where memory allows, all images are prepared once and shared by all threads; else each record's, when its turn
-    comes, anew in every epoch. The bytes are the same.
+    If memory allows, one store of all padded images is made first, which all threads share. Otherwise the images of
+    each record are padded when they are needed. The bytes are the same.
 
     Args:
         images: of one split.
         augmentation: without a transform.
-        plan: for its source, encoding and seed.
-        workers: threads that prepare them; by default one a core.
-        memory: bytes that this process may hold, what it holds already included; by default half of the machine's.
+        plan: gives mean, std, dtype and seed.
+        workers: threads that make the store; by default one per core.
+        memory: bytes that this process may use, including what it uses already; by default half of the machine's.
     """
 
     def __init__(
@@ -61,25 +68,20 @@ class LookupAugmenter:
         fits = resident_bytes() + needed <= (usual_bytes() if memory is None else memory)
         self._store = ViewStore(images.pixels, self._encoder, augmentation, workers) if fits else None
 
-    def filler(self, shard: Shard) -> Fill:
-        """Return what fills this shard's records."""
+    def records(self, shard: Shard) -> Iterator[Frame]:
+        """Yield the records of a shard in order; each frame is valid until the next step."""
         train, count = shard.split == "train", len(self._labels_N)
         ordered, draws = _draws(train, shard.epoch, self._augmentation, self._seed, self._shape, count)
-
-        def fill(first: int, frame: Frame) -> None:
+        for first, frame in empty_records(shard):
             index_N = ordered[first : first + frame.layout.samples]
-            self._make(index_N, draws[index_N], frame.images_NHWC)
             frame.index_N[:] = index_N
             frame.labels_N[:] = self._labels_N[index_N]
-
-        return fill
-
-    def _make(self, index_N: NDArray[np.int64], drawn: Draw, out_NHWC: NDArray[np.generic]) -> None:
-        if self._store is not None:
-            self._store.make(index_N, drawn, out_NHWC)
-        else:
-            store = ViewStore(self._pixels[index_N], self._encoder, self._augmentation)
-            store.make(np.arange(len(index_N)), drawn, out_NHWC)
+            store, at_N = self._store, index_N
+            if store is None:
+                store = ViewStore(self._pixels[index_N], self._encoder, self._augmentation)
+                at_N = np.arange(len(index_N))
+            store.make(at_N, draws[index_N], frame.images_NHWC)
+            yield frame
 
 
 class PipelineAugmenter:
@@ -101,14 +103,13 @@ class PipelineAugmenter:
         self._encoder = Encoder(source.mean, source.std, plan.dtype)
         self._cut = Cutout(augmentation.cutout, self._encoder.zero)
 
-    def filler(self, shard: Shard) -> Fill:
-        """Return what fills this shard's records."""
+    def records(self, shard: Shard) -> Iterator[Frame]:
+        """Yield the records of a shard in order; each frame is valid until the next step."""
         pixels, labels_N = self._images.pixels, self._images.labels_N
         count, shape = len(pixels), pixels.shape[1:]
-        ordered, draws = _draws(shard.split == "train", shard.epoch, self._augmentation, self._seed, shape, count)
+        ordered, draws = _draws(True, shard.epoch, self._augmentation, self._seed, shape, count)
         seeds = transform_seeds(self._seed, shard.epoch, count)
-
-        def fill(first: int, frame: Frame) -> None:
+        for first, frame in empty_records(shard):
             index_N = ordered[first : first + frame.layout.samples]
             drawn = draws[index_N]
             moved_NHWC = self._move(pixels[index_N], drawn)
@@ -117,8 +118,7 @@ class PipelineAugmenter:
             self._cut(drawn, frame.images_NHWC)
             frame.index_N[:] = index_N
             frame.labels_N[:] = labels_N[index_N]
-
-        return fill
+            yield frame
 
     def _move(self, images_NHWC: NDArray[np.uint8], drawn: Draw) -> NDArray[np.uint8]:
         moved_NHWC = np.empty_like(images_NHWC)
@@ -134,8 +134,11 @@ def augmenter_for(
     shard: Shard,
     workers: int | None = None,
     memory: int | None = None,
-) -> LookupAugmenter | PipelineAugmenter:
-    """Return what bakes a shard, and all others of its split and image size; workers and memory as for `Baker`."""
+) -> Augmenter:
+    """Return the augmenter of all shards with this shard's split and image size.
+
+    `workers` and `memory` are those of `LookupAugmenter`.
+    """
     images, shape = source.splits[shard.split], shard.image_shape
     if shard.split == "train" and augmentation.transform != "none":
         return PipelineAugmenter(images, augmentation, plan)
@@ -148,18 +151,18 @@ def augmenter_for(
     return LookupAugmenter(images, augmentation, plan, workers, memory)
 
 
-_drawing = threading.Lock()  # all threads begin an epoch at once, and each would make and hold its own
+_drawing = threading.Lock()  # threads begin an epoch at the same time; one of them draws for all
 
 
 def _draws(
     train: bool, epoch: int, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
 ) -> tuple[NDArray[np.int64], Draw]:
-    """Return the epoch's order, and the draw of every source index; held-out splits keep their order."""
+    """Return the epoch's order, and the draws of all source indices; held-out splits keep the order of the source."""
     with _drawing:
         return _drawn(train, epoch, augmentation, seed, shape, count)
 
 
-@functools.lru_cache(maxsize=2)  # many shards are of one epoch, and workers are in two at most
+@functools.lru_cache(maxsize=2)  # an epoch has many shards, and the workers are in two epochs at most
 def _drawn(
     train: bool, epoch: int, augmentation: Augmentation, seed: int, shape: tuple[int, ...], count: int
 ) -> tuple[NDArray[np.int64], Draw]:

@@ -1,12 +1,11 @@
-"""Baking: check what is there, check the space, write what is missing."""
+"""Bake a data set: verify the shards that exist, check the space, write the shards that are missing."""
 
 import contextlib
 import functools
-import io
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +17,25 @@ from prebake.cores import usable_cores
 from prebake.errors import UsageError
 from prebake.format.manifest import MANIFEST, Plan, Shard
 from prebake.precompute.augment import Augmentation, augmentation_for
-from prebake.precompute.augmenters import LookupAugmenter, PipelineAugmenter, augmenter_for
+from prebake.precompute.augmenters import PipelineAugmenter, augmenter_for
 from prebake.precompute.images import Images, SourceData
-from prebake.precompute.pixels import PixelFile, Pixels, blocks
+from prebake.precompute.pixels import PixelFile, blocks
 from prebake.precompute.plan import check_space, estimate, make_plan, out_of_space
 from prebake.precompute.progress import Progress
 from prebake.precompute.remote import check_scratch, check_writable, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, files_of, is_begun, reconcile
 from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.sources.known import checked_images, hold_out
-from prebake.precompute.workers import each_in_processes, each_in_threads, stop_if
+from prebake.precompute.workers import imap_processes, imap_threads
 from prebake.storage.atomic import make_directory, part_name, remove, remove_shards, write_plainly, write_whole
-from prebake.storage.files import Location, parse_path
+from prebake.storage.files import Location, parse_path, present
 from prebake.storage.lock import add_bake_seconds, locked
 from prebake.storage.remote import Remote
 from prebake.storage.temp_dir import scratch
 
-__all__ = ["Pool", "bake", "bake_source", "has_manifest", "write_and_tidy", "write_here", "write_manifest"]
+__all__ = ["LocalPool", "Pool", "bake", "bake_source", "has_manifest", "timed_bake", "write_manifest", "write_shards"]
 
-Pool = Callable[[Sequence[Shard], Progress], None]  # writes these shards, and tells how far it is
+Pool = Callable[[Sequence[Shard]], Iterator[Shard]]  # writes shards, and yields each when it is written
 
 
 def bake(
@@ -112,167 +111,175 @@ def bake_source(
     overwrite: bool = False,
     pool: Pool | None = None,
 ) -> None:
-    """Write what is missing of a plan, after checking every byte of what is there; elsewhere, what it has no index of.
+    """Write the shards of a plan that are missing or damaged.
 
-    Arguments and errors as `bake`.
+    The bytes of existing local shards are verified first; remote shards count as complete if their index exists.
 
-    `pool` is who writes the shards: by default threads or processes of this machine.
+    Arguments and errors are those of `bake`. `pool` writes the shards; by default threads or processes of this machine.
     """
     workers = workers or usable_cores()
     if isinstance(directory, Remote):
-        plan, todo = claim(plan, directory, overwrite=overwrite)
-        check_scratch(todo, workers)
-        if todo:
-            writer = ShardWriter(directory, plan.identity)
-            pool = pool or functools.partial(write_here, source, plan, augmentation, writer, workers, memory)
-            with Progress(plan.source.name, "bake", todo) as progress:
-                pool(todo, progress)
-        else:
-            log(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already")
+        plan, missing = claim(plan, directory, overwrite=overwrite)
+        check_scratch(missing, workers)
+        if not missing:
+            log(f"{plan.source.name}: {directory} already has all {plan.epochs} epochs")
+            return
+        writer = ShardWriter(directory, plan.identity)
+        pool = pool or LocalPool(source, plan, augmentation, writer, workers, memory)
+        write_shards(pool, plan, missing)
         return
     try:
         make_directory(directory)
         with locked(directory):
-            plan = reconcile(plan, directory, overwrite=overwrite)
-            check_space([estimate(plan, directory, overwrite=overwrite)], directory)
-            if overwrite and not is_begun(plan, directory):
-                # Their manifest stays meanwhile: at no time are there shards of which nobody knows what they are.
-                remove_shards(files_of(directory))
-            discard_parts(directory)
-            discard_damaged(plan, directory, workers, plan.shards())
-            check_space([estimate(plan, directory)], directory)  # what was damaged counts now
+            plan, missing = _prepare_directory(plan, directory, workers, overwrite=overwrite)
             writer = ShardWriter(directory, plan.identity)
             write_manifest(plan, directory, writer.token)
-            todo = [shard for shard in plan.shards() if not writer.has(shard)]
-            if todo:
-                pool = pool or functools.partial(write_here, source, plan, augmentation, writer, workers, memory)
-                # Workers elsewhere have tokens of their own.
-                write_and_tidy(pool, plan, directory, todo, functools.partial(discard_parts, directory))
-            else:
-                log(f"{plan.source.name}: all {plan.epochs} epochs are in {directory} already, every byte checked")
+            if not missing:
+                log(f"{plan.source.name}: {directory} already has all {plan.epochs} epochs, every byte verified")
+                return
+            pool = pool or LocalPool(source, plan, augmentation, writer, workers, memory)
+            with timed_bake(directory):
+                write_shards(pool, plan, missing)
     except OSError as error:
         raise out_of_space(error, plan, directory) from None
 
 
+def write_shards(pool: Pool, plan: Plan, shards: Sequence[Shard]) -> None:
+    """Write shards, and show the progress."""
+    with Progress(plan.source.name, "bake", shards) as progress:
+        for shard in pool(shards):
+            progress.update(shard)
+
+
+def _prepare_directory(plan: Plan, directory: Path, workers: int, *, overwrite: bool) -> tuple[Plan, list[Shard]]:
+    """Check the space and what stands there; return the plan with all its epochs, and the shards to write."""
+    plan = reconcile(plan, directory, overwrite=overwrite)
+    check_space([estimate(plan, directory, overwrite=overwrite)], directory)
+    if overwrite and not is_begun(plan, directory):
+        remove_shards(files_of(directory))  # their manifest stays until they are gone: shards always have one
+    discard_parts(directory)
+    discard_damaged(plan, directory, workers, plan.shards())
+    check_space([estimate(plan, directory)], directory)  # now with the damaged shards
+    there = present(directory, [shard.index for shard in plan.shards()])
+    return plan, [shard for shard in plan.shards() if shard.index not in there]
+
+
 def has_manifest(plan: Plan, directory: Path) -> bool:
-    """Say whether this very plan's manifest stands there."""
+    """Whether the directory holds the manifest of this very plan."""
     manifest = directory / MANIFEST
     return manifest.is_file() and manifest.read_bytes() == plan.to_bytes()
 
 
 def write_manifest(plan: Plan, directory: Path, token: str) -> None:
-    """Write the manifest, where it does not stand there already, under that temporary name; raises OSError."""
+    """Write the manifest, unless it is there; `token` is a part of its temporary name. Raises OSError."""
     if not has_manifest(plan, directory):
         try:
             write_whole(directory / MANIFEST, plan.to_bytes(), token)
         except FileNotFoundError:
-            if not has_manifest(plan, directory):  # else another one wrote the same, and tidied up meanwhile
+            if not has_manifest(plan, directory):  # else another process wrote the same, and removed temporary files
                 raise
 
 
-def write_and_tidy(pool: Pool, plan: Plan, directory: Path, todo: Sequence[Shard], tidy: Callable[[], None]) -> None:
-    """Let a pool write shards; note the seconds that it took, and leave nothing half behind, however it ends."""
+@contextlib.contextmanager
+def timed_bake(directory: Path, token: str = "") -> Iterator[None]:
+    """Add the seconds of the block to those of the set; then remove temporary files with `token` in their names.
+
+    A process that was killed leaves such files, even if another one has done its work.
+    """
     started = time.monotonic()
     try:
-        with Progress(plan.source.name, "bake", todo) as progress:
-            pool(todo, progress)
+        yield
     except BaseException:
-        # What failed first is the thing to tell. A process that was killed leaves what it was writing.
+        # The first error is the one to report.
         with contextlib.suppress(OSError):
-            tidy()
+            discard_parts(directory, token)
         with contextlib.suppress(OSError):
             add_bake_seconds(directory, time.monotonic() - started)
         raise
-    tidy()  # where a worker was killed, and another one has done its work
+    discard_parts(directory, token)
     add_bake_seconds(directory, time.monotonic() - started)
 
 
-def write_here(
-    source: SourceData,
-    plan: Plan,
-    augmentation: Augmentation,
-    writer: ShardWriter,
-    workers: int,
-    memory: int | None,
-    todo: Sequence[Shard],
-    progress: Progress,
-) -> None:
-    """Write shards by threads or processes of this machine, epoch after epoch, so that the first are of use early."""
-    for (split, _), group in itertools.groupby(todo, lambda shard: (shard.split, shard.image_shape)):
-        shards = list(group)
-        if split == "train" and augmentation.transform != "none":
-            _write_in_processes(source.splits[split], augmentation, plan, writer, shards, workers, progress)
-        else:
-            prepare = functools.partial(augmenter_for, source, augmentation, plan, shards[0], workers, memory)
-            _write_in_threads(prepare, writer, shards, workers, progress)
+@dataclass(frozen=True)
+class LocalPool:
+    """Writes shards with threads or processes of this machine, in the order of the epochs.
 
+    Attributes:
+        source, plan, augmentation: what to bake.
+        writer: writes a shard.
+        workers: threads or processes.
+        memory: as for `bake`.
+    """
 
-def _write_in_threads(
-    prepare: Callable[[], LookupAugmenter | PipelineAugmenter],
-    writer: ShardWriter,
-    shards: Sequence[Shard],
-    workers: int,
-    progress: Progress,
-) -> None:
-    # Nobody else holds the baker: its memory is free when these shards are done, and the next ones are decided on.
-    augmenter = prepare()
+    source: SourceData
+    plan: Plan
+    augmentation: Augmentation
+    writer: ShardWriter
+    workers: int
+    memory: int | None
 
-    def write(shard: Shard, stopped: threading.Event) -> None:
-        def count(samples: int) -> None:
-            stop_if(stopped)
-            progress.add(samples)
+    def __call__(self, shards: Sequence[Shard]) -> Iterator[Shard]:
+        """Yield each shard when it is written."""
+        groups = itertools.groupby(shards, lambda shard: (shard.split, shard.image_shape))
+        return itertools.chain.from_iterable(self._start(list(group)) for _, group in groups)
 
-        writer.bake(augmenter, shard, count)
-        progress.finish(shard)
+    def _start(self, shards: Sequence[Shard]) -> Iterator[Shard]:
+        """Start to write shards of one split and image size; the memory of the group before is free by now."""
+        if shards[0].split == "train" and self.augmentation.transform != "none":
+            return self._in_processes(self.source.splits["train"], shards)
+        augmenter = augmenter_for(self.source, self.augmentation, self.plan, shards[0], self.workers, self.memory)
+        return imap_threads(functools.partial(self.writer.write, augmenter), shards, self.workers)
 
-    each_in_threads(write, shards, workers)
-
-
-def _write_in_processes(
-    images: Images,
-    augmentation: Augmentation,
-    plan: Plan,
-    writer: ShardWriter,
-    shards: Sequence[Shard],
-    workers: int,
-    progress: Progress,
-) -> None:
-    with contextlib.nullcontext(writer.directory) if isinstance(writer.directory, Path) else scratch() as here:
-        pixels, labels, counts = (here / part_name(name, writer.token) for name in ("pixels", "labels", "counts"))
-        _share_pixels(images.pixels, pixels)
-        _share(images.labels_N, labels)
-        write = _ProcessWriter(writer, plan, augmentation, pixels, images.pixels.shape, labels)
-        each_in_processes(write, shards, workers, counts, progress.add, progress.finish)
-        remove(pixels)
-        remove(labels)
-
-
-def _share_pixels(images: Pixels, path: Path) -> None:
-    write_plainly(path)
-    file, first = PixelFile.at(path, images.shape, write=True), 0
-    for images_NHWC in blocks(images):
-        file.write(first, images_NHWC)
-        first += len(images_NHWC)
-
-
-def _share(array: NDArray[np.generic], path: Path) -> None:
-    """Write a `.npy` file. Not numpy.save, whose error on a full disk does not say that it is full."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    write_plainly(path, header.getvalue(), array.data.cast("B"))
+    def _in_processes(self, images: Images, shards: Sequence[Shard]) -> Iterator[Shard]:
+        directory = self.writer.directory
+        with contextlib.nullcontext(directory) if isinstance(directory, Path) else scratch() as here:
+            shared = SharedImages.write(images, here, self.writer.token)
+            write = _ProcessWriter(self.writer, self.plan, self.augmentation, shared)
+            yield from imap_processes(write, shards, self.workers)
+            shared.remove()
 
 
 @dataclass(frozen=True)
-class _ProcessWriter:
-    """Writes one shard in whichever process it is called; the source's files are shared by all who map them."""
+class SharedImages:
+    """Images and labels in files, which all processes of a machine read."""
 
-    writer: ShardWriter
-    plan: Plan
-    augmentation: Augmentation
     pixels: Path
     shape: tuple[int, ...]
     labels: Path
 
-    def __call__(self, shard: Shard, count: Callable[[int], None]) -> None:
-        images = Images(PixelFile.at(self.pixels, self.shape), np.load(self.labels, mmap_mode="r"))
-        self.writer.bake(PipelineAugmenter(images, self.augmentation, self.plan), shard, count)
+    @classmethod
+    def write(cls, images: Images, directory: Path, token: str) -> "SharedImages":
+        """Write the files; raises OSError."""
+        shared = cls(
+            directory / part_name("pixels", token), images.pixels.shape, directory / part_name("labels", token)
+        )
+        write_plainly(shared.pixels)
+        file, first = PixelFile.at(shared.pixels, shared.shape, write=True), 0
+        for images_NHWC in blocks(images.pixels):
+            file.write(first, images_NHWC)
+            first += len(images_NHWC)
+        write_plainly(shared.labels, images.labels_N.tobytes())
+        return shared
+
+    def open(self) -> Images:
+        """Open the files."""
+        return Images(PixelFile.at(self.pixels, self.shape), np.fromfile(self.labels, np.int64))
+
+    def remove(self) -> None:
+        """Remove the files; raises OSError."""
+        remove(self.pixels)
+        remove(self.labels)
+
+
+@dataclass(frozen=True)
+class _ProcessWriter:
+    """Writes a shard in the process that calls it."""
+
+    writer: ShardWriter
+    plan: Plan
+    augmentation: Augmentation
+    images: SharedImages
+
+    def __call__(self, shard: Shard, stopped: threading.Event) -> Shard:
+        augmenter = PipelineAugmenter(self.images.open(), self.augmentation, self.plan)
+        return self.writer.write(augmenter, shard, stopped)

@@ -1,7 +1,6 @@
-"""A Dask cluster as the pool of a bake: one call for each shard. Workers that die or join are Dask's business.
+"""Bake on the workers of a Dask cluster: one call per shard. Dask handles workers that die or join.
 
-A worker gets the name and the paths of the source rather than its images. It must see the directory of shards anyway;
-and one that joins late, or takes a dead one's place, needs nobody who sends it what may be more than is fit to be sent.
+A worker gets the name and the paths of the source instead of the images, which may be too large to send.
 """
 
 import contextlib
@@ -21,8 +20,7 @@ from prebake.console import log
 from prebake.errors import DataError, MachineError, PrebakeError, UsageError
 from prebake.format.manifest import Plan, Shard
 from prebake.optional import import_optional
-from prebake.precompute.augmenters import LookupAugmenter, PipelineAugmenter, augmenter_for
-from prebake.precompute.progress import Progress
+from prebake.precompute.augmenters import Augmenter, PipelineAugmenter, augmenter_for
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.sources.decode import Decoding
@@ -30,23 +28,23 @@ from prebake.precompute.sources.known import load
 from prebake.signals import check_signals
 from prebake.storage.files import Location
 
-__all__ = ["SharedSet", "bake_on_cluster", "bake_there", "check_scheduler"]
+__all__ = ["SharedSet", "check_scheduler", "imap_cluster", "write_there"]
 
 CONNECT_SECONDS = 20
-RETRIES = 2  # of a shard that fails; what a dead worker had is given to others as often as Dask is set to
+RETRIES = 2  # of a shard that fails; Dask's settings limit the retries after the death of a worker
 
 
 @dataclass(frozen=True)
 class SharedSet:
-    """A shard set whose manifest stands there, and its source, by paths that mean the same on every machine.
+    """A shard set that has its manifest, and its source, by paths that are valid on every machine.
 
     Attributes:
         dataset: the source's name.
         data_dir: where its files are.
-        how: pictures are decoded.
+        how: options for decoding.
         directory: the set.
         identity: of its plan.
-        memory: bytes that each worker process may hold; None: half of what Dask grants it.
+        memory: bytes that each worker process may use; None: half of its limit in Dask.
     """
 
     dataset: str
@@ -57,33 +55,34 @@ class SharedSet:
     memory: int | None
 
 
-def bake_on_cluster(address: str, shared: SharedSet, todo: Sequence[Shard], progress: Progress) -> None:
-    """Let the workers of the scheduler at `address` write shards.
+def imap_cluster(address: str, shared: SharedSet, shards: Sequence[Shard]) -> Iterator[Shard]:
+    """Yield each shard when a worker of the scheduler at `address` has written it.
 
     Raises:
-        UsageError: no address.
-        MachineError: no scheduler, it went away, or workers died again and again, as those without our package do.
-        PrebakeError, OSError: what a worker found.
+        UsageError: not an address.
+        MachineError: no scheduler, it went away, or workers died again and again, as those without prebake do.
+        PrebakeError, OSError: from a worker.
     """
     with _client(address) as client:
         if not client.scheduler_info()["workers"]:
             log(f"{address}: no workers yet; waiting for them")
-        run = secrets.token_hex(4)  # to the scheduler, the same shard in another bake is another matter
-        shards = {f"{shared.dataset}-{shard.stem}-{run}": shard for shard in todo}
-        work = functools.partial(bake_there, shared)
-        futures = client.map(work, todo, key=list(shards), retries=RETRIES, pure=False)
+        run = secrets.token_hex(4)  # another bake of the same shard needs another key
+        by_key = {f"{shared.dataset}-{shard.stem}-{run}": shard for shard in shards}
+        work = functools.partial(write_there, shared)
+        futures = client.map(work, shards, key=list(by_key), retries=RETRIES, pure=False)
         try:
-            _gather(futures, shards, progress, address)
+            for key in _finished(futures, address):
+                yield by_key[key]
+                check_signals()
         except BaseException:
             if client.status == "running":
-                client.cancel(
-                    [future for future in futures if not future.done()]
-                )  # what a worker has begun, it finishes: a whole shard, or nothing
+                # A worker completes a shard that it has begun.
+                client.cancel([future for future in futures if not future.done()])
             raise
 
 
 def check_scheduler(address: str) -> None:
-    """Connect once, so that a wrong address is said before pictures are decoded; raises as `bake_on_cluster`."""
+    """Connect once, to report a wrong address before images are decoded; raises as `imap_cluster`."""
     with _client(address):
         pass
 
@@ -92,7 +91,7 @@ def check_scheduler(address: str) -> None:
 def _client(address: str) -> Iterator[Any]:
     distributed = import_optional("distributed", "cluster", "--dask")
     for logger in ("distributed", "distributed.client"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # their tracebacks on a scheduler that went away
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # they print tracebacks when a scheduler goes away
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS)
     except ValueError as error:
@@ -103,55 +102,52 @@ def _client(address: str) -> Iterator[Any]:
         yield client
 
 
-def _gather(futures: Sequence[Any], shards: dict[str, Shard], progress: Progress, address: str) -> None:
-    """Wait for all shards; raise our own error for one of Dask's."""
+def _finished(futures: Sequence[Any], address: str) -> Iterator[str]:
+    """Yield the key of each future that is done; raise our own errors instead of Dask's."""
     from distributed import KilledWorker, as_completed
 
-    go_on = "The same command goes on where this one ended"
+    resume = "The same command resumes the bake"
     try:
         for future in as_completed(futures):
             if future.status in ("error", "cancelled"):
                 future.result()
-            # The result of the others is not asked for: it is nothing, and who held it may be dead.
-            progress.add(shards[future.key].samples)
-            progress.finish(shards[future.key])
-            future.release()  # else it is computed again where its worker dies
-            check_signals()
+            # Other results are not fetched: they are None, and the worker that holds one may be dead.
+            key = future.key
+            future.release()  # otherwise Dask computes it again when its worker dies
+            yield key
     except CancelledError:
-        raise MachineError(f"{address}: the scheduler went away, or threw this bake out. {go_on}") from None
+        raise MachineError(f"{address}: the scheduler went away, or cancelled this bake. {resume}") from None
     except RuntimeError as error:
         if "deserialization" not in str(error):
             raise
         raise MachineError(
-            f"{address}: the scheduler could not read what it was asked ({str(error)[:200]}); this release "
-            f"must be installed there, too, as on the workers. {go_on}"
+            f"{address}: the scheduler could not read the request ({str(error)[:200]}); install this release "
+            f"of prebake on the scheduler and the workers. {resume}"
         ) from None
     except KilledWorker as error:
         raise MachineError(
             f"{address}: {error.allowed_failures + 1} workers died over {error.task}, the last at "
-            f"{error.last_worker.address}; their logs tell why (no memory: fewer threads each; no module: install this "
-            f"release there). {go_on}"
+            f"{error.last_worker.address}; see their logs (no memory: fewer threads each; no module: install this "
+            f"release there). {resume}"
         ) from None
 
 
 _preparing = threading.Lock()
-_transforming = threading.Lock()  # torch's generator, from which a transform draws, is one for all threads
+_transforming = threading.Lock()  # a process has one global generator each of Python, NumPy and torch
 
 
-def bake_there(shared: SharedSet, shard: Shard) -> None:
-    """Write one shard, in whichever process this is called; one that is there is left alone.
-
-    Source and prepared images are kept for the next call.
+def write_there(shared: SharedSet, shard: Shard) -> None:
+    """Write one shard in this process, unless it exists. Source and prepared images are kept for the next call.
 
     Raises:
-        PrebakeError: set or source are not seen here, or are not those that are meant; elsewhere, as `Store.ask`.
+        PrebakeError: this machine does not see the set or the source, or sees others.
         OSError: no space, no permission.
     """
     try:
         with _preparing:
             augmenter = _augmenter(shared, shard)
         with _transforming if isinstance(augmenter, PipelineAugmenter) else contextlib.nullcontext():
-            ShardWriter(shared.directory, shared.identity).bake(augmenter, shard, lambda _: None)
+            ShardWriter(shared.directory, shared.identity).write(augmenter, shard, threading.Event())
     except PrebakeError as error:
         raise type(error)(f"worker on {platform.node()!r}: {error}") from None
     except OSError as error:
@@ -159,11 +155,11 @@ def bake_there(shared: SharedSet, shard: Shard) -> None:
         raise OSError(error.errno, words, error.filename) from None
 
 
-_augmenters: dict[tuple[SharedSet, str, tuple[int, int, int]], LookupAugmenter | PipelineAugmenter] = {}
+_augmenters: dict[tuple[SharedSet, str, tuple[int, int, int]], Augmenter] = {}
 
 
-def _augmenter(shared: SharedSet, shard: Shard) -> LookupAugmenter | PipelineAugmenter:
-    """Return the baker of the last call, or another one in its place, whose memory is free by then."""
+def _augmenter(shared: SharedSet, shard: Shard) -> Augmenter:
+    """Return the augmenter of the last call, or free its memory and make another one."""
     key = shared, shard.split, shard.image_shape
     if key not in _augmenters:
         _augmenters.clear()
@@ -175,20 +171,20 @@ def _augmenter(shared: SharedSet, shard: Shard) -> LookupAugmenter | PipelineAug
 
 
 def _memory(shared: SharedSet) -> int | None:
-    """Return what this process may hold: what was said, or half of what Dask grants it (`--memory-limit`), or None."""
-    distributed = sys.modules.get("distributed")  # which a worker has loaded
+    """Return the bytes that this process may use: those asked for, half of its limit in Dask, or None."""
+    distributed = sys.modules.get("distributed")  # every worker has loaded it
     if shared.memory is not None or distributed is None:
         return shared.memory
     try:
         limit: int | None = distributed.get_worker().memory_manager.memory_limit
-    except ValueError:  # called by whoever is no worker
+    except ValueError:  # not called on a worker
         return None
     return limit // 2 if limit else None
 
 
 @functools.lru_cache(maxsize=1)
 def _provenance(shared: SharedSet) -> tuple[Plan, Provenance]:
-    """Read the set's plan and load its source, once in a process; both must be those that are meant."""
+    """Read the plan of the set and load its source, once per process, and check both."""
     try:
         plan = Plan.read(shared.directory)
         if plan.identity != shared.identity:

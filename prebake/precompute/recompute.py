@@ -1,6 +1,11 @@
-"""Deriving: records made anew from source and plan, apart from how they were baked, to compare what is stored."""
+"""Recompute records from source and plan, record by record, and compare them with the stored ones.
 
+This shares draws and kernels with the bake, but not its order of work, its caches or its store of all images.
+"""
+
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -28,55 +33,56 @@ __all__ = ["compare"]
 
 
 def compare(
-    data: ShardSet, shard: Shard, numbers: Sequence[int], provenance: Provenance, done: Callable[[Layout], None]
+    data: ShardSet, shard: Shard, numbers: Sequence[int], provenance: Provenance, stopped: threading.Event
 ) -> str | None:
-    """Derive records of one shard anew and compare them, every byte of each, with what is stored.
+    """Recompute records of one shard and compare every byte of each with the stored ones.
 
     Args:
         data: the shard set.
-        shard: one whose index is there.
+        shard: one whose index exists.
         numbers: of the records in this shard, ascending.
-        origin: what to derive them from.
-        done: called after each record.
+        provenance: source and augmentation.
+        stopped: ends the work between two records.
 
     Returns:
-        What differs in the first record that does, and in how many more; None where nothing does.
+        The difference in the first record that differs, and the number of other records that do; None if none does.
+
+    Raises:
+        CancelledError: `stopped` is set.
     """
     path = data.path / shard.tar
     if not path.is_file():
         return f"{path}: missing, though its index is there"
-    derive = _deriver(shard, provenance, data.plan)
+    fill = _recompute(shard, provenance, data.plan)
     keys = list(shard.records())
     frames: dict[Layout, Frame] = {}
-    trouble, more = None, 0
+    differences = []
     with path.open("rb") as file:
         for number in numbers:
+            if stopped.is_set():
+                raise CancelledError
             key, layout = keys[number]
             if layout not in frames:
                 frames[layout] = Frame(layout)
             frame = frames[layout]
             frame.name(key)
-            derive(shard.first_sample + number * shard.record_samples, frame)
-            words = _difference(_stored(file, shard, number), frame)
-            if words and trouble:
-                more += 1
-            elif words:
-                trouble = f"{path}, record {key}: {words}"
-            done(layout)
-    return f"{trouble}; and {more} more records" if more else trouble
+            fill(shard.first_sample + number * shard.record_samples, frame)
+            difference = _difference(_stored(file, shard, number), frame)
+            if difference:
+                differences.append(f"{path}, record {key}: {difference}")
+    if len(differences) > 1:
+        return f"{differences[0]}; and {len(differences) - 1} more records"
+    return differences[0] if differences else None
 
 
 def _stored(file: BinaryIO, shard: Shard, number: int) -> bytes:
-    # Where a record lies follows from the plan (only the last one may be shorter); the index is not asked.
+    # The plan gives the position of a record: only the last one may be shorter. The index is not used.
     file.seek(number * shard.layouts[0].size_bytes)
     return file.read(shard.layouts[number].size_bytes)
 
 
-def _deriver(shard: Shard, provenance: Provenance, plan: Plan) -> Callable[[int, Frame], None]:
-    """Return what fills a record of this shard, given its first sample's position in the epoch.
-
-    Only the images of the record at hand are prepared.
-    """
+def _recompute(shard: Shard, provenance: Provenance, plan: Plan) -> Callable[[int, Frame], None]:
+    """Return a function that fills the record that begins with a given sample of the epoch."""
     images = provenance.source.splits[shard.split]
     train = shard.split == "train"
     augmentation = AUGMENTATIONS["plain"]
@@ -90,7 +96,7 @@ def _deriver(shard: Shard, provenance: Provenance, plan: Plan) -> Callable[[int,
     encoder = Encoder(source.mean, source.std, plan.dtype)
     looked_up = Encoder(source.mean, source.std, "uint8") if computes else encoder
 
-    def derive(first: int, frame: Frame) -> None:
+    def fill(first: int, frame: Frame) -> None:
         index_N = ordered[first : first + frame.layout.samples]
         choices = drawn[index_N]
         images_NHWC = resized(images.pixels[index_N], shard.image_shape)
@@ -104,15 +110,15 @@ def _deriver(shard: Shard, provenance: Provenance, plan: Plan) -> Callable[[int,
         frame.index_N[:] = index_N
         frame.labels_N[:] = images.labels_N[index_N]
 
-    return derive
+    return fill
 
 
 def _difference(stored: bytes, derived: Frame) -> str | None:
-    """Say what tells a stored record from the derived one, or None where nothing does."""
+    """Describe the difference between a stored record and the recomputed one; None if there is none."""
     if stored == derived.extent:
         return None
     if len(stored) < len(derived.extent):
-        return "the archive ends before its end"
+        return "the archive is too short"
     found, samples = Frame(derived.layout), derived.layout.samples
     found.extent[:] = stored
     members: list[tuple[str, NDArray[Any], NDArray[Any]]] = [

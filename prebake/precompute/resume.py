@@ -1,8 +1,9 @@
-"""What stands in the directory already: to be gone on with, refused, or replaced."""
+"""What a directory holds already: shards to keep, to refuse or to replace."""
 
 import re
 import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 from prebake.console import log
@@ -10,21 +11,21 @@ from prebake.errors import DataError, listed
 from prebake.format.manifest import MANIFEST, Plan, Shard, differences
 from prebake.format.verify import damage
 from prebake.precompute.progress import Progress
-from prebake.precompute.workers import each_in_threads, stop_if
+from prebake.precompute.workers import imap_threads
 from prebake.storage.atomic import remove
 from prebake.storage.files import Location, present
 
 __all__ = ["discard_damaged", "discard_parts", "files_of", "is_begun", "reconcile"]
 
 SHARD_FILE = re.compile(r"(train-e\d{3,}|test|val)-\d{3,}\.(tar|json)")
-PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|labels|counts)(\.[0-9a-f]{{16}})?\.part")
+PART_FILE = re.compile(rf"({SHARD_FILE.pattern}|{re.escape(MANIFEST)}|pixels|labels)(\.[0-9a-f]{{16}})?\.part")
 
 
 def reconcile(plan: Plan, directory: Location, *, overwrite: bool) -> Plan:
-    """Hold the plan against what stands there; return it with the larger number of epochs.
+    """Compare the plan with the manifest in the directory; return the one with more epochs.
 
     Raises:
-        DataError: another plan's shards, or shards without a manifest, and they are not to be overwritten.
+        DataError: without `overwrite`, there are shards of another plan, or shards without a manifest.
     """
     if overwrite or (isinstance(directory, Path) and not directory.is_dir()):
         return plan
@@ -47,7 +48,7 @@ def reconcile(plan: Plan, directory: Location, *, overwrite: bool) -> Plan:
 
 
 def is_begun(plan: Plan, directory: Location) -> bool:
-    """Say whether this very plan stands there unfinished, as an interrupted bake leaves it."""
+    """Whether the directory holds this very plan unfinished, as an interrupted bake leaves it."""
     try:
         there = Plan.read(directory)
     except DataError:
@@ -57,32 +58,33 @@ def is_begun(plan: Plan, directory: Location) -> bool:
 
 
 def files_of(directory: Path) -> list[Path]:
-    """List the archives and indexes that stand there, of whatever plan, and no other files."""
+    """List the archives and indexes in the directory, of any plan."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if SHARD_FILE.fullmatch(path.name))
 
 
 def discard_parts(directory: Path, token: str = "") -> None:
-    """Remove what an interrupted bake was writing: what bears this token, or all."""
+    """Remove the temporary files of interrupted bakes: those with this token in their names, or all."""
     for path in list(directory.iterdir()):
         if PART_FILE.fullmatch(path.name) and token in path.name:
             remove(path)
 
 
 def discard_damaged(plan: Plan, directory: Path, workers: int, shards: Sequence[Shard]) -> None:
-    """Read what is there already of these shards, and remove the index of what is not whole: it is baked again."""
-    present = [shard for shard in shards if (directory / shard.index).is_file()]
-    if not present:
+    """Verify the shards that exist, and remove the index of each damaged one: the bake then writes it again."""
+    existing = [shard for shard in shards if (directory / shard.index).is_file()]
+    if not existing:
         return
-    with Progress(plan.source.name, "check", present) as progress:
 
-        def check(shard: Shard, stopped: threading.Event) -> None:
-            stop_if(stopped)
-            trouble = damage(directory, shard, plan)
-            progress.add(shard.samples)
-            if trouble:
-                log(f"{trouble}; baking {shard.tar} again")
+    def verify(shard: Shard, stopped: threading.Event) -> tuple[Shard, str | None]:
+        if stopped.is_set():
+            raise CancelledError
+        return shard, damage(directory, shard, plan)
+
+    with Progress(plan.source.name, "check", existing) as progress:
+        for shard, found in imap_threads(verify, existing, workers):
+            progress.update(shard)
+            if found:
+                log(f"{found}; baking {shard.tar} again")
                 remove(directory / shard.index)
-
-        each_in_threads(check, present, workers)

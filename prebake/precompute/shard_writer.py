@@ -1,7 +1,9 @@
-"""The oven: bakes one shard at a time. Threads, processes, tasks and Dask's workers all come down to it."""
+"""Write the shards of one plan. Threads, processes, tasks and Dask's workers all call `ShardWriter.write`."""
 
+import contextlib
 import secrets
-from collections.abc import Callable
+import threading
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,26 +11,27 @@ from prebake.errors import DataError
 from prebake.format.document import MAX_BYTES
 from prebake.format.index import Index
 from prebake.format.manifest import MANIFEST, Shard
-from prebake.format.record import Frame
-from prebake.format.writer import write_shard
-from prebake.precompute.augmenters import LookupAugmenter, PipelineAugmenter
+from prebake.format.writer import create_shard
+from prebake.precompute.augmenters import Augmenter
 from prebake.storage.files import Location, present, read_bytes
+from prebake.storage.remote import Remote
+from prebake.storage.temp_dir import scratch
 
 __all__ = ["ShardWriter"]
 
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes shards of one plan into a directory, whose manifest stands there.
+    """Writes shards of one plan into a directory that holds the manifest.
 
-    What a shard is called and what it holds follow from source and plan alone. So it may be baked twice, also at
-    once and on two machines: each writes under a temporary name of its own, and all of them give the same bytes the
-    same name. Nothing is asked of the file system but that it renames a file within a directory at one stroke.
+    The name and the content of a shard depend on source and plan alone. So two writers may write the same shard, even
+    at once and on two machines: each uses temporary names of its own, and all give the same bytes the same name. The
+    file system only needs an atomic rename.
 
     Attributes:
         directory: the shard set.
         identity: of the plan.
-        token: a part of all its temporary names.
+        token: a part of all temporary names.
     """
 
     directory: Location
@@ -36,7 +39,7 @@ class ShardWriter:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def has(self, shard: Shard) -> bool:
-        """Say whether a shard is there; elsewhere, where no lock keeps others out, whether it is one of this plan."""
+        """Whether a shard exists. No lock protects a remote set: there its index must name this plan."""
         if isinstance(self.directory, Path):
             return bool(present(self.directory, [shard.index]))
         try:
@@ -45,39 +48,44 @@ class ShardWriter:
             return False
         return True
 
-    def bake(self, augmenter: LookupAugmenter | PipelineAugmenter, shard: Shard, count: Callable[[int], None]) -> None:
-        """Write one shard; one that is there is left alone.
+    def write(self, augmenter: Augmenter, shard: Shard, stopped: threading.Event) -> Shard:
+        """Write one shard, unless it exists; return it.
 
         Args:
-            baker: of the shard's split and image size.
-            shard: which one.
-            count: called with samples done.
+            augmenter: of the shard's split and image size.
+            shard: the planned shard.
+            stopped: ends the work between two records.
 
         Raises:
-            DataError: another plan's manifest stands there now.
+            CancelledError: `stopped` is set.
+            DataError: the manifest is now another plan's.
+            MachineError: the object store does not answer, or denies access.
             OSError: no space, no permission.
         """
-        self._check()
+        self._check_plan()
         if self.has(shard):
-            count(shard.samples)
-            return
-        fill = augmenter.filler(shard)
-
-        def step(first: int, frame: Frame) -> None:
-            fill(first, frame)
-            count(frame.layout.samples)
-
+            return shard
         try:
-            write_shard(self.directory, shard, self.identity, step, self.token, self._check)
+            with contextlib.nullcontext(self.directory) if isinstance(self.directory, Path) else scratch() as here:
+                with create_shard(here, shard, self.identity, self.token) as archive:
+                    for frame in augmenter.records(shard):
+                        if stopped.is_set():
+                            raise CancelledError
+                        archive.write(frame)
+                if isinstance(self.directory, Remote):
+                    for name in (shard.tar, shard.index):
+                        self._check_plan()
+                        (self.directory / name).upload(here / name)
         except FileNotFoundError:
-            # Where a lock does not reach all machines, whoever finds the set whole may tidy up what others still write.
+            # Without a lock, another machine that finds the set complete may remove the temporary files of the others.
             if not self.has(shard):
                 raise
+        return shard
 
-    def _check(self) -> None:
-        """A lock may not reach all machines: what another plan has taken over is left to it, at the latest here."""
+    def _check_plan(self) -> None:
+        """Raise DataError if the manifest is now another plan's; a lock may not reach all machines."""
         manifest = self.directory / MANIFEST
-        # Canonical JSON: the field looks so and in no other way, and no text in it can.
+        # In canonical JSON the field has this form only, and no text can contain it.
         if f'"identity":"{self.identity}"'.encode() not in read_bytes(manifest, MAX_BYTES):
             raise DataError(
                 f"{manifest}: of another plan now ({self.identity} expected): somebody else bakes other shards here. "

@@ -1,10 +1,9 @@
-"""Tasks: one bake dealt to several commands, which need no more of each other than the directory.
+"""Tasks: several commands bake one set, each a share of its shards. They share nothing but the directory.
 
-Slurm's arrays and Kubernetes' indexed jobs start them, start them again, and count them.
+A Slurm array or a Kubernetes indexed job starts them and restarts them.
 """
 
 import contextlib
-import functools
 import re
 import time
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from prebake.cores import usable_cores
 from prebake.errors import UsageError
 from prebake.format.manifest import Plan, Shard
 from prebake.precompute.augment import Augmentation
-from prebake.precompute.bake import has_manifest, write_and_tidy, write_here, write_manifest
+from prebake.precompute.bake import LocalPool, has_manifest, timed_bake, write_manifest, write_shards
 from prebake.precompute.plan import check_space, estimate, out_of_space
-from prebake.precompute.progress import Progress
 from prebake.precompute.remote import check_scratch, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, reconcile
 from prebake.precompute.shard_writer import ShardWriter
@@ -30,7 +28,7 @@ from prebake.storage.remote import Remote
 __all__ = ["Task", "bake_task"]
 
 MAX_TASKS = 10**6
-PATIENCE_SECONDS = 10.0  # all tasks start at once, and one after the other looks whether it is the first
+PATIENCE_SECONDS = 10.0  # tasks start together, and each holds the lock for a moment
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Task:
         return f"{self.number}/{self.count}"
 
     def share(self, plan: Plan) -> list[Shard]:
-        """Return this task's shards, dealt in turn, so that the first epochs are whole early."""
+        """Return this task's shards, every `count`-th one: so the first epochs are complete early."""
         return plan.shards()[self.number :: self.count]
 
 
@@ -75,63 +73,55 @@ def bake_task(
     workers: int | None = None,
     memory: int | None = None,
 ) -> list[str]:
-    """Write what is missing of a task's share, after checking every byte of what is there of it; arguments as `bake`.
+    """Write the shards of a task's share that are missing or damaged; arguments as for `bake_source`.
 
-    Other tasks of this bake may run beside it, this very one too.
+    Other tasks of this bake may run at the same time, even the same task twice.
 
     Returns:
         The archives of the whole set that are still missing.
 
     Raises:
-        DataError: another plan's shards stand there, or a bake that is no task of this one is at work.
+        DataError: the directory holds another plan, or a bake without --task is running there.
         MachineError: not enough space, or a process was killed.
     """
     workers = workers or usable_cores()
     if isinstance(directory, Remote):
-        return _bake_elsewhere(source, plan, augmentation, directory, task, workers, memory)
+        plan, missing = claim(plan, directory, overwrite=False)
+        share = set(task.share(plan))
+        todo = [shard for shard in missing if shard in share]
+        check_scratch(todo, workers)
+        writer = ShardWriter(directory, plan.identity)
+        write_shards(LocalPool(source, plan, augmentation, writer, workers, memory), plan, todo)
+        return _missing(plan, directory)
     try:
         make_directory(directory)
         with contextlib.ExitStack() as held:
             plan = _join(plan, directory, held)
-            writer, share = ShardWriter(directory, plan.identity), task.share(plan)
-            discard_damaged(plan, directory, workers, share)
-            check_space([estimate(plan, directory, share=share)], directory)
-            todo = [shard for shard in share if not writer.has(shard)]
-            if todo:
-                pool = functools.partial(write_here, source, plan, augmentation, writer, workers, memory)
-                # What bears another token may be another task's, which is at work.
-                write_and_tidy(pool, plan, directory, todo, functools.partial(discard_parts, directory, writer.token))
+            writer, share_of_task = ShardWriter(directory, plan.identity), task.share(plan)
+            discard_damaged(plan, directory, workers, share_of_task)
+            check_space([estimate(plan, directory, share=share_of_task)], directory)
+            todo = [shard for shard in share_of_task if not writer.has(shard)]
+            if not todo:
+                log(f"{plan.source.name}: task {task} finds all {len(share_of_task)} shards of its share verified")
             else:
-                log(f"{plan.source.name}: task {task} finds all {len(share)} shards of its share, every byte checked")
-        left = [shard.tar for shard in plan.shards() if not writer.has(shard)]
-        if not left:
-            _sweep(directory)
-        return left
+                # Temporary files with another token may belong to a running task.
+                with timed_bake(directory, writer.token):
+                    write_shards(LocalPool(source, plan, augmentation, writer, workers, memory), plan, todo)
+        missing_tars = _missing(plan, directory)
+        if not missing_tars:
+            _remove_parts(directory)
+        return missing_tars
     except OSError as error:
         raise out_of_space(error, plan, directory) from None
 
 
-def _bake_elsewhere(
-    source: SourceData,
-    plan: Plan,
-    augmentation: Augmentation,
-    directory: Remote,
-    task: Task,
-    workers: int,
-    memory: int | None,
-) -> list[str]:
-    plan, missing = claim(plan, directory, overwrite=False)
-    share = set(task.share(plan))
-    todo = [shard for shard in missing if shard in share]
-    check_scratch(todo, workers)
-    with Progress(plan.source.name, "bake", todo) as progress:
-        write_here(source, plan, augmentation, ShardWriter(directory, plan.identity), workers, memory, todo, progress)
+def _missing(plan: Plan, directory: Location) -> list[str]:
     there = present(directory, [shard.index for shard in plan.shards()])
     return [shard.tar for shard in plan.shards() if shard.index not in there]
 
 
 def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
-    """Hold the lock beside the other tasks, the manifest standing there; who comes first writes it, alone."""
+    """Share the lock with the other tasks. The first task writes the manifest, while it holds the lock alone."""
     ends = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -147,7 +137,7 @@ def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
                 raise
 
 
-def _sweep(directory: Path) -> None:
-    """Remove what killed tasks were writing, unless somebody is still at work: then the last one does it."""
+def _remove_parts(directory: Path) -> None:
+    """Remove the temporary files of killed tasks, unless another task is running: the last one does it."""
     with contextlib.suppress(HeldError), locked(directory, needed=False):
         discard_parts(directory)

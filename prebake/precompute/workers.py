@@ -1,8 +1,7 @@
-"""Workers: threads or processes that take one shard each at a time.
+"""Pools: threads or processes that do one item of work each at a time, and yield the results as they are done.
 
-Threads where the work is look-ups: what they do most (gathering rows, hashing, writing) releases the
-interpreter lock, and they share the prepared images. Processes where a transform computes, image by image,
-under that lock.
+Look-ups run in threads: they mostly copy rows, hash and write, which releases the interpreter lock, and all threads
+share the prepared images. A transform computes image by image and holds the interpreter lock, so it runs in processes.
 """
 
 import contextlib
@@ -12,184 +11,142 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 from prebake.errors import MachineError
-from prebake.format.manifest import Shard
 from prebake.signals import check_signals, defer_signals
-from prebake.storage.atomic import remove, write_plainly
 
-__all__ = ["each_in_processes", "each_in_threads", "stop_if"]
+__all__ = ["imap_processes", "imap_threads"]
 
-LOOK_SECONDS = 0.2
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def each_in_threads(work: Callable[[Shard, threading.Event], None], shards: Sequence[Shard], workers: int) -> None:
-    """Do `work` on every shard; the first failure, or an interruption, sets the event and ends all."""
+def imap_threads(work: Callable[[T, threading.Event], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """Yield the results of `work(item, stopped)` in the order of completion.
+
+    An exception of one call, in the consumer, or from a signal sets `stopped` and cancels the calls that have not
+    begun. `work` should look at `stopped` now and then, and raise CancelledError.
+    """
     stopped = threading.Event()
-    done: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            # An interruption that came while a lock of the pool is held would leave it held: it comes at `get`.
+            # A signal while the pool's lock is held would leave it locked, so signals are deferred.
             with defer_signals():
-                for shard in shards:
-                    pool.submit(work, shard, stopped).add_done_callback(done.put)
-            for _ in shards:
-                done.get().result()
-                check_signals()
+                done = _submit(pool, work, [(item, stopped) for item in items])
+            yield from _results(done, len(items))
         except BaseException:
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def stop_if(stopped: threading.Event) -> None:
-    """End this worker's work once all is to end."""
-    if stopped.is_set():
-        raise CancelledError
+def imap_processes(work: Callable[[T, threading.Event], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """Yield the results of `work(item, stopped)` in the order of completion, computed in new processes.
 
-
-def each_in_processes(
-    work: Callable[[Shard, Callable[[int], None]], None],
-    shards: Sequence[Shard],
-    workers: int,
-    path: Path,
-    add: Callable[[int], None],
-    finish: Callable[[Shard], None],
-) -> None:
-    """Do `work` on every shard, in processes of their own.
-
-    They report through a file that all map: each shard has one counter there, which one process alone writes,
-    so that no lock can stay taken when one of them is killed.
+    An exception of one call, in the consumer, or from a signal ends the processes at once. They also end when this
+    process is killed.
 
     Args:
-        work: sent to the processes; called with a shard and with what counts samples done.
-        shards: what to do.
-        workers: how many processes.
-        path: of the file of counts, which stands there meanwhile.
-        add: called in this process with samples done.
-        finish: called in this process for each shard that is done.
+        work: must be picklable. `stopped` is never set.
+        items: must be picklable, as must the results.
+        workers: number of processes.
 
     Raises:
         MachineError: a process was killed, or none can be started.
-        OSError: no space.
     """
-    write_plainly(path, bytes(8 * (len(shards) + 1)))  # not by memmap, whose pages a full disk has only when touched
-    counts = np.memmap(path, np.int64, "r+")  # the last one is set where all is to end
-    done: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
+    context = multiprocessing.get_context("spawn")  # a forked process would copy locks that other threads hold
+    ours, theirs = context.Pipe()
     try:
-        with _pool(workers, _begin, (work, path)) as pool, _reporting(counts[:-1], add) as look:
+        with ours, theirs, _process_pool(workers, context, (work, theirs)) as pool:
             try:
-                with _starting():
-                    futures = {pool.submit(_do, shard, number): shard for number, shard in enumerate(shards)}
-                    for future in futures:
-                        future.add_done_callback(done.put)
-                for _ in shards:
-                    future = done.get()
-                    with defer_signals():  # what is interrupted at `get` alone leaves no lock held
-                        future.result()
-                        look()
-                        finish(futures[future])
-                    check_signals()
+                with _starting_processes():
+                    done = _submit(pool, _call, [(item,) for item in items])
+                yield from _results(done, len(items))
             except BaseException:
-                counts[-1] = 1
+                begun = ours.poll()
+                ours.close()  # the processes end when they see this, or the end of this process
                 pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool:
-        if not counts[:-1].any():
+        if not begun:
             raise MachineError(
-                "a baking process ended before it did anything. Each of them imports the script that bakes: a script "
+                "a worker process ended before it began. Each worker imports the script that bakes: a script "
                 'must call bake() under `if __name__ == "__main__":`'
             ) from None
         raise MachineError(
-            "a baking process was killed; where memory ran out, fewer --workers need less of it. "
-            "The same command goes on where this one ended"
+            "a worker process was killed. If memory ran out, use fewer --workers. The same command resumes the bake"
         ) from None
-    remove(path)
 
 
-def _pool(workers: int, begin: Callable[..., None], arguments: tuple[object, ...]) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it leaves behind
+def _submit(
+    pool: Executor, work: Callable[..., R], arguments: Sequence[tuple[Any, ...]]
+) -> "queue.SimpleQueue[Future[R]]":
+    done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
+    for each in arguments:
+        pool.submit(work, *each).add_done_callback(done.put)
+    return done
+
+
+def _results(done: "queue.SimpleQueue[Future[R]]", count: int) -> Iterator[R]:
+    for _ in range(count):
+        future = done.get()
+        with defer_signals():  # a signal during `get` leaves no lock held; here it could
+            result = future.result()
+        check_signals()
+        yield result
+
+
+def _process_pool(workers: int, context: Any, arguments: tuple[Any, ...]) -> ProcessPoolExecutor:
     try:
-        return ProcessPoolExecutor(workers, context, begin, arguments)
+        return ProcessPoolExecutor(workers, context, _begin, arguments)
     except (OSError, NotImplementedError, ImportError) as error:
         raise MachineError(
-            f"processes for the transform need semaphores, and the system gives none ({error}); make room in /dev/shm, "
+            f"worker processes need semaphores, and the system gives none ({error}); make room in /dev/shm, "
             "or take an augmentation without a transform"
         ) from None
 
 
 @contextlib.contextmanager
-def _starting() -> Iterator[None]:
-    """Start processes: whole, or the one begun would wait for the rest of its orders; and deaf to SIGINT.
+def _starting_processes() -> Iterator[None]:
+    """Defer signals while processes start, and start them with SIGINT blocked.
 
-    A terminal sends that to all of them, but it is their parent that ends them. They inherit what is blocked here.
+    A terminal sends SIGINT to all processes, but only the parent handles it. A process inherits the signals that are
+    blocked here.
     """
     with defer_signals():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         except OSError as error:
-            raise MachineError(f"no more processes can be started ({error}); take fewer --workers") from None
+            raise MachineError(f"no more processes can be started ({error}); use fewer --workers") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextlib.contextmanager
-def _reporting(counts: NDArray[np.int64], add: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Look at the counts now and then, and whenever what is yielded is called; pass on by how much they grew."""
-    ended, lock = threading.Event(), threading.Lock()
-    seen = 0
+_work: Callable[..., Any]
+_stopped = threading.Event()
 
-    def look() -> None:
-        nonlocal seen
-        with lock:
-            now = int(np.sum(counts))
-            add(now - seen)
-            seen = now
 
-    def look_on() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            look()
-
-    thread = threading.Thread(target=look_on, name="prebake-counts")
+def _begin(work: Callable[..., Any], parent: Connection) -> None:
+    """Set up a worker process."""
+    global _work
+    _work = work
     try:
-        thread.start()
-        yield look
-    finally:
-        ended.set()
-        if thread.is_alive():
-            thread.join()
+        parent.send_bytes(b"begun")
+    except OSError:  # the parent has closed the pipe, or is gone
+        os._exit(1)
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-_work: Callable[[Shard, Callable[[int], None]], None]
-_counts: NDArray[np.int64]
-
-
-def _begin(work: Callable[[Shard, Callable[[int], None]], None], path: Path) -> None:
-    """Set up a process: what to do, and when to end."""
-    global _work, _counts
-    _work, _counts = work, np.memmap(path, np.int64, "r+")
-    threading.Thread(target=_watch, daemon=True).start()
-
-
-def _watch() -> None:
-    """End this process, whatever it does, once all is to end or its parent has; the parent tidies up."""
-    parent = multiprocessing.parent_process()
-    sentinels = [parent.sentinel] if parent is not None else []
-    while not _counts[-1] and not wait(sentinels, LOOK_SECONDS):
-        pass
+def _exit_with(parent: Connection) -> None:
+    """End this process as soon as its parent closes the pipe or is killed; the parent removes temporary files."""
+    parent.poll(None)
     os._exit(1)
 
 
-def _do(shard: Shard, number: int) -> None:
-    def count(samples: int) -> None:
-        _counts[number] += samples
-
-    _work(shard, count)
+def _call(item: Any) -> Any:
+    return _work(item, _stopped)

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -30,7 +30,6 @@ from prebake.loader.image_file import Look, look, pixels_of, why
 from prebake.precompute.images import Images, SourceData
 from prebake.precompute.pixels import Chosen, PixelFile, Pixels
 from prebake.precompute.progress import gigabytes
-from prebake.precompute.workers import stop_if
 from prebake.signals import defer_signals
 
 __all__ = ["Decoding", "Pictures", "decoded"]
@@ -130,7 +129,8 @@ class _Decoder:
         def do(split: str, numbers: range) -> int:
             pictures = self._splits[split]
             for number in numbers:
-                stop_if(stopped)
+                if stopped.is_set():
+                    raise CancelledError
                 if (split, number) in self._bad:
                     continue
                 try:
