@@ -147,8 +147,8 @@ class Loader(IterableDataset[Batch]):
         """
         if epoch < 0:
             raise UsageError(f"epoch: expected at least 0, found {epoch}")
-        if self.split == "train" and epoch != self._next.epoch:
-            self._next = self._last = _Position(epoch, 0)
+        if self.split == "train":
+            self._next = self._last = self._next if epoch == self._next.epoch else _Position(epoch, 0)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
