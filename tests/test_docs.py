@@ -1,6 +1,7 @@
 """The documentation says what the program does."""
 
 import functools
+import importlib
 import importlib.util
 import re
 import shlex
@@ -24,13 +25,23 @@ from tests.helpers.pages import ROOT
 from tests.helpers.trials import trial
 
 DOCS = ROOT / "docs"
-EXAMPLES = ("data-sets", "shards")
+EXAMPLES = ("getting-started", "data-sets", "shards")
 SHORTER = {"prebake train --shards shards/": " --epochs 1"}  # a training of 25 epochs shows no more
 
 
 def names(page: str) -> set[str]:
     """Return the words in code style on a page."""
     return set(re.findall(r"`([^`\n]+)`", (DOCS / f"{page}.md").read_text()))
+
+
+def resolve(name: str) -> object:
+    """Return the object that a dotted name such as `prebake.loader.loader.Loader` means."""
+    module, _, rest = name.partition(".")
+    found: object = importlib.import_module(module)
+    for part in rest.split("."):
+        module = f"{module}.{part}"
+        found = getattr(found, part) if hasattr(found, part) else importlib.import_module(module)
+    return found
 
 
 def test_readme_has_at_most_130_lines() -> None:
@@ -90,6 +101,12 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
                 assert ended.status == 0, f"{line}\n{ended.said}"
                 ran += 1
     assert ran
+
+
+@pytest.mark.parametrize("path", pages.pages(), ids=lambda path: path.name)
+def test_code_that_the_docs_name_exists(path: Path) -> None:
+    for name in re.findall(r"(?:`|::: )(prebake(?:\.\w+)+)(?:`|\n|\()", path.read_text()):
+        assert resolve(name) is not None, name
 
 
 def test_the_docs_name_every_data_set_recipe_and_model() -> None:
