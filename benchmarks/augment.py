@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from benchmarks.measure import held_to, interleaved, machine, report
 from prebake.cli.run import run_command
 from prebake.precompute.augment import Encoder, ViewStore, augmentation_for, draw, order
-from prebake.precompute.sources.known import channel_statistics, load
+from prebake.precompute.images import channel_statistics
+from prebake.precompute.sources import load
 
 RECORD = 128
 SLOW_IMAGES = 3000
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def _ours(images_NHWC: NDArray[np.uint8], encoder: Encoder) -> Callable[[], int]:
-    augmentation = augmentation_for("cifar10")
+    augmentation = augmentation_for()
     store = ViewStore(images_NHWC, encoder, augmentation)
     shape: tuple[int, ...] = images_NHWC.shape
     out = np.empty((RECORD, *shape[1:]), encoder.tables.dtype)

@@ -25,10 +25,11 @@ from prebake.format.manifest import Plan
 from prebake.precompute.augment import augmentation_for
 from prebake.precompute.augmenters import LookupAugmenter
 from prebake.precompute.bake import write_manifest
+from prebake.precompute.images import SourceData
 from prebake.precompute.plan import make_plan
 from prebake.precompute.progress import gigabytes
 from prebake.precompute.shard_writer import ShardWriter
-from prebake.precompute.sources.known import SourceData, load
+from prebake.precompute.sources import load
 from prebake.precompute.workers import imap_threads
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,7 @@ def main() -> None:
     arguments = options.parse_args()
     about = machine("numpy", "torch", "torchvision", "xxhash")
     source = load("cifar10", arguments.data_dir)
-    plan = make_plan(source, augmentation_for("cifar10"), max(arguments.epochs, *MEMORY_EPOCHS), "float16", seed=0)
+    plan = make_plan(source, augmentation_for(), max(arguments.epochs, *MEMORY_EPOCHS), "float16", seed=0)
     with tempfile.TemporaryDirectory(dir=arguments.work_dir) as name:
         check_space(plan, Path(name), "--work-dir")
         bake = Command(arguments.data_dir.resolve(), Path(name) / "baked")
@@ -193,7 +194,7 @@ def _proportional_bytes(pid: int) -> int:
 
 def _scaling(source: SourceData, tmpfs: Path, repetitions: int) -> Fact:
     goal = "at least 1.6 times one worker"
-    augmentation = augmentation_for("cifar10")
+    augmentation = augmentation_for()
     plan = make_plan(source, augmentation, SCALING_EPOCHS, "float16", seed=0)
     if not tmpfs.is_dir():
         return Fact(goal, "skipped: needs a directory in memory; name one with --tmpfs")

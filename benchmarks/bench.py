@@ -18,7 +18,8 @@ from prebake.console import log
 from prebake.loader.data_wait import DataWaitMeter
 from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import Images, load
+from prebake.precompute.images import Images
+from prebake.precompute.sources import load
 from prebake.train.device import PRECISIONS, choose_precision, synchronize
 from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings

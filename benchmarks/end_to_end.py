@@ -19,7 +19,7 @@ from benchmarks.measure import Fact, machine, report_facts, spread
 from prebake.cli.run import run_command
 from prebake.console import log
 from prebake.errors import MachineError
-from prebake.precompute.sources.known import DATASETS
+from prebake.precompute.sources import dataset_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Bake and train, apart and together; print."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description=__doc__)
     options.add_argument("--data-dir", type=Path, default=Path("data"), help="torchvision root; default data")
-    options.add_argument("--dataset", default="digits", choices=DATASETS, help="default digits")
+    options.add_argument("--dataset", default="digits", choices=dataset_names(), help="default digits")
     options.add_argument("--epochs", type=int, default=25, help="to bake and to train; default 25")
     options.add_argument("--repetitions", type=int, default=5, help="rounds that count; default 5")
     options.add_argument("--work-dir", type=Path, help="to bake in; default the system's temporary directory")

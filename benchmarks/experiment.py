@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import prebake
 from benchmarks.measure import Fact, machine, report_facts
 from prebake.console import log
 from prebake.errors import MachineError
-from prebake.precompute.augment import augmentation_for
-from prebake.precompute.sources.known import DATASETS, SourceData, load
+from prebake.precompute.images import SourceData
+from prebake.precompute.sources import dataset_names, load
 from prebake.train.statistics import SampleStats, sample_stats
 
 __all__ = ["Way", "experiment", "options"]
@@ -46,7 +46,7 @@ def options(prog: str, description: str | None, *, dataset: str, epochs: int, se
     """Return the options that experiments share, with defaults of this one."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     add = parser.add_argument
-    add("--dataset", default=dataset, choices=DATASETS, help=f"default {dataset}")
+    add("--dataset", default=dataset, choices=dataset_names(), help=f"default {dataset}")
     add("--data-dir", type=Path, default=Path("data"), help="torchvision root; default data")
     add("--images", type=int, help="train on the first so many only; default all")
     add("--augment", default="standard", metavar="NAME", help="what the ways differ from; default standard")
@@ -102,7 +102,7 @@ def _source(dataset: str, data_dir: Path, images: int | None) -> SourceData:
     train = source.splits["train"]
     count = len(train.labels_N) if images is None else images
     splits = {**source.splits, "train": type(train)(train.images_NHWC[:count], train.labels_N[:count])}
-    return SourceData(**{**source.__dict__, "splits": splits})
+    return replace(source, splits=splits)
 
 
 def _baked(source: SourceData, way: Way, arguments: argparse.Namespace, seed: int, val_fraction: float) -> Path:
@@ -116,7 +116,7 @@ def _baked(source: SourceData, way: Way, arguments: argparse.Namespace, seed: in
         test=(test.images_NHWC, test.labels_N),
         classes=source.classes,
         name=arguments.dataset,
-        augment=augmentation_for(arguments.dataset, arguments.augment, **way.bake),
+        augment=source.augmentation(arguments.augment, **way.bake),
         epochs=arguments.epochs,
         seed=seed,
         val_fraction=val_fraction,

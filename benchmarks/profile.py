@@ -26,7 +26,8 @@ from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
 from prebake.precompute.augment import Encoder, ViewStore, augmentation_for, draw, order
 from prebake.precompute.bake import bake
-from prebake.precompute.sources.known import channel_statistics, load
+from prebake.precompute.images import channel_statistics
+from prebake.precompute.sources import load
 
 RECORD = 128
 RING_RECORDS = 16  # four batches of 512
@@ -77,7 +78,7 @@ def _fact(seconds: list[float], records: int) -> Fact:
 def _kernel(images_NHWC: NDArray[np.uint8], dtype: str) -> dict[str, Part]:
     count, height, width, channels = images_NHWC.shape
     shape = height, width, channels
-    augmentation = augmentation_for("cifar10")
+    augmentation = augmentation_for()
     encoder = Encoder(*channel_statistics(images_NHWC), dtype)
     encoded = encoder.encode(images_NHWC)
     ordered, drawn = order(0, 0, count), draw(augmentation, 0, 0, 0, count, shape)
@@ -86,7 +87,7 @@ def _kernel(images_NHWC: NDArray[np.uint8], dtype: str) -> dict[str, Part]:
     draws = [drawn[place] for place in places]
 
     def make(cutout: int) -> Part:
-        store = ViewStore(images_NHWC, encoder, augmentation_for("cifar10", cutout=cutout))
+        store = ViewStore(images_NHWC, encoder, augmentation_for(cutout=cutout))
 
         def part() -> None:
             for place, choices in zip(places, draws, strict=True):

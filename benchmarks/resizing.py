@@ -6,7 +6,7 @@ Of CIFAR-10's 32 pixels a fifth of the epochs has 16, then two fifths 24, two fi
 from benchmarks.experiment import Way, experiment, options
 from prebake.cli.run import run_command
 from prebake.errors import UsageError
-from prebake.precompute.sources.known import load
+from prebake.precompute.sources import load
 
 
 def main() -> None:

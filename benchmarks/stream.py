@@ -29,7 +29,8 @@ from prebake.errors import MachineError
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
 from prebake.precompute.bake import bake
-from prebake.precompute.sources.known import Images, load
+from prebake.precompute.images import Images
+from prebake.precompute.sources import load
 
 SLOW_IMAGES = 10_000
 RUN_EPOCHS = 25  # of one call: a run has one thread and one ring for all of them

@@ -15,7 +15,8 @@ import prebake
 import prebake.cli.main
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
-from prebake.precompute.sources.known import SourceData, load
+from prebake.precompute.images import SourceData
+from prebake.precompute.sources import load
 from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer

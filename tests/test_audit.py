@@ -31,8 +31,8 @@ AUGMENTATIONS = {
     "mirrored": OPTIONS["augment"],
     "alternate": Augmentation("standard", pad=3, pad_mode="zero", flip="alternate", cutout=0),
     "black": Augmentation("standard", pad=1, pad_mode="black", flip="none", cutout=3),
-    "plain": augmentation_for("images", "plain"),
-    "transform": replace(augmentation_for("images", "trivial-augment-wide"), pad=2, cutout=2),
+    "plain": augmentation_for("plain"),
+    "transform": replace(augmentation_for("trivial-augment-wide"), pad=2, cutout=2),
 }
 
 

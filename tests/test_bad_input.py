@@ -25,7 +25,7 @@ import pytest
 import prebake
 from prebake.errors import UsageError
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import load
+from prebake.precompute.sources import load
 from tests.attacks.hostile import reseal, reseal_manifest
 from tests.helpers.asked import precompute_command, shards_command
 from tests.helpers.small import bake, files, stamps

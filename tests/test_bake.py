@@ -17,7 +17,7 @@ from prebake.format.record import ENCODINGS
 from prebake.loader.describe import digest
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation, augmentation_for, draw
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files
 from tests.test_apply import choices_at, view
 
@@ -62,7 +62,7 @@ def test_every_sample_is_the_variant_that_its_draw_says(done: Path) -> None:
 
 def held_in() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the training images that the validation split leaves, and check that it takes the others."""
-    from prebake.precompute.sources.known import Images, hold_out
+    from prebake.precompute.images import Images, hold_out
 
     cut = hold_out(SourceData("images", ("a",), {"train": Images(IMAGES, LABELS)}), 0.1).splits
     assert len(cut["val"].labels_N) == 30
@@ -125,14 +125,14 @@ def test_grey_images_without_a_channel_axis_get_one(tmp_path: Path) -> None:
         ({"images": IMAGES[0, 0]}, "images: expected uint8"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images: expected uint8"),
         ({"images": IMAGES[:, :0]}, "images: expected uint8"),
-        ({"labels": LABELS[:-1]}, "images: expected 300 whole-number labels"),
-        ({"labels": LABELS[:, None]}, "images: expected 300 whole-number labels"),
-        ({"labels": LABELS.astype(float)}, "images: expected 300 whole-number labels"),
-        ({"labels": LABELS - 1}, "images: expected labels from 0 to"),
-        ({"labels": LABELS + 5}, "labels: found 9, but there are only 5 classes"),
+        ({"labels": LABELS[:-1]}, "images: expected 300 labels, one per image, found 299"),
+        ({"labels": LABELS[:, None]}, r"labels of train: expected shape \(N,\), found \(300, 1\)"),
+        ({"labels": LABELS.astype(float)}, "labels of train: expected whole numbers, bool or text, found float64"),
+        ({"labels": LABELS - 1}, "labels of train: expected labels from 0, found -1 to 3"),
+        ({"labels": LABELS + 5}, "labels of train: found 9, but there are only 5 classes"),
         ({"test": (TEST[0][:, :5], TEST[1])}, "test images: expected"),
-        ({"test": (TEST[0], TEST[1] + 5)}, "labels: found 9"),
-        ({"test": (TEST[0], TEST[1][:3])}, "test images: expected 40 whole-number labels"),
+        ({"test": (TEST[0], TEST[1] + 5)}, "labels of test: found 9"),
+        ({"test": (TEST[0], TEST[1][:3])}, "test images: expected 40 labels, one per image, found 3"),
         ({"test": (TEST[0].astype(np.int64), TEST[1])}, "test images: expected uint8"),
         ({"workers": -1}, "workers"),
         ({"workers": 0}, "workers"),
@@ -157,12 +157,13 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
     dtype: str, epochs: int, cifar10: SourceData, scratch: Path, rng: np.random.Generator
 ) -> None:
     train = cifar10.splits["train"]
-    augmentation = augmentation_for("cifar10")
+    augmentation = augmentation_for()
     prebake.bake(
         train.images_NHWC,
         train.labels_N,
         classes=cifar10.classes,
         name="cifar10",
+        mirror=True,
         dtype=dtype,
         epochs=epochs,
         out=scratch,

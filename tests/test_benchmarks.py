@@ -15,9 +15,8 @@ from benchmarks import bake, break_even, end_to_end, measure, resizing, soak, st
 from benchmarks.measure import Fact, Peer
 from prebake.errors import MachineError
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import augmentation_for
 from prebake.precompute.augmenters import LookupAugmenter
-from prebake.precompute.sources.known import SourceData, hold_out
+from prebake.precompute.images import SourceData, hold_out
 from tests.helpers.small import files, flip_byte
 
 PYTHON = Path(sys.executable)
@@ -190,7 +189,7 @@ def test_plain_writing_writes_as_many_bytes(tmp_path: Path) -> None:
 
 
 def test_the_writer_that_is_timed_bakes_the_same_bytes(baked: ShardSet, digits: SourceData, tmp_path: Path) -> None:
-    augmenter = LookupAugmenter(hold_out(digits, 0.1).splits["train"], augmentation_for("digits"), baked.plan)
+    augmenter = LookupAugmenter(hold_out(digits, 0.1).splits["train"], digits.augmentation(), baked.plan)
     write = bake.writer(augmenter, baked.plan, tmp_path)
     for workers in (1, 2):
         assert write(workers) == 2 * baked.samples("train")

@@ -23,8 +23,9 @@ from prebake.format.manifest import Shard
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augmenters import augmenter_for
 from prebake.precompute.dask import SharedSet, _augmenters, _provenance, write_there
-from prebake.precompute.sources.decode import Decoding
-from prebake.precompute.sources.known import SourceData, load
+from prebake.precompute.images import SourceData
+from prebake.precompute.sources import load
+from prebake.precompute.sources.registry import Decoding
 from prebake.storage.lock import is_held
 from prebake.storage.remote import Remote
 from tests.helpers.clusters import cluster

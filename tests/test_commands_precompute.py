@@ -24,7 +24,7 @@ from prebake.errors import DataError, DivergedError, MachineError, UsageError
 from prebake.format.verify import damage
 from prebake.loader.grid import views
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 
 ROOT = Path(__file__).resolve().parents[1]
 # Nothing of this may leave the machine.

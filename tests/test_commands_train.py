@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import prebake
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.recipes import RECIPES
 from prebake.train.weights import load_weights
 from tests.helpers.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run

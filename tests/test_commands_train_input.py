@@ -18,7 +18,7 @@ import torch
 import prebake
 from prebake.format.document import serialize
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.storage.lock import locked
 from prebake.train.models import MODELS
 from tests.helpers.commands import ON_CPU, ROOT, Command, log_of, summary_of, the_run

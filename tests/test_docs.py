@@ -16,7 +16,7 @@ from prebake.cli.main import COMMANDS
 from prebake.format.document import read_document
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import AUGMENTATIONS
-from prebake.precompute.sources.known import DATASETS, OWN
+from prebake.precompute.sources import sources
 from prebake.train.models import MODELS
 from prebake.train.recipes import RECIPES, SETTABLE
 from tests import command_line
@@ -110,7 +110,7 @@ def test_code_that_the_docs_name_exists(path: Path) -> None:
 
 
 def test_the_docs_name_every_data_set_recipe_and_model() -> None:
-    assert {*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())} <= names("data-sets")
+    assert {*map(str, sources().values())} <= names("data-sets")
     assert set(AUGMENTATIONS) <= names("augmentations")
     assert {*RECIPES, *MODELS, *SETTABLE} <= names("recipes")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import prebake
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from tests.helpers.trials import trial
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

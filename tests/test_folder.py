@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torchvision.transforms import v2
 
 from prebake.errors import DataError, MachineError, UsageError
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from tests.helpers.asked import precompute_command
 from tests.helpers.pictures import picture, read, saved, write_cats, write_folder
 from tests.helpers.small import files
@@ -56,9 +57,7 @@ def assert_as_torchvision_has_it(source: SourceData, folder: Path, channels: int
         assert np.array_equal(images.images_NHWC, np.stack(pixels))
 
 
-def test_a_folder_is_baked_audited_and_repaired_by_commands_and_its_path_is_in_no_file(
-    ziffern: Path, tmp_path: Path
-) -> None:
+def test_commands_bake_audit_and_repair_a_folder(ziffern: Path, tmp_path: Path) -> None:
     named = f"folder:{ziffern}"
     baked = precompute_command("--dataset", named, "--epochs", 2, "--augment", "plain", "--dtype", "uint8",
                                "--out", tmp_path)  # fmt: skip
@@ -85,14 +84,14 @@ def test_a_folder_is_baked_audited_and_repaired_by_commands_and_its_path_is_in_n
     assert files(tmp_path / "again" / data.path.name) == before
 
 
-def test_a_folder_gives_what_torchvision_s_image_folder_gives(ziffern: Path) -> None:
+def test_a_folder_is_read_as_torchvision_reads_it(ziffern: Path) -> None:
     source = read(ziffern)
     assert source.splits["train"].pixels.shape == (60, 8, 8, 1)
     assert_as_torchvision_has_it(source, ziffern, 1)
 
 
 @pytest.mark.parametrize("side", [5, 7, 16])
-def test_pictures_of_several_sizes_are_resized_and_cropped_as_torchvision_does(side: int, tmp_path: Path) -> None:
+def test_pictures_are_resized_and_cropped_as_by_torchvision(side: int, tmp_path: Path) -> None:
     sizes = [(8, 6), (6, 9), (7, 7), (31, 8), (5, 16), (16, 16)]
     for number, size in enumerate(sizes * 2):
         picture(tmp_path / "train" / str(number % 2) / f"{number}.png", number, size, "RGB" if number else "L")
@@ -103,7 +102,7 @@ def test_pictures_of_several_sizes_are_resized_and_cropped_as_torchvision_does(s
     assert_as_torchvision_has_it(source, tmp_path, 3, side)
 
 
-def test_names_endings_and_files_of_all_kinds(cats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_and_extensions_of_all_kinds_are_read(cats: Path) -> None:
     for split in ("train", "test"):
         for name in ("Ваня и кот", "猫", "a b", "A B", "cat'\"$(x)"):
             picture(cats / split / name / "Großes Bild.PNG", 1)
@@ -116,15 +115,15 @@ def test_names_endings_and_files_of_all_kinds(cats: Path, capsys: pytest.Capture
     shutil.rmtree(cats / "train" / ".ipynb_checkpoints")
     (cats / "__MACOSX").mkdir()
     source = read(cats)
+    said = source.summary()
     assert source.classes == ("A B", "a b", "cat", "cat'\"$(x)", "dog", "Ваня и кот", "猫")
     assert np.bincount(source.splits["train"].labels_N).tolist() == [2, 2, 3, 2, 2, 2, 2]
-    said = capsys.readouterr().err
-    assert "6 files are left out" in said
+    assert "left out: 6 files that are not named like pictures in a class" in said
     assert "notes.txt" in said
     assert "eel" in said
 
 
-def test_a_name_that_is_no_utf_8_is_escaped(cats: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_escaped(cats: Path) -> None:
     try:
         os.mkdir(os.fsencode(cats / "train") + b"/caf\xe9")  # noqa: PTH102 - bytes
     except OSError:
@@ -138,7 +137,7 @@ def test_a_name_that_is_no_utf_8_is_escaped(cats: Path) -> None:
         read(cats)
 
 
-def test_classes_alone_are_training_images(cats: Path) -> None:
+def test_a_folder_of_classes_alone_is_training_data(cats: Path) -> None:
     source = read(cats / "train")
     assert list(source.splits) == ["train"]
     assert (source.name, source.classes) == ("train", ("cat", "dog"))
@@ -150,9 +149,11 @@ def test_classes_alone_are_training_images(cats: Path) -> None:
         ({"train": "train", "test": "val"}, ["train", "test"]),
         ({"train": "Training", "test": "TESTING"}, ["train", "test"]),
         ({"train": "train", "test": "valid"}, ["train", "test"]),
+        ({"train": "trainval", "test": "eval"}, ["train", "test"]),
+        ({"train": "train", "test": "dev"}, ["train", "test"]),
     ],
 )
-def test_parts_have_the_names_that_people_use(parts: dict[str, str], splits: list[str], cats: Path) -> None:
+def test_split_directories_may_have_any_usual_name(parts: dict[str, str], splits: list[str], cats: Path) -> None:
     expected = read(cats)
     for before, after in parts.items():
         (cats / before).rename(cats / after)
@@ -162,17 +163,37 @@ def test_parts_have_the_names_that_people_use(parts: dict[str, str], splits: lis
         assert np.array_equal(found.splits[split].images_NHWC, expected.splits[split].images_NHWC)
 
 
-def test_a_test_part_without_classes_is_left_out_aloud(cats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_part_without_classes_is_reported(cats: Path) -> None:
     shutil.rmtree(cats / "test")
     picture(cats / "test" / "1.png", 1)
-    assert list(read(cats).splits) == ["train"]
-    said = capsys.readouterr().err
-    assert "test: no pictures in classes" in said
-    assert "1 files are left out" in said
+    source = read(cats)
+    assert list(source.splits) == ["train"]
+    assert "left out: test, which has no pictures in classes; left out: 1 files that" in source.summary()
+
+
+def test_a_class_may_have_another_unicode_form_in_test(cats: Path) -> None:
+    picture(cats / "train" / unicodedata.normalize("NFC", "Café") / "1.png", 1)
+    picture(cats / "test" / unicodedata.normalize("NFD", "Café") / "1.png", 1)
+    source = read(cats)
+    assert source.classes == (unicodedata.normalize("NFC", "Café"), "cat", "dog")
+    assert [np.bincount(images.labels_N).tolist() for images in source.splits.values()] == [[1, 2, 2]] * 2
+
+
+def test_files_beside_the_splits_are_reported(cats: Path) -> None:
+    (cats / "more.zip").write_bytes(b"x")
+    (cats / "notes").mkdir()
+    assert "left out: 1 files that are not named like pictures in a class (more.zip)" in read(cats).summary()
+
+
+@pytest.mark.parametrize(("highest", "said"), [(4095, True), (4096, False)])
+def test_12_bits_in_a_16_bit_file_get_a_hint(highest: int, said: bool, cats: Path) -> None:
+    for path in cats.rglob("*.png"):
+        Image.fromarray(np.linspace(0, highest, 48).reshape(6, 8).astype(np.uint16)).save(path)
+    assert ("8 pictures have 16 bits and no value above 4095" in read(cats).summary()) is said
 
 
 @pytest.mark.slow
-def test_a_validation_part_of_its_own_stays_one(cats: Path, tmp_path: Path) -> None:
+def test_a_validation_part_beside_a_test_part_is_kept(cats: Path, tmp_path: Path) -> None:
     shutil.copytree(cats / "test", cats / "val")
     baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--out", tmp_path / "out")
     assert baked.status == 0, baked.said
@@ -199,9 +220,7 @@ def spoil(folder: Path) -> list[str]:
     return sorted(path.name for path in part.iterdir() if " " in path.name)
 
 
-def test_unreadable_pictures_are_counted_and_named_and_stop_the_bake_unless_they_are_to_be_left_out(
-    cats: Path, tmp_path: Path
-) -> None:
+def test_unreadable_pictures_stop_the_bake_unless_skipped(cats: Path, tmp_path: Path) -> None:
     before = read(cats)
     spoilt = spoil(cats)
     command = ("--dataset", f"folder:{cats}", "--epochs", 1, "--out", tmp_path / "out")
@@ -214,7 +233,7 @@ def test_unreadable_pictures_are_counted_and_named_and_stop_the_bake_unless_they
     assert not (tmp_path / "out").exists()
     baked = precompute_command(*command, "--skip-unreadable")
     assert baked.status == 0, baked.said
-    assert "cats: 8 unreadable pictures are left out" in baked.said
+    assert "cats: train 4 images of 2 classes, test 4 images of 2 classes; left out: 8 pictures that" in baked.said
     assert all(name in baked.said for name in spoilt)
     left = read(cats, skip_unreadable=True)
     for split, images in before.splits.items():
@@ -251,6 +270,18 @@ def emptied(folder: Path) -> None:
     folder.mkdir()
 
 
+def class_named_train(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for name in ("bus", "car", "train"):
+        picture(folder / name / "old" / "1.png", 1)
+        picture(folder / name / "new" / "2.png", 2)
+
+
+def two_forms(folder: Path) -> None:
+    picture(folder / "train" / unicodedata.normalize("NFC", "Café") / "1.png", 1)
+    picture(folder / "train" / unicodedata.normalize("NFD", "Café") / "1.png", 1)
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, r"folder:.*cats: no such directory"),
     "an archive": (replaced_by_a_file, "a file; unpack it first"),
@@ -262,20 +293,25 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no pictures": (lambda f: picture(f / "train" / "eel" / "x.jp2", 1), r"1 of 3 classes have no pictures"),
     "a class of the test": (lambda f: picture(f / "test" / "eel" / "1.png", 1), "1 classes that are not in train"),
     "two trains": (lambda f: shutil.copytree(f / "train", f / "Train"), "both Train and train would be its train part"),
-    "a circle": (lambda f: (f / "train" / "cat" / "up").symlink_to(f / "train"), "leads to a directory above it"),
+    "a class named train": (
+        class_named_train,
+        r"beside train, .* 2 directories .*: 'bus', 'car'\. If",
+    ),
+    "two forms of a name": (two_forms, "two directories are named 'Café', in two Unicode forms"),
+    "a circle": (lambda f: (f / "train" / "cat" / "up").symlink_to(f / "train"), "links to a directory above it"),
     "nothing to read": (all_unreadable, "4 of 8 pictures can't be read"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_wrong_with_a_folder_is_said(wrong: str, cats: Path) -> None:
+def test_an_unusable_folder_is_refused(wrong: str, cats: Path) -> None:
     spoil_it, said = WRONG[wrong]
     spoil_it(cats)
     with pytest.raises(DataError, match=said):
         read(cats, skip_unreadable=True)
 
 
-def test_a_picture_that_is_too_thin_to_be_resized_is_unreadable(cats: Path) -> None:
+def test_a_picture_too_thin_to_resize_is_unreadable(cats: Path) -> None:
     Image.new("RGB", (30000, 1)).save(cats / "train" / "cat" / "flat.png")
     Image.new("RGB", (1, 30000)).save(cats / "train" / "cat" / "thin.png")
     with pytest.raises(DataError, match=r"2 of 10 pictures can't be read: .*flat\.png .*thin\.png .*would become "):
@@ -289,18 +325,16 @@ def test_an_image_size_outside_its_range_is_refused(side: int, cats: Path) -> No
         read(cats, image_size=side)
 
 
-def test_too_little_space_for_the_pixels_is_said_before_they_are_decoded(
-    cats: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_space_is_reported_before_decoding(cats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "prebake.precompute.sources.decode.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000)
+        "prebake.precompute.sources.pictures.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000)
     )
     with pytest.raises(MachineError, match=r"1\.15 kB of decoded pixels .* 1\.00 kB are free"):
         read(cats)
 
 
 @pytest.mark.slow
-def test_padding_and_cutout_grow_with_the_pictures_and_what_is_given_stays(cats: Path, tmp_path: Path) -> None:
+def test_padding_and_cutout_are_scaled_to_the_pictures(cats: Path, tmp_path: Path) -> None:
     for options, expected in (([], (8, 16)), (["--cutout", "3"], (8, 3))):
         baked = precompute_command("--dataset", f"folder:{cats}", "--epochs", 1, "--image-size", 64, "--out",
                                    tmp_path / str(len(options)), *options)  # fmt: skip
@@ -321,15 +355,13 @@ def test_list_names_every_source() -> None:
     listed = precompute_command("list")
     assert listed.status == 0
     assert [line.split()[0] for line in listed.said.splitlines()] == [
-        *("cifar10", "cifar100", "mnist", "fashion-mnist", "kmnist", "emnist", "svhn", "digits"),
-        *("folder:PATH", "hf:NAME", "webdataset:URLS"),
+        *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "kmnist", "emnist", "svhn"),
+        *("folder:PATH", "hf:NAME", "webdataset:URLS", "FILE.py:NAME"),
     ]
 
 
 @pytest.mark.slow
-def test_cifar_10_as_60_000_pngs_bakes_the_pixels_of_the_torchvision_bake(
-    cifar10: SourceData, data_dir: Path, tmp_path: Path
-) -> None:
+def test_cifar10_as_png_files_gives_the_same_pixels(cifar10: SourceData, data_dir: Path, tmp_path: Path) -> None:
     write_folder(cifar10, tmp_path / "pngs")
     for name in (f"folder:{tmp_path / 'pngs'}", "cifar10"):
         options = ["--data-dir", str(data_dir), "--epochs", "1", "--augment", "plain", "--out", str(tmp_path / "out")]

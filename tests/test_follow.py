@@ -12,7 +12,7 @@ import prebake
 from prebake.errors import DataError
 from prebake.loader.follow import wait_for_epoch
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.storage.lock import is_held, locked
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ import prebake
 import prebake.precompute.plan
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.models import MODELS
 from prebake.train.report.hints import Facts, hints
 from prebake.train.report.samples import input_statistics

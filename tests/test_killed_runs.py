@@ -15,7 +15,8 @@ import torch
 
 import prebake
 import prebake.train.checkpoint
-from prebake.precompute.sources.known import SourceData, load
+from prebake.precompute.images import SourceData
+from prebake.precompute.sources import load
 from prebake.train.models import MODELS
 from tests.helpers.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
 from tests.helpers.runs import (

@@ -12,7 +12,7 @@ import torch
 import prebake
 from prebake.errors import DivergedError
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.evaluate import evaluate
 from prebake.train.models import MODELS
 from prebake.train.recipes import recipe_for

@@ -19,7 +19,7 @@ from prebake.format.record import Layout
 from prebake.loader.order import record_order
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer

@@ -26,7 +26,7 @@ from prebake.precompute.images import Images, SourceData, channel_statistics, sh
 from prebake.precompute.memory import usual_bytes
 from prebake.precompute.pixels import Chosen, PixelFile, blocks
 from prebake.precompute.plan import make_plan
-from prebake.precompute.sources.decode import Decoding
+from prebake.precompute.sources.registry import Decoding
 from prebake.sizes import size_bytes
 from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, bake, files, source_and_plan
 from tests.helpers.trials import trial
@@ -104,7 +104,7 @@ def test_memory_is_bounded_by_records_and_not_by_the_set(side: int, tmp_path: Pa
     def act() -> None:
         file = PixelFile(os.open(tmp_path / "pixels.npy", os.O_RDONLY), (count, side, side, 3), tmp_path)
         source = SourceData("set", ("a", "b"), {"train": Images(file, np.arange(count) % 2)})
-        augmentation = prebake.augmentation_for("set")
+        augmentation = prebake.augmentation_for()
         plan = make_plan(source, augmentation, 1, "uint8", 0)
         bake_source(source, plan, augmentation, tmp_path / "set", workers=2, memory=300_000_000)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import prebake
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.weights import load_weights
 from tests.helpers.commands import Command, Ended, the_run
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import prebake
 from prebake.errors import DataError, UsageError
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,7 +6,7 @@ import pytest
 
 import prebake
 from prebake.precompute.augment import augmentation_for
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.recipes import RECIPES
 from tests.helpers.commands import Command, summary_of, the_run
 
@@ -31,7 +31,7 @@ def bake(digits: SourceData, augment: str, epochs: int, out: Path) -> Path:
         train.images_NHWC,
         train.labels_N,
         test=(test.images_NHWC, test.labels_N),
-        augment=augmentation_for("digits", augment),
+        augment=augmentation_for(augment, mirror=False, side=8),
         classes=digits.classes,
         name="digits",
         epochs=epochs,

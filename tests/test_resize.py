@@ -14,7 +14,7 @@ from prebake.errors import DataError, UsageError
 from prebake.format.verify import damage
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation, at_side, resized, sides
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from tests.helpers.commands import ON_CPU, Command, log_of, summary_of, the_run
 from tests.helpers.small import IMAGES, LABELS, bake, files
 

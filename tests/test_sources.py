@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from prebake.errors import DataError, UsageError
-from prebake.precompute.sources.known import Images, SourceData, channel_statistics, hold_out, load
+from prebake.precompute.images import Images, SourceData, channel_statistics, hold_out
+from prebake.precompute.sources import load
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def multiset(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list
     return sorted(image.tobytes() + int(label).to_bytes(1, "big") for image, label in zip(images, labels, strict=True))
 
 
-def test_digits_are_split_in_two_that_together_are_scikit_learn_s(digits: SourceData) -> None:
+def test_digits_are_those_of_scikit_learn_in_two_splits(digits: SourceData) -> None:
     train, test = digits.splits["train"], digits.splits["test"]
     assert train.images_NHWC.shape == (1500, 8, 8, 1)
     assert test.images_NHWC.shape == (297, 8, 8, 1)
@@ -53,7 +54,7 @@ def test_digits_are_split_in_two_that_together_are_scikit_learn_s(digits: Source
     assert digits.classes == tuple("0123456789")
 
 
-def test_digits_are_dealt_the_same_each_time_and_hold_every_class_on_both_sides(digits: SourceData) -> None:
+def test_digits_are_split_alike_each_time(digits: SourceData) -> None:
     again = load("digits", Path("unused"))
     for split, images in digits.splits.items():
         assert np.array_equal(images.images_NHWC, again.splits[split].images_NHWC)
@@ -67,9 +68,7 @@ def test_digits_are_dealt_the_same_each_time_and_hold_every_class_on_both_sides(
 @example(pixels=[0, 255], times=1, channels=1)
 @example(pixels=[7, 7], times=9, channels=2)
 @example(pixels=[254] * 49 + [255], times=50, channels=1)
-def test_mean_and_deviation_are_the_float64_nearest_to_the_exact_ones(
-    pixels: list[int], times: int, channels: int
-) -> None:
+def test_mean_and_std_are_rounded_exactly(pixels: list[int], times: int, channels: int) -> None:
     values = [[(pixel + 3 * channel) % 256 for pixel in pixels] for channel in range(channels)]
     images = np.array(values, np.uint8).T.reshape(len(pixels), 1, 1, channels).repeat(times, axis=0)
     means, stds = channel_statistics(images)
@@ -85,7 +84,7 @@ def test_mean_and_deviation_are_the_float64_nearest_to_the_exact_ones(
         assert std == (float(root) if variance else 1.0)
 
 
-def test_statistics_agree_with_numpy_s_on_real_images(digits: SourceData) -> None:
+def test_statistics_agree_with_numpy_on_digits(digits: SourceData) -> None:
     images = digits.splits["train"].images_NHWC
     (mean,), (std,) = channel_statistics(images)
     assert mean == pytest.approx((images / 255).mean(), rel=1e-12)
@@ -93,7 +92,7 @@ def test_statistics_agree_with_numpy_s_on_real_images(digits: SourceData) -> Non
 
 
 @given(count=st.integers(2, 250), fraction=st.floats(0.01, 0.99))
-def test_held_out_images_are_cut_off_and_none_is_lost(count: int, fraction: float) -> None:
+def test_no_image_is_lost_by_holding_out(count: int, fraction: float) -> None:
     wanted = round(fraction * count)
     if not 0 < wanted < count:
         with pytest.raises(UsageError, match="--val-fraction"):
@@ -110,7 +109,7 @@ def test_held_out_images_are_cut_off_and_none_is_lost(count: int, fraction: floa
     assert np.array_equal(hold_out(numbered(count), fraction).splits["val"].labels_N, val.labels_N)
 
 
-def test_held_out_images_come_from_everywhere() -> None:
+def test_held_out_images_come_from_all_parts() -> None:
     val = hold_out(numbered(200), 0.2).splits["val"].labels_N
     assert [int(((val >= start) & (val < start + 50)).any()) for start in range(0, 200, 50)] == [1, 1, 1, 1]
 
@@ -134,18 +133,21 @@ def test_a_fraction_of_zero_holds_nothing_out() -> None:
         ),
     ],
 )
-def test_a_fraction_that_leaves_a_side_empty_is_refused(fraction: float) -> None:
+def test_a_fraction_that_empties_a_split_is_refused(fraction: float) -> None:
     with pytest.raises(UsageError, match="--val-fraction: expected a fraction between 0 and 1 of 10 images"):
         hold_out(numbered(10), fraction)
 
 
-def test_an_unknown_data_set_is_refused_with_a_list_of_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no data set named 'imagenet'; there are cifar10, .*digits"):
+def test_an_unknown_name_is_refused_with_a_list(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError,
+        match=r"no data set named 'imagenet'; there are digits, .* own as folder:PATH, .*FILE.py:NAME",
+    ):
         load("imagenet", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion-mnist", "kmnist", "emnist", "svhn"])
-def test_without_files_and_network_the_message_names_two_ways_out(name: str, tmp_path: Path) -> None:
+def test_missing_files_are_reported_with_a_remedy(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"{name}: no usable files.*--data-dir.*--dataset digits"):
         load(name, tmp_path / "data")
 
@@ -158,7 +160,7 @@ def test_without_files_and_network_the_message_names_two_ways_out(name: str, tmp
         ("fashion-mnist", (60_000, 28, 28, 1), (10_000, 28, 28, 1), ("T-shirt/top", "Trouser")),
     ],
 )
-def test_the_official_sets_have_their_shapes_and_balance(
+def test_known_data_sets_have_their_shapes_and_counts(
     name: str,
     train: tuple[int, ...],
     test: tuple[int, ...],
@@ -210,7 +212,7 @@ def test_a_truncated_cifar_batch_is_a_data_error(file: str, length: int, data_di
         load("cifar10", tmp_path)
 
 
-def test_two_mnist_files_exchanged_are_a_data_error(data_dir: Path, tmp_path: Path) -> None:
+def test_exchanged_mnist_files_are_a_data_error(data_dir: Path, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     linked(data_dir / "MNIST" / "raw", raw, "train-labels-idx1-ubyte", 0)
     (raw / "train-labels-idx1-ubyte").unlink()

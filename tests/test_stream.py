@@ -20,7 +20,7 @@ from prebake.loader.ring_buffer import ring_slots
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 
 # Batch size of each process, number of processes, first sample.
 SHARED = [

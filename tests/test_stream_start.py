@@ -16,7 +16,7 @@ from prebake.format.record import Layout
 from prebake.loader.order import reading_order
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 
 Record = Callable[[str, object], None]
 

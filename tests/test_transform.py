@@ -111,7 +111,7 @@ def test_the_manifest_names_the_libraries_and_others_are_refused(
     found = transformed.plan.augmentation
     assert re.fullmatch(r"torch \d\S*, torchvision \d\S*", found["library"])
     assert found["transform"] == "TrivialAugmentWide"
-    assert "library" not in augmentation_for("cifar10").to_json()
+    assert "library" not in augmentation_for().to_json()
     monkeypatch.setattr("prebake.precompute.augment.presets.version", lambda _: "9.9")
     with pytest.raises(DataError, match=r"augmentation\.library is '.*' there, 'torch 9\.9, torchvision 9\.9'"):
         bake(transformed.path, augment=AUGMENTATION, epochs=2, val_fraction=0)

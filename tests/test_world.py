@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import prebake
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 from prebake.train.models import MODELS
 from prebake.train.recipes import Recipe, recipe_for
 from prebake.train.state import Settings

@@ -3,7 +3,7 @@
 import argparse
 
 from prebake.cli.parser import CommandParser
-from prebake.precompute.sources.known import DATASETS, OWN
+from prebake.precompute.sources import sources
 
 __all__ = ["main", "parser"]
 
@@ -16,7 +16,5 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Print one line for each kind of data set."""
     parser().parse_args()
-    lines = {name: known.about for name, known in DATASETS.items()}
-    lines |= {f"{kind}:{own.where}": own.about for kind, own in OWN.items()}
-    for name, about in lines.items():
-        print(f"{name:16s} {about}")
+    for source in sources().values():
+        print(f"{source!s:16s} {source.about}")

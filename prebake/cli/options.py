@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prebake.precompute.sources.decode import Decoding
+from prebake.precompute.sources.registry import Decoding
 from prebake.sizes import size_bytes
 
 __all__ = ["add_memory_option", "add_source_options", "decoding", "given_source", "memory_of"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
 from prebake.cli.parser import CommandParser
+from prebake.console import log
 from prebake.errors import UsageError
 from prebake.format.manifest import Plan
 from prebake.format.record import ENCODINGS
@@ -18,15 +19,17 @@ from prebake.precompute.augment import (
     PAD_MODES,
     Augmentation,
     augmentation_for,
-    in_proportion,
 )
 from prebake.precompute.bake import Pool, bake_source
 from prebake.precompute.dask import SharedSet, check_scheduler, imap_cluster
+from prebake.precompute.images import SourceData, hold_out
+from prebake.precompute.pixels import nearest_directory
 from prebake.precompute.plan import Estimate, check_choices, check_space, estimate, make_plan
 from prebake.precompute.progress import gigabytes
 from prebake.precompute.remote import check_writable
 from prebake.precompute.resume import reconcile
-from prebake.precompute.sources.known import DATASETS, OWN, SourceData, check_name, hold_out, is_own, load
+from prebake.precompute.sources import check_name, load, sources
+from prebake.precompute.sources.registry import absolute_name
 from prebake.precompute.task import Task, bake_task
 from prebake.storage.files import Location, parse_path
 
@@ -39,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="prebake list says what --dataset takes.",
     )
     add = options.add_argument
-    names = ", ".join([*DATASETS, *(f"{kind}:{own.where}" for kind, own in OWN.items())])
+    names = ", ".join(map(str, sources().values()))
     add("--epochs", type=int, required=True, help="views of each training image")
     add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
     add_source_options(options)
@@ -134,22 +137,14 @@ class Job:
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
     changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout")}
     changes["resize"] = _resize(arguments.resize, arguments.epochs)
-    augmentation = augmentation_for(name, arguments.augment, **changes)
-    how = decoding(arguments, _disk_of(arguments.out))
+    augmentation_for(arguments.augment, **changes)  # which refuses wrong values before anything is decoded
+    how = decoding(arguments, nearest_directory(arguments.out))
     source = hold_out(load(name, arguments.data_dir, how), arguments.val_fraction)
-    if is_own(name):
-        given = [key for key, value in changes.items() if value is not None]
-        augmentation = in_proportion(augmentation, min(source.splits["train"].pixels.shape[1:3]), given)
+    log(source.summary())
+    augmentation = source.augmentation(arguments.augment, **changes)
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
     directory = arguments.out / source.name
     return Job(name, source, augmentation, reconcile(plan, directory, overwrite=arguments.overwrite), directory)
-
-
-def _disk_of(out: Location) -> Path | None:
-    """Return a directory on the disk that shards are written to; elsewhere, there is none."""
-    if not isinstance(out, Path):
-        return None
-    return next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
 
 
 def _task(arguments: argparse.Namespace) -> Task | None:
@@ -177,7 +172,7 @@ def _cluster(job: Job, arguments: argparse.Namespace) -> Pool | None:
         return None
     # Workers have other working directories, and decode images into temporary directories of their own.
     shared = SharedSet(
-        _everywhere(job.name),
+        absolute_name(job.name),
         arguments.data_dir.absolute(),
         decoding(arguments, None),
         job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
@@ -193,15 +188,6 @@ def _report_baked(job: Job, as_json: bool) -> None:
         print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
     else:
         print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
-
-
-def _everywhere(name: str) -> str:
-    """Return the name of a data set as it means the same in any directory, and to any user."""
-    kind, colon, where = name.partition(":")
-    path = Path(where).expanduser()
-    # Braces and wildcards name files, too; hf: takes a path, or else a name on the hub.
-    is_path = colon and (kind != "hf" or path.is_dir())
-    return f"{kind}:{path.absolute()}" if is_path else name
 
 
 def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["EXTENSIONS", "Look", "look", "pixels_of", "why"]
+__all__ = ["EXTENSIONS", "Look", "is_grey", "look", "pixels_of", "pixels_of_image", "why"]
 
 # torchvision's, and .gif
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -34,11 +34,19 @@ MAX_PIXELS = 2**27  # of a resized picture: 4096 x 32768
 
 @dataclass(frozen=True)
 class Look:
-    """What a picture's header says: height and width when upright, whether it is grey, whether it has more frames."""
+    """What a picture's header says.
+
+    Attributes:
+        size: height and width in pixels, when upright.
+        grey: it has one channel.
+        frames: it has more than one frame.
+        deep: its pixels have more than 8 bits.
+    """
 
     size: tuple[int, int]
     grey: bool
     frames: bool
+    deep: bool
 
 
 def look(file: IO[bytes]) -> Look:
@@ -48,7 +56,12 @@ def look(file: IO[bytes]) -> Look:
         size = image.size if lying else image.size[::-1]
         # Telephones keep previews as frames of their MPO.
         frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-        return Look(size, image.mode in GREY, frames)
+        return Look(size, is_grey(image), frames, image.mode.startswith("I"))
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Return whether an image has one channel, besides transparency."""
+    return image.mode in GREY
 
 
 def pixels_of(file: IO[bytes], channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -65,9 +78,14 @@ def pixels_of(file: IO[bytes], channels: int, size: tuple[int, int] | None) -> N
             would become too large when it is resized.
     """
     with Image.open(file) as image:
-        upright = UPRIGHT.get(_orientation(image))
-        image.load()
-        plain = _converted(image, "L" if channels == 1 else "RGB")
+        return pixels_of_image(image, channels, size)
+
+
+def pixels_of_image(image: Image.Image, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """Return the pixels of an opened image, as `pixels_of` does."""
+    upright = UPRIGHT.get(_orientation(image))
+    image.load()
+    plain = _converted(image, "L" if channels == 1 else "RGB")
     if upright is not None:
         plain = plain.transpose(upright)
     if size is not None:

@@ -6,7 +6,7 @@ A checksum proves that bytes are as they were written. An audit proves that the 
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from prebake.precompute.augment import order
 from prebake.precompute.progress import Progress
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.recompute import compare
-from prebake.precompute.sources.known import SourceData, checked_images
+from prebake.precompute.sources.arrays import source_from
 from prebake.precompute.workers import imap_threads
 
 __all__ = ["SAMPLE", "Audit", "audit", "audit_records", "choose_seed", "refuse_differences"]
@@ -70,11 +70,10 @@ def audit(
     """
     seed = choose_seed(sample, seed)
     data = ShardSet(out)
-    splits = {"train": checked_images(images, labels, "images")}
-    if test is not None:
-        splits["test"] = checked_images(*test, "test images")
-    names = tuple(classes) if classes is not None else data.classes
-    provenance = match_provenance(data.location, data.plan, SourceData(data.name, names, splits))
+    source = source_from(images, labels, test=test, classes=classes, name=data.name)
+    if classes is None:
+        source = replace(source, classes=data.classes)
+    provenance = match_provenance(data.location, data.plan, source)
     found = audit_records(data, provenance, sample, seed)
     remedy = "remove the indexes (.json) of those that differ, and call prebake.bake() with the same arrays"
     refuse_differences(data, found, f"Bake them anew: {remedy}")

@@ -145,7 +145,7 @@ def augmenter_for(
     if shard.split == "train":
         augmentation, _ = at_side(augmentation, images.pixels.shape[1:], min(shape[:2]))
     else:
-        augmentation = augmentation_for(source.name, "plain")
+        augmentation = augmentation_for("plain")
     if images.pixels.shape[1:] != shape:
         images = Images(Resized(images.pixels, shape), images.labels_N)
     return LookupAugmenter(images, augmentation, plan, workers, memory)

@@ -8,24 +8,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prebake.console import log
 from prebake.cores import usable_cores
 from prebake.errors import UsageError
 from prebake.format.manifest import MANIFEST, Plan, Shard
-from prebake.precompute.augment import Augmentation, augmentation_for
+from prebake.precompute.augment import Augmentation
 from prebake.precompute.augmenters import PipelineAugmenter, augmenter_for
-from prebake.precompute.images import Images, SourceData
-from prebake.precompute.pixels import PixelFile, blocks
+from prebake.precompute.images import Images, SourceData, hold_out
+from prebake.precompute.pixels import PixelFile, blocks, nearest_directory
 from prebake.precompute.plan import check_space, estimate, make_plan, out_of_space
 from prebake.precompute.progress import Progress
 from prebake.precompute.remote import check_scratch, check_writable, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, files_of, is_begun, reconcile
 from prebake.precompute.shard_writer import ShardWriter
-from prebake.precompute.sources.known import checked_images, hold_out
+from prebake.precompute.sources.arrays import source_from
+from prebake.precompute.sources.registry import Decoding
 from prebake.precompute.workers import imap_processes, imap_threads
 from prebake.storage.atomic import make_directory, part_name, remove, remove_shards, write_plainly, write_whole
 from prebake.storage.files import Location, parse_path, present
@@ -39,15 +40,17 @@ Pool = Callable[[Sequence[Shard]], Iterator[Shard]]  # writes shards, and yields
 
 
 def bake(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    data: Any,
+    labels: Any = None,
     *,
     epochs: int,
     out: str | Location,
     augment: Augmentation | str = "standard",
-    test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+    test: Any = None,
     classes: Iterable[str] | None = None,
+    mirror: bool | None = None,
     name: str = "images",
+    image_size: int | None = None,
     val_fraction: float = 0.0,
     dtype: str = "float16",
     seed: int = 0,
@@ -55,17 +58,20 @@ def bake(
     memory: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Bake a user's own arrays into the shard set `out`.
+    """Bake a user's own arrays, or map-style data set, into the shard set `out`.
 
     Args:
-        images: (N, H, W, C) or (N, H, W), uint8.
-        labels: (N,) integers from 0.
+        data: images, uint8 (N, H, W, C) or (N, H, W); or a map-style data set of (image, label), or a mapping of the
+            names of splits to such, see `prebake.precompute.sources.arrays.source_from`.
+        labels: (N,) whole numbers, bool or text, where `data` is an array.
         epochs: how many views of each image.
         out: the directory of this one set, or its URL.
         augment: an `Augmentation`, or the name of a preset.
-        test: images and labels of a test split, stored un-augmented.
-        classes: names of the classes; by default the labels' numbers.
+        test: images and labels of a test split, or a map-style data set; it is stored without augmentation.
+        classes: names of the classes; by default the data set's own, or the labels.
+        mirror: whether images may be mirrored where `augment` is a preset; by default no.
         name: of the data set.
+        image_size: side in pixels that the images of a map-style data set are resized and cropped to.
         val_fraction: share of the images to cut off as a validation split.
         encoding: float16, uint8 or float32.
         seed: of all draws, 0 to 2^63 - 1.
@@ -82,20 +88,13 @@ def bake(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
-    splits = {"train": checked_images(images, labels, "images")}
-    if test is not None:
-        splits["test"] = checked_images(*test, "test images")
-        shapes = [split.pixels.shape[1:] for split in splits.values()]
-        if shapes[0] != shapes[1]:
-            raise UsageError(f"test images: expected {shapes[0]} like the images, found {shapes[1]}")
-    highest = max(int(split.labels_N.max()) for split in splits.values())
-    names = tuple(classes) if classes is not None else tuple(str(label) for label in range(highest + 1))
-    if highest >= len(names):
-        raise UsageError(f"labels: found {highest}, but there are only {len(names)} classes")
-    source = hold_out(SourceData(name, names, splits), val_fraction)
-    augmentation = augmentation_for(name, augment) if isinstance(augment, str) else augment
-    plan = make_plan(source, augmentation, epochs, dtype, seed)
     directory = parse_path(out)
+    how = Decoding(image_size=image_size, scratch=nearest_directory(directory))
+    source = source_from(data, labels, test=test, classes=classes, mirror=mirror, name=name, how=how)
+    source = hold_out(source, val_fraction)
+    log(source.summary())
+    augmentation = source.augmentation(augment) if isinstance(augment, str) else augment
+    plan = make_plan(source, augmentation, epochs, dtype, seed)
     check_writable(directory)
     bake_source(source, plan, augmentation, directory, workers=workers, memory=memory, overwrite=overwrite)
 

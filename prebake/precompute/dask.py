@@ -23,8 +23,8 @@ from prebake.optional import import_optional
 from prebake.precompute.augmenters import Augmenter, PipelineAugmenter, augmenter_for
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.shard_writer import ShardWriter
-from prebake.precompute.sources.decode import Decoding
-from prebake.precompute.sources.known import load
+from prebake.precompute.sources import load
+from prebake.precompute.sources.registry import Decoding
 from prebake.signals import check_signals
 from prebake.storage.files import Location
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prebake.storage.atomic import naming
+from prebake.storage.files import Location
 
-__all__ = ["Chosen", "PixelFile", "Pixels", "blocks"]
+__all__ = ["Chosen", "PixelFile", "Pixels", "blocks", "nearest_directory"]
 
 BLOCK_BYTES = 4 * 1024 * 1024  # so that temporary arrays stay small
 
@@ -41,6 +42,13 @@ def blocks(pixels: Pixels) -> Iterator[NDArray[np.uint8]]:
     step = max(1, BLOCK_BYTES // math.prod(pixels.shape[1:]))
     for start in range(0, len(pixels), step):
         yield pixels[start : start + step]
+
+
+def nearest_directory(location: Location) -> Path | None:
+    """Return the directory itself, or the nearest one above it that exists; None for a remote location."""
+    if not isinstance(location, Path):
+        return None
+    return next(path for path in (location.absolute(), *location.absolute().parents) if path.is_dir())
 
 
 class Chosen:

@@ -7,10 +7,10 @@ from prebake.errors import DataError, UsageError
 from prebake.format.manifest import MANIFEST, Plan, differences
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
-from prebake.precompute.images import SourceData
+from prebake.precompute.images import SourceData, cut_off
 from prebake.precompute.plan import make_plan
-from prebake.precompute.sources.decode import Decoding
-from prebake.precompute.sources.known import DATASETS, OWN, cut_off, load
+from prebake.precompute.sources import dataset_names, load, sources
+from prebake.precompute.sources.registry import Decoding
 from prebake.storage.files import Location
 
 __all__ = ["Provenance", "find_provenance", "match_provenance"]
@@ -38,12 +38,12 @@ def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: De
         DataError: a set of a user's own, no data, or as `match_origin`.
         MachineError: as `load`.
     """
-    if dataset is None and data.name not in DATASETS:
-        own = " or ".join(f"--dataset {kind}:{own.where}" for kind, own in OWN.items())
+    if dataset is None and data.name not in dataset_names():
+        own = " or ".join(f"--dataset {source}" for source in sources().values() if source.argument)
         raise DataError(
-            f"{data.path}: baked from pictures or arrays named {data.name!r}, and this command knows only "
-            f"{', '.join(DATASETS)}. Say where the pictures are with {own}, and --image-size as they were baked. "
-            "Where it was arrays, call prebake.bake() with the same ones to repair it, prebake.audit() to audit"
+            f"{data.path}: baked from pictures or arrays named {data.name!r}, which the manifest does not locate. Say "
+            f"where the data set is with {own}, and --image-size as it was baked. For arrays, call prebake.bake() with "
+            "the same ones to repair the shards, or prebake.audit() to audit them"
         )
     source = load(dataset or data.name, data_dir, how)
     return match_provenance(data.location, data.plan, replace(source, name=data.name))  # a folder may have been renamed

@@ -15,11 +15,11 @@ from prebake.errors import UsageError
 from prebake.format.manifest import Plan, Shard
 from prebake.precompute.augment import Augmentation
 from prebake.precompute.bake import LocalPool, has_manifest, timed_bake, write_manifest, write_shards
+from prebake.precompute.images import SourceData
 from prebake.precompute.plan import check_space, estimate, out_of_space
 from prebake.precompute.remote import check_scratch, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, reconcile
 from prebake.precompute.shard_writer import ShardWriter
-from prebake.precompute.sources.known import SourceData
 from prebake.storage.atomic import make_directory
 from prebake.storage.files import Location, present
 from prebake.storage.lock import HeldError, locked

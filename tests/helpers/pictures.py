@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prebake.precompute.images import SourceData
-from prebake.precompute.sources.decode import Decoding
-from prebake.precompute.sources.known import load
+from prebake.precompute.sources import load
+from prebake.precompute.sources.registry import Decoding
 
 __all__ = ["picture", "read", "saved", "write_cats", "write_folder"]
 

@@ -9,8 +9,9 @@ import prebake
 from prebake.format.manifest import Plan
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
+from prebake.precompute.images import SourceData, hold_out
 from prebake.precompute.plan import make_plan
-from prebake.precompute.sources.known import SourceData, checked_images, hold_out
+from prebake.precompute.sources.arrays import source_from
 from prebake.precompute.task import Task, bake_task
 
 AUGMENTATION = Augmentation("standard", pad=2, pad_mode="reflect", flip="random", cutout=2)
@@ -29,7 +30,8 @@ OPTIONS: dict[str, Any] = {
 
 
 def bake(out: Path, **changes: Any) -> ShardSet:
-    prebake.bake(**{**OPTIONS, "out": out, **changes})
+    chosen = {**OPTIONS, "out": out, **changes}
+    prebake.bake(chosen.pop("images"), chosen.pop("labels"), **chosen)
     return ShardSet(out)
 
 
@@ -43,11 +45,8 @@ def bake_share(out: Path, task: str, **changes: Any) -> list[str]:
 def source_and_plan(**changes: Any) -> tuple[SourceData, Plan]:
     """Return what `bake` plans."""
     chosen: dict[str, Any] = {"seed": 0, "dtype": "float16", **OPTIONS, **changes}
-    splits = {
-        "train": checked_images(chosen["images"], chosen["labels"], "images"),
-        "test": checked_images(chosen["test"][0], chosen["test"][1], "test images"),
-    }
-    source = hold_out(SourceData("images", tuple(chosen["classes"]), splits), chosen["val_fraction"])
+    data = source_from(chosen["images"], chosen["labels"], test=chosen["test"], classes=chosen["classes"])
+    source = hold_out(data, chosen["val_fraction"])
     return source, make_plan(source, chosen["augment"], chosen["epochs"], chosen["dtype"], chosen["seed"])
 
 

@@ -10,7 +10,6 @@ from prebake.precompute.augment.presets import (
     PAD_MODES,
     Augmentation,
     augmentation_for,
-    in_proportion,
 )
 from prebake.precompute.augment.resize import at_side, resized, sides
 
@@ -28,7 +27,6 @@ __all__ = [
     "augmentation_for",
     "draw",
     "held_out_order",
-    "in_proportion",
     "order",
     "resized",
     "sides",

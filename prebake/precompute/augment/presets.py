@@ -1,6 +1,6 @@
 """What is done to an image: names, parameters, and the defaults of each data set."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,6 @@ __all__ = [
     "TRANSFORMS",
     "Augmentation",
     "augmentation_for",
-    "in_proportion",
 ]
 
 PAD_MODES = ("reflect", "zero", "black")
@@ -135,12 +134,6 @@ class Augmentation:
 
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
-# A mirrored digit is another sign, or none at all.
-BY_DATASET: dict[str, dict[str, Any]] = {
-    **{name: {"flip": "none"} for name in ("mnist", "kmnist", "emnist", "svhn")},
-    "digits": {"flip": "none", "pad": 1, "cutout": 2},
-}
-NOTHING = (0, "none")
 PRESET_SIDE = 32  # of the images that the presets were made for
 # Those of recipes bear their recipe's name, which the manifest then suggests.
 WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0)
@@ -171,28 +164,29 @@ AUGMENTATIONS = {
 }
 
 
-def augmentation_for(dataset: str, name: str = "standard", **changes: int | str | None) -> Augmentation:
-    """Return the augmentation of a data set, its defaults changed where `changes` names a value.
+def augmentation_for(
+    name: str = "standard", *, mirror: bool = True, side: int = PRESET_SIDE, **changes: int | str | None
+) -> Augmentation:
+    """Return a preset.
+
+    Args:
+        name: of the preset.
+        mirror: whether images may be flipped. A mirrored digit is another sign, or none.
+        side: of the images in pixels, the shorter one. The presets were made for 32; padding and cutout are scaled.
+        changes: parameters of `Augmentation` that replace those of the preset, where they are not None.
 
     Raises:
-        UsageError: no augmentation of that name, or a value outside its range.
+        UsageError: no preset of that name, or a value outside its range.
     """
     if name not in AUGMENTATIONS:
         raise UsageError(f"--augment: no augmentation named {name!r}; there are {', '.join(AUGMENTATIONS)}")
     preset = AUGMENTATIONS[name]
-    # What a preset does not do at all, it does not do to any data set.
-    defaults = {key: value for key, value in BY_DATASET.get(dataset, {}).items() if getattr(preset, key) not in NOTHING}
-    given = {key: value for key, value in changes.items() if value is not None}
-    return replace(preset, **{**defaults, **given})
+    values: dict[str, Any] = {key: _scaled(getattr(preset, key), side) for key in ("pad", "cutout")}
+    if not mirror:
+        values["flip"] = "none"
+    return replace(preset, **{**values, **{key: value for key, value in changes.items() if value is not None}})
 
 
-def in_proportion(augmentation: Augmentation, side: int, given: Collection[str]) -> Augmentation:
-    """Return a preset for images of any size: padding and cutout, made for 32 pixels, grow or shrink with the side.
-
-    Args:
-        augmentation: a preset, perhaps changed.
-        side: of the images, the shorter one, in pixels.
-        given: names of the parameters that were asked for, and stay.
-    """
-    scaled = {name: getattr(augmentation, name) * side / PRESET_SIDE for name in ("pad", "cutout") if name not in given}
-    return replace(augmentation, **{name: round(value) for name, value in scaled.items()})
+def _scaled(pixels: int, side: int) -> int:
+    """Scale a number of pixels for images of another side; what is not 0 stays at least 1."""
+    return max(min(pixels, 1), round(pixels * side / PRESET_SIDE))

@@ -1,120 +1,107 @@
-"""A folder of pictures: `train/<class>/`, and perhaps `test/` and `val/` beside it, or classes alone.
+"""A folder of pictures: `train/CLASS/`, with `test/` and `val/` beside it, or `CLASS/` alone.
 
-Conventions of torchvision's ImageFolder: classes are directories in the order of their names, pictures are what has the
-ending of one, however deep in its class. Hidden files and directories are no one's pictures.
+It follows torchvision's ImageFolder: a class is a directory, classes are ordered by name, and a picture is a file with
+the extension of one, at any depth below its class. Hidden files and directories are ignored.
 """
 
 import errno
 import os
-import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from prebake.console import log
 from prebake.errors import DataError, listed, shown
 from prebake.loader.image_file import EXTENSIONS
 from prebake.precompute.images import SourceData
-from prebake.precompute.sources.decode import Decoding, Pictures, decoded
+from prebake.precompute.sources.pictures import Pictures, decode
+from prebake.precompute.sources.registry import Decoding, Source, absolute_path, register
+from prebake.precompute.sources.splits import choose_splits, held_out_names, safe_name, split_of
 from prebake.storage.files import open_regular
 
-__all__ = ["held_out_names", "load_folder", "safe_name", "split_of"]
-
-# What the parts of a data set are called where people share them.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
-FOREIGN = "__MACOSX"  # what macOS puts beside the files of an archive
+FOREIGN = "__MACOSX"  # which macOS adds to archives
 
 
-def load_folder(where: str, how: Decoding) -> SourceData:
+def read_folder(argument: str, _data_dir: Path, how: Decoding) -> SourceData:
     """Read a folder of pictures.
 
     Raises:
-        DataError: no such folder, no two classes, a class without pictures, held-out pictures of an unknown class,
-            or as `decoded`.
-        UsageError, MachineError: as `decoded`.
+        DataError: no such folder, fewer than two classes, a class without pictures, held-out pictures of an unknown
+            class, directories that are neither splits nor classes, or as `decode`.
+        UsageError, MachineError: as `decode`.
     """
-    path = Path(where).expanduser()
+    path = Path(argument).expanduser()
     if not path.is_dir():
         kind = "a file; unpack it first" if path.is_file() else "no such directory"
         raise DataError(f"--dataset folder:{path}: {kind}")
     parts = _parts(path)
-    classes = _directories(parts["train"])
+    classes = _classes(parts["train"])
     if len(classes) < 2:
-        raise DataError(_too_few(parts["train"], classes))
-    left_out: list[str] = []
-    files = {split: _files(part, classes, left_out) for split, part in parts.items()}
+        raise DataError(_too_few(parts["train"], list(classes.values())))
+    foreign: list[str] = _files_in(path) if parts["train"] != path else []
+    files = {split: _pictures_of(part, list(classes), foreign) for split, part in parts.items()}
     empty = [shown(_text(name)) for name, paths in zip(classes, files["train"], strict=True) if not paths]
     if empty:
         raise DataError(
             f"{parts['train']}: {len(empty)} of {len(classes)} classes have no pictures ({listed(empty)}); pictures "
             f"end in {', '.join(EXTENSIONS)}. Remove the directories that are no classes"
         )
-    if left_out:
-        log(
-            f"{path}: {len(left_out)} files are left out, since they are not named like pictures in a class: "
-            f"{listed(left_out, 4)}"
-        )
-    for split, paths in files.items():
-        if not any(paths):
-            log(f"{parts[split]}: no pictures in classes, so nothing is held out there")
+    left_out = [f"{parts[split].name}, which has no pictures in classes" for split in files if not any(files[split])]
+    if foreign:
+        left_out.append(f"{len(foreign)} files that are not named like pictures in a class ({listed(foreign, 4)})")
     splits = {split: _pictures(paths) for split, paths in files.items() if any(paths)}
-    return decoded(safe_name(path.resolve().name), [_text(name) for name in classes], held_out_names(splits), how)
-
-
-def split_of(name: str) -> str | None:
-    """Say which split a directory, or another part of a set, of that name holds."""
-    return SPLITS.get(name.lower())
-
-
-def held_out_names(splits: Mapping[str, Pictures]) -> dict[str, Pictures]:
-    """Take a lone `val` for the test split, as it is in sets whose real test labels nobody has."""
-    return {"test" if split == "val" and "test" not in splits else split: part for split, part in splits.items()}
-
-
-def safe_name(text: str) -> str:
-    """Make a data set's name, which becomes a part of file names, out of any text."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "pictures"
+    about = SourceData(
+        safe_name(path.resolve().name), tuple(_text(name) for name in classes), {}, left_out=tuple(left_out)
+    )
+    return decode(about, held_out_names(splits), how)
 
 
 def _parts(path: Path) -> dict[str, Path]:
-    """Return the directory of each split; where none is called train, the whole folder is."""
-    found: dict[str, Path] = {}
-    others = []
-    for name in _directories(path):
-        split = split_of(name)
-        if split is None:
-            others.append(shown(_text(name)))
-        elif split in found:
-            raise DataError(f"{path}: both {found[split].name} and {name} would be its {split} part; rename one")
-        else:
-            found[split] = path / name
+    """Return the directory of each split; the whole folder is train where none has that name."""
+    found, others = choose_splits(str(path), _directories(path))
     if "train" not in found:
         if found:
             raise DataError(
-                f"{path}: has {', '.join(part.name for part in found.values())}, but no train; expected "
-                "train/<class>/ beside it, or classes only"
+                f"{path}: has {', '.join(found.values())}, but no train; expected train/CLASS/ beside it, or classes "
+                "only"
             )
         return {"train": path}
-    if others:
-        log(f"{path}: left out what is neither train, test nor val: {listed(others, 4)}")
-    return {split: found[split] for split in ("train", "test", "val") if split in found}
+    crowded = [shown(_text(name)) for name in others if _any_picture(path / name)]
+    if crowded:
+        raise DataError(
+            f"{path}: beside {found['train']}, which is taken for the training part, {len(crowded)} directories hold "
+            f"pictures and are no part of a name known here: {listed(crowded)}. If {found['train']} is a class, rename "
+            f"it, or move all classes into {path}/train/; if not, move the other directories away"
+        )
+    return {split: path / name for split, name in found.items()}
 
 
 def _directories(path: Path) -> list[str]:
     with os.scandir(path) as entries:
         return sorted(e.name for e in entries if _is_directory(e) and not e.name.startswith(".") and e.name != FOREIGN)
+
+
+def _files_in(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(_text(e.name) for e in entries if not _is_directory(e) and not e.name.startswith("."))
+
+
+def _classes(path: Path) -> dict[str, str]:
+    """Return the directory of each class, by the class's name in Unicode's composed form.
+
+    macOS writes decomposed file names, so that the same class may have two spellings.
+    """
+    found: dict[str, str] = {}
+    for directory in _directories(path):
+        name = unicodedata.normalize("NFC", directory)
+        if name in found:
+            raise DataError(
+                f"{path}: two directories are named {shown(_text(name))}, in two Unicode forms; merge them into one"
+            )
+        found[name] = directory
+    return {name: found[name] for name in sorted(found)}
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -123,38 +110,42 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        return False  # a link to itself is as good as one to nothing
+        return False  # a link to itself, which is as good as a broken one
 
 
-def _files(part: Path, classes: Sequence[str], left_out: list[str]) -> list[list[str]]:
-    """Return the paths of each class's pictures, in torchvision's order."""
-    unknown = [shown(_text(name)) for name in sorted(set(_directories(part)) - set(classes))]
+def _pictures_of(part: Path, classes: Sequence[str], foreign: list[str]) -> list[list[str]]:
+    """Return the paths of each class's pictures, in torchvision's order; add other files to `foreign`."""
+    here = _classes(part)
+    unknown = [shown(_text(name)) for name in here if name not in classes]
     if unknown:
         raise DataError(
             f"{part}: {len(unknown)} classes that are not in train ({listed(unknown)}), of which nothing can be "
             "learnt; remove them there, or add them to train"
         )
-    with os.scandir(part) as entries:
-        left_out += [_text(e.name) for e in entries if not _is_directory(e) and not e.name.startswith(".")]
-    return [_pictures_in(part / name, left_out) if (part / name).is_dir() else [] for name in classes]
+    foreign += _files_in(part)
+    return [_pictures_in(part / here[name], foreign) if name in here else [] for name in classes]
 
 
-def _pictures_in(directory: Path, left_out: list[str]) -> list[str]:
+def _pictures_in(directory: Path, foreign: list[str]) -> list[str]:
     found = []
     for root, names in sorted(_walk(str(directory), frozenset())):
         for name in sorted(names):
             if name.lower().endswith(EXTENSIONS):
                 found.append(os.path.join(root, name))  # noqa: PTH118 - a Path each would take much memory
             else:
-                left_out.append(_text(name))
+                foreign.append(_text(name))
     return found
+
+
+def _any_picture(directory: Path) -> bool:
+    return any(name.lower().endswith(EXTENSIONS) for _, names in _walk(str(directory), frozenset()) for name in names)
 
 
 def _walk(directory: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield a directory and those below it, each with the names of its files; links are followed."""
     real = os.path.realpath(directory)
     if real in above:
-        raise DataError(f"{_text(directory)}: leads to a directory above it, and so in a circle; remove that link")
+        raise DataError(f"{_text(directory)}: links to a directory above it, which makes a circle; remove that link")
     with os.scandir(directory) as entries:
         seen = [(entry.name, _is_directory(entry)) for entry in entries if not entry.name.startswith(".")]
     yield directory, [name for name, is_directory in seen if not is_directory]
@@ -164,7 +155,7 @@ def _walk(directory: str, above: frozenset[str]) -> Iterator[tuple[str, list[str
 
 
 def _pictures(paths: Sequence[Sequence[str]]) -> Pictures:
-    """Return one split's pictures, given those of each class."""
+    """Return the pictures of one split, given those of each class."""
     flat = [path for of_class in paths for path in of_class]
     labels_N = np.repeat(np.arange(len(paths)), [len(of_class) for of_class in paths])
 
@@ -175,12 +166,23 @@ def _pictures(paths: Sequence[Sequence[str]]) -> Pictures:
 
 
 def _text(name: str) -> str:
-    """Return a file's name as text that any encoding of Unicode can hold: bytes that are no UTF-8 are escaped."""
+    """Return a file's name as valid Unicode: bytes that are no UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _too_few(train: Path, classes: Sequence[str]) -> str:
-    found = f"only {shown(_text(classes[0]))}" if classes else "none"
-    deeper = [train / name for name in classes if any(map(split_of, _directories(train / name)))]
+def _too_few(train: Path, directories: Sequence[str]) -> str:
+    found = f"only {shown(_text(directories[0]))}" if directories else "none"
+    deeper = [train / name for name in directories if any(map(split_of, _directories(train / name)))]
     hint = f"; try folder:{deeper[0]}" if deeper else ", one for each class, with its pictures in it"
     return f"{train}: expected at least two directories of classes, found {found}{hint}"
+
+
+register(
+    Source(
+        "folder",
+        read_folder,
+        "pictures in train/CLASS/ and test/CLASS/ or val/CLASS/, or in CLASS/ alone",
+        "PATH",
+        absolute_path,
+    )
+)

@@ -1,126 +1,118 @@
 """Data sets of Hugging Face `datasets`: from the hub, or a directory that `save_to_disk` wrote."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.console import log
 from prebake.errors import DataError, listed, shown
 from prebake.optional import import_optional
 from prebake.precompute.images import SourceData
-from prebake.precompute.sources.decode import Decoding, Pictures, decoded
-from prebake.precompute.sources.folder import held_out_names, safe_name, split_of
+from prebake.precompute.sources.labels import number_labels
+from prebake.precompute.sources.map_style import IMAGE_NAMES, LABEL_NAMES
+from prebake.precompute.sources.pictures import Pictures, decode
+from prebake.precompute.sources.registry import Decoding, Source, absolute_path, register
+from prebake.precompute.sources.splits import choose_splits, held_out_names, other_parts, safe_name
 
-__all__ = ["load_hub"]
-
-IMAGE_NAMES = ("image", "img", "picture")
-LABEL_NAMES = ("label", "labels", "fine_label")
-NO_LABELS = {None, -1}  # of a test part whose labels nobody has
+LABEL_TYPES = ("int", "uint", "bool", "string", "large_string")  # the beginnings of their names
+NO_LABELS = {None, -1}  # how a test part says that its labels are secret
 
 
-def load_hub(where: str, how: Decoding) -> SourceData:
+def read_huggingface(argument: str, _data_dir: Path, how: Decoding) -> SourceData:
     """Read a data set of pictures with one label each.
 
     Raises:
-        DataError: none of that name, or one without pictures or labels, or as `decoded`.
-        MachineError: `datasets` is needed and missing, or as `decoded`.
-        UsageError: as `decoded`.
+        DataError: no such data set, no pictures or labels in it, or as `decode`.
+        MachineError: `datasets` is missing, or as `decode`.
+        UsageError: as `decode`.
     """
-    splits = _splits(where)
-    features = splits["train"].features
+    where = f"hf:{argument}"
+    parts, left_out = _parts(argument)
+    features = parts["train"].features
     image = _column(where, features, lambda feature: type(feature).__name__ == "Image", IMAGE_NAMES, "pictures")
-    label = _column(where, features, _is_label, LABEL_NAMES, "labels")
-    known = getattr(features[label], "names", None) or sorted({*_labels(splits["train"], label)} - {None})
-    classes = [str(value) for value in known]
-    if len(classes) < 2:
-        raise DataError(f"hf:{where}: expected at least two classes in {label!r}, found {listed(classes) or 'none'}")
-    pictures = {}
-    for split, part in splits.items():
+    label = _column(where, features, _is_label, LABEL_NAMES, "labels: whole numbers, bool or text")
+    names = getattr(features[label], "names", None)
+    labels = {}
+    for split, part in parts.items():
         absent = [column for column in (image, label) if column not in part.features]
         if absent:
-            log(f"hf:{where}: {split} is left out, since it has no column {absent[0]!r}")
+            left_out.append(f"{split}, which has no column {absent[0]!r}")
             continue
-        labels = _labels(part, label)
-        if split != "train" and {*labels} <= NO_LABELS - {*known}:
-            log(f"hf:{where}: {split} is left out, since its labels are not given")
+        values = _labels(part, label)
+        if split != "train" and {*values} <= NO_LABELS:
+            left_out.append(f"{split}, whose labels are not given")
             continue
-        labels_N = _numbers(f"hf:{where}: {split}", label, labels, known)
-        pictures[split] = _pictures(split, part.select_columns([image]), image, labels_N)
-    name = safe_name(Path(where).expanduser().resolve().name)
-    return decoded(name, classes, held_out_names(pictures), how)
+        _check_labels(f"{where}: {split}", label, values)
+        labels[split] = values
+    numbered = number_labels(where, labels, names)
+    if len(numbered.classes) < 2:
+        raise DataError(f"{where}: expected at least two classes in {label!r}, found {listed(numbered.classes)}")
+    pictures = {
+        split: _pictures(split, parts[split].select_columns([image]), image, labels_N)
+        for split, labels_N in numbered.splits.items()
+    }
+    name = safe_name(Path(argument).expanduser().resolve().name)
+    about = SourceData(name, numbered.classes, {}, left_out=tuple(left_out), notes=numbered.notes)
+    return decode(about, held_out_names(pictures), how)
 
 
-def _splits(where: str) -> dict[str, Any]:
-    """Open the data set, and return its parts by our names for them."""
+def _parts(argument: str) -> tuple[dict[str, Any], list[str]]:
+    """Open the data set; return its parts by the names of their splits, and phrases about those left out."""
     datasets = import_optional("datasets", "hf", "hf:NAME")
-    directory = Path(where).expanduser()
+    directory = Path(argument).expanduser()
     try:
-        found = datasets.load_from_disk(str(directory)) if directory.is_dir() else datasets.load_dataset(where)
+        found = datasets.load_from_disk(str(directory)) if directory.is_dir() else datasets.load_dataset(argument)
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, AttributeError) as error:
         raise DataError(
-            f"hf:{where}: can't be opened ({(str(error).splitlines() or [type(error).__name__])[0]}). Expected a "
+            f"hf:{argument}: can't be opened ({(str(error).splitlines() or [type(error).__name__])[0]}). Expected a "
             "directory that save_to_disk wrote, or, where a network is, a name on huggingface.co"
         ) from None
     parts: Mapping[str, Any] = found if isinstance(found, dict) else {"train": found}
-    splits: dict[str | None, str] = {}
-    for name in parts:
-        split = split_of(name)
-        if split is not None and split in splits:
-            raise DataError(
-                f"hf:{where}: both {splits[split]} and {name} would be its {split} part; rename one, and bake what "
-                "save_to_disk then writes"
-            )
-        splits[split] = name
-    others = [name for name in parts if split_of(name) is None]
-    if others:
-        log(f"hf:{where}: left out what is neither train, test nor validation: {listed(others)}")
+    splits, others = choose_splits(f"hf:{argument}", parts)
     if "train" not in splits:
-        raise DataError(f"hf:{where}: expected a part named train, found {listed(list(parts))}")
-    return {split: parts[splits[split]] for split in ("train", "test", "val") if split in splits}
+        raise DataError(f"hf:{argument}: expected a part named train, found {listed(list(parts))}")
+    return {split: parts[name] for split, name in splits.items()}, other_parts(others)
 
 
 def _is_label(feature: Any) -> bool:
     kind = getattr(feature, "dtype", "")
-    return type(feature).__name__ == "ClassLabel" or (isinstance(kind, str) and kind.startswith(("int", "string")))
+    return type(feature).__name__ == "ClassLabel" or (isinstance(kind, str) and kind.startswith(LABEL_TYPES))
 
 
 def _labels(part: Any, column: str) -> list[Any]:
-    """Return the labels of a part: names, where it has them, since each part may number them in its own way."""
+    """Return the labels of a part: their names, where it has names, since each part may number them in its own way."""
     values = list(part.select_columns([column])[:][column])
     names = getattr(part.features[column], "names", None)
     return values if names is None else [None if value in NO_LABELS else names[value] for value in values]
 
 
-def _numbers(whose: str, column: str, labels: Sequence[Any], known: Sequence[Any]) -> NDArray[np.int64]:
-    """Return each label's place among those of train, (N,)."""
-    places = {value: place for place, value in enumerate(known)}
-    unknown = [value for value in labels if value not in places]
-    if unknown:
+def _check_labels(where: str, column: str, values: Sequence[Any]) -> None:
+    missing = sum(value is None for value in values)
+    if missing:
         raise DataError(
-            f"{whose} has {len(unknown)} pictures whose label in {column!r} is missing or none of train's: "
-            f"{listed(sorted(map(shown, {*unknown})))}; remove them with datasets' filter, and bake what save_to_disk "
-            "then writes"
+            f"{where} has {missing} pictures whose label in {column!r} is missing; remove them with datasets' filter, "
+            "and bake what save_to_disk then writes"
         )
-    return np.array([places[value] for value in labels], np.int64)
 
 
-def _column(where: str, features: Mapping[str, Any], fits: Any, names: tuple[str, ...], what: str) -> str:
+def _column(
+    where: str, features: Mapping[str, Any], fits: Callable[[Any], bool], names: tuple[str, ...], what: str
+) -> str:
     """Return the column of that kind: the only one, or the first that has a usual name."""
     found = [name for name, feature in features.items() if fits(feature)]
     usual = [name for name in names if name in found]
     if len(found) != 1 and not usual:
         raise DataError(
-            f"hf:{where}: expected one column of {what}, or one named {' or '.join(names)}, found "
+            f"{where}: expected one column of {what}, or one named {' or '.join(names)}, found "
             f"{shown({name: str(feature) for name, feature in features.items()})}"
         )
     return usual[0] if usual else found[0]
 
 
-def _pictures(split: str, part: Any, column: str, labels_N: Any) -> Pictures:
+def _pictures(split: str, part: Any, column: str, labels_N: NDArray[np.int64]) -> Pictures:
     import datasets
 
     encoded = part.cast_column(column, datasets.Image(decode=False))
@@ -132,3 +124,19 @@ def _pictures(split: str, part: Any, column: str, labels_N: Any) -> Pictures:
         return Path(row["path"]).open("rb") if row["bytes"] is None else io.BytesIO(row["bytes"])
 
     return Pictures(labels_N, lambda number: f"{split}, row {number}", open_picture)
+
+
+def _absolute(argument: str) -> str:
+    """Make a directory absolute; a name on the hub stays."""
+    return absolute_path(argument) if Path(argument).expanduser().is_dir() else argument
+
+
+register(
+    Source(
+        "hf",
+        read_huggingface,
+        "of Hugging Face datasets, or a directory that save_to_disk wrote (needs the extra hf)",
+        "NAME",
+        _absolute,
+    )
+)

@@ -1,4 +1,4 @@
-"""WebDataset shards of pictures: plain tar files in which `key.png` and `key.cls` stand side by side."""
+"""WebDataset shards of pictures: plain tar files in which `KEY.png` and `KEY.cls` follow each other."""
 
 import glob
 import io
@@ -11,91 +11,120 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prebake.console import log
 from prebake.errors import DataError, UsageError, listed, shown
 from prebake.loader.image_file import EXTENSIONS
 from prebake.precompute.images import SourceData
-from prebake.precompute.sources.decode import Decoding, Pictures, decoded
-from prebake.precompute.sources.folder import held_out_names, safe_name, split_of
-
-__all__ = ["load_tars"]
+from prebake.precompute.sources.labels import number_labels
+from prebake.precompute.sources.pictures import Pictures, decode
+from prebake.precompute.sources.registry import Decoding, Source, absolute_path, register
+from prebake.precompute.sources.splits import held_out_names, safe_name, split_of
 
 LABEL = ".cls"
-MAX_LABEL = 2**16 - 1
-MAX_LABEL_BYTES = 64
+MAX_LABEL_BYTES = 1024
+COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.\w+|zip|7z|rar)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Where a picture lies in which archive, and its label."""
+    """A picture: its archive, its name there, offset and size in bytes; and the text of its label."""
 
     archive: int
     name: str
     offset: int
     size: int
-    label: int
+    label: str
 
 
-def load_tars(where: str, how: Decoding) -> SourceData:
-    """Read WebDataset shards, local files: a directory of them, or a path with braces or wildcards.
+def read_webdataset(argument: str, _data_dir: Path, how: Decoding) -> SourceData:
+    """Read local WebDataset shards: a directory of them, or a path with braces or wildcards.
 
-    A shard whose name has the word test or val is of that split, all others are to train on. Where shards lie in
-    several directories, the names of these count, too.
+    A shard belongs to the split that its file name names as a word, or else a directory that not all shards lie in.
+    Shards that name no split are training data where no shard names train, and are left out where one does.
 
     Raises:
-        UsageError: not local, or as `decoded`.
-        DataError: no such files, or others than plain tar files of pictures with numbers for labels, or as `decoded`.
-        MachineError: as `decoded`.
+        UsageError: not local, or as `decode`.
+        DataError: no such files, or other files than plain tar files of pictures with labels, or as `decode`.
+        MachineError: as `decode`.
     """
-    paths = _paths(where)
+    where = f"webdataset:{argument}"
+    paths, left_out = _paths(argument)
     base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     names = [path.absolute().relative_to(base) for path in paths]
+    splits = _splits(where, names, left_out)
     samples: dict[str, list[_Sample]] = {}
     for number, path in enumerate(paths):
-        samples.setdefault(_split(names[number]), []).extend(_samples(number, path))
+        if (split := splits[number]) is not None:
+            found = list(_samples(number, path))
+            samples.setdefault(split, []).extend(found)
+            if not found:
+                left_out.append(f"{names[number]}, which has no samples")
     if not samples.get("train"):
-        raise DataError(f"webdataset:{where}: no sample to train on in {listed(list(map(str, names)))}")
-    highest = max(sample.label for sample in samples["train"])
-    above = [sample for part in samples.values() for sample in part if sample.label > highest]
-    if not highest or above:
-        raise DataError(
-            f"webdataset:{where}: expected labels from 0 to at least 1 in train, and no higher ones elsewhere, found 0 "
-            f"to {highest} in train{f', and {above[0].label} in {above[0].name}' if above else ''}"
-        )
-    absent = sorted({*range(highest)} - {sample.label for sample in samples["train"]})
-    if absent:
-        these = listed([str(label) for label in absent])
-        log(f"webdataset:{where}: labels 0 to {highest}, of which {len(absent)} have no picture to train on: {these}")
-    splits = {split: _pictures(paths, samples[split]) for split in ("train", "test", "val") if samples.get(split)}
+        raise DataError(f"{where}: no sample to train on in {listed(list(map(str, names)))}")
+    samples = {split: samples[split] for split in ("train", "test", "val") if samples.get(split)}
+    numbered = number_labels(where, {split: _numbers(part) for split, part in samples.items()})
+    if len(numbered.classes) < 2:
+        raise DataError(f"{where}: expected at least two classes in train, found only {listed(numbered.classes)}")
+    pictures = {split: _pictures(paths, part, numbered.splits[split]) for split, part in samples.items()}
     name = safe_name(base.resolve().name)
-    return decoded(name, [str(label) for label in range(highest + 1)], held_out_names(splits), how)
+    about = SourceData(name, numbered.classes, {}, left_out=tuple(left_out), notes=numbered.notes)
+    return decode(about, held_out_names(pictures), how)
 
 
-def _paths(where: str) -> list[Path]:
+def _paths(argument: str) -> tuple[list[Path], list[str]]:
+    """Return the tar files, and phrases about what is left out."""
     from braceexpand import braceexpand  # comes with webdataset, which imports torch
 
-    if re.match(r"[a-z0-9]+:", where):
-        raise UsageError(f"webdataset:{where}: expected local files; fetch the shards first")
-    path = Path(where).expanduser()
+    if re.match(r"[a-z0-9]+:", argument):
+        raise UsageError(f"webdataset:{argument}: expected local files; fetch the shards first")
+    path = Path(argument).expanduser()
+    others: list[str] = []
     if path.is_dir():
-        paths = sorted(path.glob("*.tar"))
+        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        paths = [file for file in files if file.suffix.lower() == ".tar"]
+        others = [str(file.relative_to(path)) for file in files if file not in {*paths}]
     else:
         try:
             patterns = list(braceexpand(str(path)))
         except ValueError:
-            raise UsageError(f"webdataset:{where}: its braces are not balanced") from None
+            raise UsageError(f"webdataset:{argument}: its braces are not balanced") from None
         paths = [Path(p) for pattern in patterns for p in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207 - absolute patterns too
+    compressed = [name for name in [*map(str, paths), *others] if COMPRESSED.search(name)]
+    if compressed:
+        raise DataError(
+            f"webdataset:{argument}: {len(compressed)} archives are compressed: {listed(compressed, 3)}; unpack them "
+            "into plain tar files, or name the plain ones alone with a pattern such as 'DIR/*.tar'"
+        )
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
-        raise DataError(f"webdataset:{where}: no such tar files: {listed(missing, 3) or 'the directory holds none'}")
-    return paths
+        raise DataError(f"webdataset:{argument}: no such tar files: {listed(missing, 3) or 'the directory holds none'}")
+    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+    if twice:
+        raise DataError(f"webdataset:{argument}: {len(twice)} tar files are named more than once: {listed(twice, 3)}")
+    return paths, [f"{len(others)} files that are no tar files ({listed(others, 4)})"] if others else []
 
 
-def _split(name: Path) -> str:
-    """Say of which split a shard is, by the last of its names that has a word for one."""
-    words = [word for part in reversed(name.parts) for word in re.split(r"[^A-Za-z]+", part)]
-    return next(filter(None, map(split_of, words)), "train")
+def _splits(where: str, names: list[Path], left_out: list[str]) -> list[str | None]:
+    """Return the split of each shard; None: it is left out."""
+    found = [_split(where, name) for name in names]
+    if "train" not in found:
+        return [split or "train" for split in found]
+    unnamed = [str(name) for name, split in zip(names, found, strict=True) if split is None]
+    if unnamed:
+        left_out.append(f"{len(unnamed)} tar files that name no split ({listed(unnamed, 4)})")
+    return found
+
+
+def _split(where: str, name: Path) -> str | None:
+    """Return the split that a shard's name names: its file name, or else the nearest directory that names one."""
+    for part in reversed(name.parts):
+        words = [word for word in re.split(r"[^A-Za-z]+", part) if split_of(word)]
+        if len({split_of(word) for word in words}) > 1:
+            raise DataError(f"{where}: {name} names two splits, {listed(words)}; rename it")
+        if words:
+            return split_of(words[0])
+    return None
 
 
 def _samples(number: int, path: Path) -> Iterator[_Sample]:
@@ -106,39 +135,51 @@ def _samples(number: int, path: Path) -> Iterator[_Sample]:
             members: dict[str, tarfile.TarInfo] = {}
             for member in archive:
                 directory, _, name = member.name.rpartition("/")
-                if not member.isreg() or name.startswith("."):  # macOS puts ._NAME beside each file
+                if member.isdir() or name.startswith("."):  # macOS puts ._NAME beside each file
                     continue
-                stem, dot, ending = name.partition(".")
+                if not member.isreg():
+                    raise DataError(f"{path}: {shown(member.name)} is a link or a device; expected regular files")
+                stem, dot, extension = name.partition(".")
                 if (directory, stem) != key and members:
                     yield _sample(number, path, archive, members)
                     members = {}
-                key = (directory, stem)
-                members[(dot + ending).lower()] = member
+                key, extension = (directory, stem), (dot + extension).lower()
+                if extension in members:
+                    raise DataError(
+                        f"{path}: {shown(member.name)} repeats the key {shown(stem)} of the sample before it; each "
+                        "sample needs a key of its own"
+                    )
+                members[extension] = member
             if members:
                 yield _sample(number, path, archive, members)
-            file.seek(archive.offset)  # tarfile takes what is no header for the end; zeros, or nothing, are one
+            file.seek(archive.offset)  # tarfile takes anything but a header for the end; the end is zeros, or nothing
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
-    except (tarfile.TarError, EOFError, ValueError) as error:  # the last of numbers that are none
+    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers in a header that are none
         raise DataError(f"{path}: no whole, plain tar file ({error}); where it is compressed, unpack it") from None
 
 
 def _sample(number: int, path: Path, archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> _Sample:
-    pictures = [member for ending, member in members.items() if ending.endswith(EXTENSIONS)]
+    pictures = [member for extension, member in members.items() if extension.endswith(EXTENSIONS)]
     if len(pictures) != 1 or LABEL not in members:
         names = listed([shown(member.name) for member in members.values()])
         raise DataError(f"{path}: expected one picture and its label (.cls) in each sample, found {names}")
     file = archive.extractfile(members[LABEL])
-    text = file.read(MAX_LABEL_BYTES).strip() if file else b""
-    if not text.isdigit() or int(text) > MAX_LABEL:
-        raise DataError(
-            f"{path}, {shown(members[LABEL].name)}: expected a label from 0 to {MAX_LABEL}, found {shown(text)}"
-        )
+    data = file.read(MAX_LABEL_BYTES + 1).strip() if file else b""
+    text = data.decode("utf-8", "backslashreplace")
+    if not text or len(data) > MAX_LABEL_BYTES:
+        raise DataError(f"{path}, {shown(members[LABEL].name)}: expected a label, found {shown(text, 40)}")
     (picture,) = pictures
-    return _Sample(number, picture.name, picture.offset_data, picture.size, int(text))
+    return _Sample(number, picture.name, picture.offset_data, picture.size, text)
 
 
-def _pictures(paths: list[Path], samples: list[_Sample]) -> Pictures:
+def _numbers(samples: list[_Sample]) -> list[str] | list[int]:
+    """Return the labels as numbers, where all of them are; as text else."""
+    labels = [sample.label for sample in samples]
+    return list(map(int, labels)) if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in labels) else labels
+
+
+def _pictures(paths: list[Path], samples: list[_Sample], labels_N: NDArray[np.int64]) -> Pictures:
     def name(number: int) -> str:
         return f"{paths[samples[number].archive]}, {samples[number].name}"
 
@@ -147,4 +188,15 @@ def _pictures(paths: list[Path], samples: list[_Sample]) -> Pictures:
         with paths[sample.archive].open("rb") as file:
             return io.BytesIO(os.pread(file.fileno(), sample.size, sample.offset))
 
-    return Pictures(np.array([sample.label for sample in samples], np.int64), name, open_picture)
+    return Pictures(labels_N, name, open_picture)
+
+
+register(
+    Source(
+        "webdataset",
+        read_webdataset,
+        "local WebDataset shards of pictures and .cls: data-{000..009}.tar",
+        "URLS",
+        absolute_path,
+    )
+)
