@@ -279,9 +279,9 @@ def test_other_arrays_are_refused_with_what_differs(changes: dict[str, Any], sai
         ({"seed": -1}, "--seed: expected 0 to"),
         ({"seed": 2**63}, "--seed: expected 0 to"),
         ({"images": IMAGES.astype(float)}, "images: expected uint8"),
-        ({"labels": LABELS[1:]}, "images: expected 300 whole-number labels"),
-        ({"labels": LABELS.astype(float)}, "images: expected 300 whole-number labels"),
-        ({"test": (TEST[0], TEST[1] - 1)}, "test images: expected labels from 0"),
+        ({"labels": LABELS[1:]}, "images: expected 300 labels, one per image, found 299"),
+        ({"labels": LABELS.astype(float)}, "expected whole numbers, bool or text, found float64"),
+        ({"test": (TEST[0], TEST[1] - 1)}, "labels of test: expected labels from 0, found -1"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(changes: dict[str, Any], said: str, done: Path) -> None:
@@ -362,7 +362,7 @@ def test_the_command_names_what_differs_and_its_remedy_mends_it(baked_digits: Pa
 def test_the_command_refuses_sets_of_arrays_and_names_the_call_for_them(done: Path) -> None:
     refused = precompute_command("audit", done)
     assert refused.status == 3
-    assert "baked from pictures or arrays named 'images', and this command knows only cifar10" in refused.said
+    assert "baked from pictures or arrays named 'images', which the manifest does not locate" in refused.said
     assert "prebake.audit()" in refused.said
 
 

@@ -36,7 +36,8 @@ class SourceData:
         name: of the data set; it becomes a part of file names.
         classes: names; label i is classes[i].
         splits: `train`, and perhaps `test` and `val`.
-        mirror: whether a mirrored image keeps its class, as that of a photograph and not that of a digit.
+        mirror: whether a mirrored image keeps its class, as a photograph does and a digit does not; None: unknown, so
+            that images are not mirrored unless a user asks for it.
         preset_side: the side in pixels that padding and cutout of a preset are scaled to; None: the images' shorter
             side.
         left_out: phrases about what the source holds and the data set does not.
@@ -46,7 +47,7 @@ class SourceData:
     name: str
     classes: tuple[str, ...]
     splits: dict[str, Images]
-    mirror: bool = False
+    mirror: bool | None = None
     preset_side: int | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -58,8 +59,9 @@ class SourceData:
             UsageError: no preset of that name, or a value outside its range.
         """
         side = self.preset_side or min(self.splits["train"].pixels.shape[1:3])
-        augmentation = augmentation_for(preset, mirror=self.mirror, side=side, **changes)
-        if augmentation.flip == "none" != augmentation_for(preset, mirror=True).flip and changes.get("flip") is None:
+        augmentation = augmentation_for(preset, mirror=bool(self.mirror), side=side, **changes)
+        flips = augmentation_for(preset).flip != "none"
+        if flips and self.mirror is None and changes.get("flip") is None:
             log(f"{self.name}: images are not mirrored; --flip random mirrors them")
         return augmentation
 

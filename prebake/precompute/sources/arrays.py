@@ -41,7 +41,7 @@ def source_from(
         labels: (N,) whole numbers, bool or text; only for arrays.
         test: a pair (images, labels) of arrays, or a map-style data set.
         classes: names of the classes; by default the data set's attribute `classes`, or the labels themselves.
-        mirror: whether images may be mirrored; by default the data set's attribute `mirror`, or False.
+        mirror: whether images may be mirrored; by default the data set's attribute `mirror`, or unknown.
         name: of the data set.
         how: how the images of map-style data sets are resized, and whether unreadable ones are skipped.
 
@@ -77,7 +77,7 @@ def source_from(
             )
     splits = {split: Images(pixels[split], numbered.splits[split]) for split in pixels}
     left, notes = tuple(left_out), numbered.notes
-    return SourceData(name, numbered.classes, splits, mirror=bool(mirror), left_out=left, notes=notes)
+    return SourceData(name, numbered.classes, splits, mirror=mirror, left_out=left, notes=notes)
 
 
 def _parts(data: Any, labels: Any, test: Any) -> tuple[dict[str, Any], list[str]]:
