@@ -26,7 +26,7 @@ from prebake import Loader
 from prebake.errors import DataError, UsageError
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
-from prebake.precompute.sources.known import SourceData
+from prebake.precompute.images import SourceData
 
 INDEX = ("images", "labels", "index")
 
