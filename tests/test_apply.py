@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from prebake.errors import UsageError
-from prebake.format.record import ENCODINGS
+from prebake.format.columns import IMAGE_DTYPES
 from prebake.precompute.augment import FLIPS, PAD_MODES, Augmentation, Draw, Encoder, ViewStore, draw
 
 MEANS = (0.4914, 0.4822, 0.4465)
@@ -72,7 +72,7 @@ def choices_at(drawn: Draw, i: int) -> tuple[int, int, int, int, int]:
     pad_mode=st.sampled_from(PAD_MODES),
     flip=st.sampled_from(FLIPS),
     cutout=st.integers(0, 9),
-    dtype=st.sampled_from(ENCODINGS),
+    dtype=st.sampled_from(IMAGE_DTYPES),
     seed=st.integers(0, 2**63 - 1),
 )
 @example(images=3, shape=(32, 32, 3), pad=4, pad_mode="reflect", flip="random", cutout=8, dtype="float16", seed=0)
@@ -105,7 +105,7 @@ def test_variants_equal_those_made_image_by_image(
         assert out[i].tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", IMAGE_DTYPES)
 def test_more_images_than_one_block_of_the_store_are_all_there(dtype: str) -> None:
     images_NHWC = (np.arange(2500 * 6) % 251).astype(np.uint8).reshape(2500, 2, 3, 1)
     augmentation = Augmentation("any", 1, "zero", "random", 0)
@@ -146,7 +146,7 @@ def test_padding_and_cutout_are_exactly_zero_in_floats(dtype: str, pad_mode: str
     assert np.array_equal(out[0, :2, :2] == 0, np.full((2, 2, 3), pad_mode == "zero"))
 
 
-@given(mean=st.floats(0, 1), std=st.floats(0.001, 1), dtype=st.sampled_from(ENCODINGS))
+@given(mean=st.floats(0, 1), std=st.floats(0.001, 1), dtype=st.sampled_from(IMAGE_DTYPES))
 @example(mean=0.0, std=1.0, dtype="uint8")
 @example(mean=1.0, std=1.0, dtype="uint8")
 def test_the_encoder_s_table_is_the_formula_and_its_zero_the_nearest_code(mean: float, std: float, dtype: str) -> None:

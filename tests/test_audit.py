@@ -16,8 +16,9 @@ import pytest
 import prebake
 import prebake.precompute.augmenters
 from prebake.errors import DataError, UsageError
+from prebake.format.columns import IMAGE_DTYPES
 from prebake.format.manifest import Shard
-from prebake.format.record import ENCODINGS, Frame
+from prebake.format.record import Frame
 from prebake.format.verify import damage
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation, Draw, Encoder, ViewStore, augmentation_for
@@ -54,7 +55,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_processes")
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", IMAGE_DTYPES)
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_what_was_baked_is_derived_anew_byte_for_byte_and_one_bit_is_found(
     name: str, dtype: str, tmp_path: Path, rng: np.random.Generator
@@ -137,7 +138,7 @@ def forgeries(directory: Path, count: int) -> Iterator[tuple[Shard, int]]:
 
 
 @pytest.mark.parametrize("cases", [25, pytest.param(4000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", IMAGE_DTYPES)
 def test_every_forgery_whose_checksums_fit_is_found(
     dtype: str, cases: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

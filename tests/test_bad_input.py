@@ -178,10 +178,10 @@ COMMANDS: dict[str, Callable[[Path], Trial]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_manifest_of_a_newer_format_names_versions_and_the_way_out(command: str, there: Path) -> None:
-    reseal_manifest(there, lambda manifest: manifest.update(version=2))
+    reseal_manifest(there, lambda manifest: manifest.update(version=3))
     before = content(there.parent)
     ended = COMMANDS[command](there)
-    holds(ended, 3, "expected format prebake version 1, found prebake version 2", "use the release that wrote it")
+    holds(ended, 3, "expected format prebake version 2, found prebake version 3", "Use the release that wrote it")
     assert content(there.parent) == before
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import prebake
 from prebake.errors import UsageError
-from prebake.format.record import ENCODINGS
+from prebake.format.columns import IMAGE_DTYPES
 from prebake.loader.describe import digest
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation, augmentation_for, draw
@@ -22,7 +22,7 @@ from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files
 from tests.test_apply import choices_at, view
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", IMAGE_DTYPES)
 def test_one_worker_and_three_write_the_same_bytes(dtype: str, tmp_path: Path) -> None:
     one = bake(tmp_path / "one", dtype=dtype, workers=1)
     three = bake(tmp_path / "three", dtype=dtype, workers=3)
@@ -34,7 +34,7 @@ def test_one_worker_and_three_write_the_same_bytes(dtype: str, tmp_path: Path) -
 def test_every_epoch_holds_each_image_once_in_an_order_of_its_own(baked: ShardSet) -> None:
     orders, labels_of = [], []
     for epoch in range(2):
-        records = [(index.copy(), labels.copy()) for _, labels, index in baked.records("train", epoch)]
+        records = [(record.index_N.copy(), record.labels_N.copy()) for record in baked.records("train", epoch)]
         order = np.concatenate([index for index, _ in records])
         assert sorted(order.tolist()) == list(range(1350))
         orders.append(order.tolist())
@@ -47,12 +47,13 @@ def test_every_epoch_holds_each_image_once_in_an_order_of_its_own(baked: ShardSe
 def test_every_sample_is_the_variant_that_its_draw_says(done: Path) -> None:
     data = ShardSet(done)
     source = data.plan.source
-    kept = np.concatenate([index for _, _, index in data.records("val")])
+    kept = np.concatenate([record.index_N for record in data.records("val")])
     assert kept.tolist() == list(range(30))
     train_images, train_labels = held_in()
     for epoch in range(3):
         drawn = draw(AUGMENTATION, 0, epoch, 0, 270, (6, 7, 3))
-        for images, labels, index in data.records("train", epoch):
+        for record in data.records("train", epoch):
+            images, labels, index = record.images_NHWC, record.labels_N, record.index_N
             assert labels.tolist() == train_labels[index].tolist()
             for image, i in zip(images, index, strict=True):
                 choices = choices_at(drawn, int(i))
@@ -69,7 +70,7 @@ def held_in() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return cut["train"].images_NHWC, cut["train"].labels_N
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", IMAGE_DTYPES)
 def test_the_test_split_is_the_source_unaugmented_and_in_its_order(dtype: str, tmp_path: Path) -> None:
     data = bake(tmp_path / "set", dtype=dtype, epochs=1)
     ((images, labels),) = data.batches("test", batch_size=100)
@@ -80,7 +81,7 @@ def test_the_test_split_is_the_source_unaugmented_and_in_its_order(dtype: str, t
         mean, std = np.array(data.plan.source.mean), np.array(data.plan.source.std)
         assert images.tobytes() == ((pixels / 255 - mean) / std).astype(dtype).tobytes()
     assert labels.tolist() == expected_labels.tolist()
-    assert np.concatenate([index for _, _, index in data.records("test")]).tolist() == list(range(40))
+    assert np.concatenate([record.index_N for record in data.records("test")]).tolist() == list(range(40))
 
 
 def test_validation_and_training_images_together_are_the_source(tmp_path: Path) -> None:
@@ -176,7 +177,8 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
     for epoch in range(epochs):
         drawn = draw(augmentation, 0, epoch, 0, 50_000, (32, 32, 3))
         seen = np.zeros(50_000, bool)
-        for images, labels, index in data.records("train", epoch):
+        for record in data.records("train", epoch):
+            images, labels, index = record.images_NHWC, record.labels_N, record.index_N
             seen[index] = True
             assert np.array_equal(labels, train.labels_N[index])
             if rng.random() < 0.9:
@@ -198,7 +200,7 @@ def test_25_epochs_of_cifar10_hold_each_index_once_an_epoch_in_another_order(
     data = ShardSet(scratch)
     orders = set()
     for epoch in range(25):
-        order = np.concatenate([index.copy() for _, _, index in data.records("train", epoch)])
+        order = np.concatenate([record.index_N.copy() for record in data.records("train", epoch)])
         assert np.array_equal(np.sort(order), np.arange(50_000))
         orders.add(order.tobytes())
     assert len(orders) == 25

@@ -61,7 +61,7 @@ def test_unfinished_shards_are_refused_by_name(shards: Path, tmp_path: Path, com
     ended = command("--shards", copied, "--out", tmp_path / "runs", *ON_CPU)
     assert ended.code == 3
     assert "unfinished, 1 shards are missing (train-e001-000.tar)" in ended.err
-    assert f"Rebuild it: python -m precompute repair {copied} " in ended.err
+    assert f"Rebuild it: prebake repair {copied} " in ended.err
     assert not (tmp_path / "runs").exists()
 
 

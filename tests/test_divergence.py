@@ -48,7 +48,8 @@ def test_the_images_of_an_order_of_one_s_own_are_those_that_the_stream_gave(
     with pytest.raises(DivergenceError) as caught:
         list(trainer.run())
     labels: dict[int, int] = {}
-    for _, labels_N, index_N in tiny.records("train", 1):
+    for record in tiny.records("train", 1):
+        labels_N, index_N = record.labels_N, record.index_N
         labels.update(zip(index_N.tolist(), labels_N.tolist(), strict=True))
     images = caught.value.facts["images"]
     assert [labels[image] for image in images] == given[4]
@@ -57,7 +58,7 @@ def test_the_images_of_an_order_of_one_s_own_are_those_that_the_stream_gave(
 
 def images_of(data: ShardSet, epoch: int, step: int, batch_size: int) -> list[int]:
     """Return the source indices of a batch, read the plain way."""
-    indices = [int(index) for _, _, index_N in data.records("train", epoch) for index in index_N]
+    indices = [int(index) for record in data.records("train", epoch) for index in record.index_N]
     return indices[step * batch_size : (step + 1) * batch_size]
 
 

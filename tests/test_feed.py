@@ -52,7 +52,8 @@ def test_all_encodings_give_the_same_normalized_values(
     pixels = pictures[0] / 255
     normalized = (pixels - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2))
     data = encoded[dtype]
-    ((stored, _, index_N),) = data.records("train")
+    (record,) = data.records("train")
+    stored, index_N = record.images_NHWC, record.index_N
     found = Converter(data.plan, CPU, torch.float32)(torch.from_numpy(stored.copy()))
     # Half precision has 11 bits: 2**-11 of a value under 4 at the most.
     tolerance = 4 * 2**-11 if dtype == "float16" else 1e-5

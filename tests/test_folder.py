@@ -65,7 +65,8 @@ def test_commands_bake_audit_and_repair_a_folder(ziffern: Path, tmp_path: Path) 
     assert "decode Ziffern-fur-alle: 120 pictures" in baked.said
     data = ShardSet(tmp_path / "Ziffern-fur-alle")
     source = read(ziffern)
-    for images, labels, index in data.records("train", 1):
+    for record in data.records("train", 1):
+        images, labels, index = record.images_NHWC, record.labels_N, record.index_N
         assert np.array_equal(images, source.splits["train"].images_NHWC[index])
         assert np.array_equal(labels, source.splits["train"].labels_N[index])
     before = files(data.path)
@@ -381,7 +382,8 @@ def test_cifar10_as_png_files_gives_the_same_pixels(cifar10: SourceData, data_di
 def by_index(data: ShardSet, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return pixels and labels of a split as bytes, by source index."""
     rows: list[Any] = [None] * data.samples(split)
-    for images, labels, index in data.records(split, 0):
+    for record in data.records(split, 0):
+        images, labels, index = record.images_NHWC, record.labels_N, record.index_N
         for image, label, i in zip(images, labels, index, strict=True):
             rows[i] = np.frombuffer(image.tobytes() + label.tobytes(), np.uint8)
     return np.stack(rows)

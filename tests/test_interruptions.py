@@ -12,7 +12,8 @@ import pytest
 from prebake.cli.run import run_command
 from prebake.console import log
 from prebake.errors import DataError
-from prebake.format.shard import Epoch, Shard, divide
+from prebake.format.columns import standard_columns
+from prebake.format.shard import Shard, divide
 from prebake.precompute.workers import imap_threads
 from prebake.signals import check_signals, defer_signals
 from tests.helpers.trials import trial
@@ -148,7 +149,8 @@ def test_an_error_in_a_finalizer_is_shown() -> None:
 
 
 def test_a_signal_that_is_swallowed_ends_a_bake_after_its_next_shard() -> None:
-    shards = [replace(divide("train", 0, Epoch(1, (1, 1, 1)), "uint8")[0], epoch=epoch) for epoch in range(200)]
+    (shard,) = divide("train", 0, 1, standard_columns((1, 1, 1), "uint8"))
+    shards = [replace(shard, epoch=epoch) for epoch in range(200)]
 
     def work(shard: Shard, stopped: threading.Event) -> None:
         if not stopped.is_set():

@@ -68,7 +68,7 @@ def indices(loader: Loader) -> list[int]:
 
 def baked_indices(data: ShardSet, epoch: int) -> list[int]:
     """Return the source indices of an epoch as baked."""
-    return [int(i) for _, _, index in data.records("train", epoch) for i in index]
+    return [int(i) for record in data.records("train", epoch) for i in record.index_N]
 
 
 def test_each_loop_plays_the_next_epoch(three: ShardSet) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import prebake
 from prebake.errors import DataError
+from prebake.format.columns import standard_columns
 from prebake.format.manifest import MAX_SEED
 from prebake.format.record import Layout
 from prebake.loader.order import record_order
@@ -25,6 +26,7 @@ from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import ON_CPU, Command, Ended, log_of, summary_of, the_run
 
+RECORD = Layout(128, standard_columns((8, 8, 1), "uint8"))
 SEEDS = st.integers(0, MAX_SEED)
 EPOCHS = st.integers(0, 10_000)
 SHARDS = st.lists(st.integers(1, 70), min_size=1, max_size=30)
@@ -79,7 +81,7 @@ def test_the_order_is_pinned_since_runs_are_to_be_repeated() -> None:
 @pytest.fixture
 def three_shards(digits: SourceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
     """Two epochs of 700 digits in three shards of two records each, the last of which is short."""
-    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * RECORD.size_bytes)
     train = digits.splits["train"]
     out = tmp_path / "digits"
     prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
@@ -94,8 +96,8 @@ Sample = tuple[bytes, int]
 def records_of(data: ShardSet, epoch: int) -> list[list[Sample]]:
     """Read an epoch's records as baked, sample by sample."""
     return [
-        [(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)]
-        for images, labels, _ in data.records("train", epoch)
+        [(image.tobytes(), int(label)) for image, label in zip(record.images_NHWC, record.labels_N, strict=True)]
+        for record in data.records("train", epoch)
     ]
 
 

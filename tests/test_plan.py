@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prebake.errors import DataError, UsageError
+from prebake.format.columns import IMAGE_DTYPES, Column
 from prebake.format.document import serialize
 from prebake.format.manifest import MANIFEST, Epoch, Plan, Source, differences
-from prebake.format.record import ENCODINGS, RECORD_BYTES
+from prebake.format.record import RECORD_BYTES
 
 SOURCE = Source("some", ("cat", "dog"), (0.25, 0.5), (0.125, 1.0), {"train": "aa", "test": "bb"}, "default")
 PLAN = Plan(
@@ -24,6 +25,8 @@ PLAN = Plan(
     splits={"train": (Epoch(1000, (4, 5, 2)),) * 3, "test": (Epoch(10, (4, 5, 2)),)},
 )
 
+MASK = Column("mask", "uint8", (4, 5))
+USER = {"name": "mask", "dtype": "uint8", "shape": [4, 5]}
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 SIDES = st.integers(1, 300)
 
@@ -48,7 +51,7 @@ def plans(pick: st.DrawFn) -> Plan:
             recipe=pick(st.text()),
         ),
         augmentation=pick(st.dictionaries(st.text(), st.integers() | st.text() | FLOATS, max_size=3)),
-        dtype=pick(st.sampled_from(ENCODINGS)),
+        dtype=pick(st.sampled_from(IMAGE_DTYPES)),
         seed=pick(st.integers(0, 2**63 - 1)),
         splits=splits,
     )
@@ -85,7 +88,9 @@ def test_the_identity_does_not_change_with_the_number_of_epochs() -> None:
     [
         replace(PLAN, augmentation={**PLAN.augmentation, "pad": 5}),
         replace(PLAN, augmentation={**PLAN.augmentation, "cutout": 0}),
-        replace(PLAN, dtype="uint8"),
+        replace(PLAN, dtype="float32"),
+        replace(PLAN, user_columns=(MASK,)),
+        replace(PLAN, by_pipeline=True),
         replace(PLAN, seed=4),
         replace(PLAN, source=replace(SOURCE, name="other")),
         replace(PLAN, source=replace(SOURCE, classes=("dog", "cat"))),
@@ -94,7 +99,7 @@ def test_the_identity_does_not_change_with_the_number_of_epochs() -> None:
         replace(PLAN, source=replace(SOURCE, sha256={"train": "aa", "test": "bc"})),
         replace(PLAN, splits={**PLAN.splits, "train": (Epoch(1000, (5, 4, 2)),)}),
     ],
-    ids=["pad", "parameter", "dtype", "seed", "name", "classes", "mean", "std", "data", "shape"],
+    ids=["pad", "parameter", "dtype", "columns", "pipeline", "seed", "name", "classes", "mean", "std", "data", "shape"],
 )
 def test_the_identity_changes_with_all_else_and_the_difference_is_named(other: Plan) -> None:
     assert other.identity != PLAN.identity
@@ -122,7 +127,7 @@ def test_with_epochs_keeps_the_first_epochs_and_repeats_the_last_shape() -> None
 @given(
     samples=st.integers(1, 4000),
     shape=st.tuples(st.integers(1, 700), st.integers(1, 700), st.integers(1, 4)),
-    dtype=st.sampled_from(ENCODINGS),
+    dtype=st.sampled_from(IMAGE_DTYPES),
 )
 @example(samples=500_000, shape=(32, 32, 3), dtype="float16")
 @example(samples=129, shape=(1, 1, 1), dtype="uint8")
@@ -173,7 +178,7 @@ def test_shards_come_in_the_order_of_baking_with_names_by_split_epoch_and_number
 
 def test_a_directory_without_a_manifest_is_no_shard_set(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(DataError, match=r"no manifest\.json here.*python -m precompute"):
+        with pytest.raises(DataError, match=r"no manifest\.json here.*prebake precompute"):
             Plan.read(directory)
 
 
@@ -183,14 +188,28 @@ def test_a_directory_without_a_manifest_is_no_shard_set(tmp_path: Path) -> None:
         (lambda c: c.update(seed=4), "identity"),
         (lambda c: c.update(identity="0" * 32), "identity"),
         (lambda c: c["augmentation"].update(pad=1), "identity"),
-        (lambda c: c.update(version=2), "version 1, found prebake version 2"),
+        (lambda c: c.update(version=3), "version 2, found prebake version 3"),
         (lambda c: c.update(format="other"), "format"),
-        (lambda c: c.update(dtype="float64"), "dtype"),
+        (lambda c: c["columns"][0].update(dtype="float64"), "images: dtype: expected one of float16, uint8, float32"),
+        (lambda c: c["columns"].pop(1), "expected images, index and labels first"),
+        (lambda c: c["columns"].reverse(), "expected images, index and labels first"),
+        (lambda c: c.update(columns=[]), "expected images, index and labels first"),
+        (lambda c: c["columns"].append(USER), "identity"),
+        (lambda c: c["columns"].append({**USER, "name": "../mask"}), "expected names like"),
+        (lambda c: c["columns"].append({**USER, "name": "labels"}), "expected different names"),
+        (lambda c: c["columns"].append({**USER, "dtype": "object"}), "mask: dtype: expected one of bool"),
+        (lambda c: c["columns"].append({**USER, "shape": [4, 0]}), "mask: shape: expected at most 8 sizes"),
+        (lambda c: c["columns"].append({**USER, "shape": [1] * 9}), "mask: shape: expected at most 8 sizes"),
+        (lambda c: c["columns"].append({**USER, "shape": [4, True]}), r"columns\[3\]: shape: expected whole numbers"),
+        (lambda c: c["columns"].append({**USER, "shape": [2**16, 2**17]}), "at most 4294967296 bytes per sample"),
+        (lambda c: c["columns"].append({**USER, "more": 1}), "identity"),
+        (lambda c: c.update(normalized=1), "contradicts itself"),
+        (lambda c: c.update(normalized="by the pipeline"), "identity"),
         (lambda c: c["splits"].update(extra=[[1, 4, 5, 2]]), "splits"),
         (lambda c: c["splits"].pop("train"), "splits"),
         (lambda c: c["splits"].update(train=[]), "splits"),
-        (lambda c: c["splits"].update(test=[]), "one epoch each"),
-        (lambda c: c["splits"].update(test=[[10, 4, 5, 2]] * 2), "one epoch each"),
+        (lambda c: c["splits"].update(test=[]), "one epoch of test and of val"),
+        (lambda c: c["splits"].update(test=[[10, 4, 5, 2]] * 2), "one epoch of test and of val"),
         (lambda c: c["splits"].update(test=[[10, 4, 5, 3]]), "channels"),
         (lambda c: c["source"].update(mean=[0.5]), "channels"),
         (lambda c: c["source"].update(std=[0.5]), "channels"),
@@ -204,8 +223,8 @@ def test_a_directory_without_a_manifest_is_no_shard_set(tmp_path: Path) -> None:
         (lambda c: c.pop("seed"), "seed is missing"),
         (lambda c: c.update(source=[]), "expected an object"),
         pytest.param(
-            lambda c: c.update(image_shape=[9, 9, 2]),
-            "manifest",
+            lambda c: c["columns"][0].update(shape=[9, 9, 2]),
+            "expected images, index and labels first",
         ),
     ],
 )
@@ -217,7 +236,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 
 
 def test_the_remedy_is_one_command_that_a_shell_takes_as_it_stands() -> None:
-    assert PLAN.remedy(Path("shards/cifar10")).startswith("Rebuild it: python -m precompute repair shards/cifar10 (")
+    assert PLAN.remedy(Path("shards/cifar10")).startswith("Rebuild it: prebake repair shards/cifar10 (")
     assert "repair 'my shards/a;b' (" in PLAN.remedy(Path("my shards/a;b"))
 
 

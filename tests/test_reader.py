@@ -89,7 +89,8 @@ def test_batches_of_any_size_are_the_records_samples(
 
 def test_records_bring_images_labels_and_source_indices(baked: ShardSet, samples: Any) -> None:
     start = 0
-    for images, labels, index in baked.records("train", 1):
+    for record in baked.records("train", 1):
+        images, labels, index = record.images_NHWC, record.labels_N, record.index_N
         part = slice(start, start + len(labels))
         found: list[NDArray[Any]] = [images, labels, index]
         for array, expected in zip(found, samples["train", 1], strict=True):
@@ -189,7 +190,7 @@ def test_an_unknown_split_or_epoch_is_refused(split: str, epoch: int, baked: Sha
 def test_a_missing_shard_is_named_and_the_others_are_read(ending: str, baked: ShardSet, tmp_path: Path) -> None:
     data = ShardSet(shutil.copytree(baked.path, tmp_path / "copy"))
     (data.path / f"train-e001-000.{ending}").unlink()
-    with pytest.raises(DataError, match=r"train-e001-000\.tar.*missing.*python -m precompute"):
+    with pytest.raises(DataError, match=r"train-e001-000\.tar.*missing.*prebake repair"):
         next(data.batches("train", 1, batch_size=10))
     assert data.missing() == ([] if ending == "tar" else ["train-e001-000.tar"])
     assert sum(len(labels) for _, labels in data.batches("train", 0, batch_size=512)) == 1350

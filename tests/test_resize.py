@@ -69,7 +69,8 @@ def test_a_bake_has_the_sizes_and_the_pixels_that_were_planned(tmp_path: Path) -
     plain = Augmentation("plain", 0, "reflect", "none", 0, resize="4:1,6")
     pixels = bake(tmp_path / "plain", augment=plain, epochs=1, dtype="uint8", val_fraction=0)
     small = resized(IMAGES, (4, 5, 3))
-    for images, labels, index in pixels.records("train"):
+    for record in pixels.records("train"):
+        images, labels, index = record.images_NHWC, record.labels_N, record.index_N
         assert np.array_equal(images, small[index])
         assert np.array_equal(labels, LABELS[index])
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import prebake
 from prebake.errors import DataError, UsageError
+from prebake.format.columns import standard_columns
 from prebake.format.record import Layout
 from prebake.loader.ring_buffer import ring_slots
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
@@ -132,7 +133,7 @@ def test_a_stream_equals_plain_reading_of_the_held_out_splits(baked: ShardSet, s
 def test_batches_run_across_the_border_of_two_shards(
     digits: SourceData, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = Layout(128, (8, 8, 1), "uint8").size_bytes
+    record = Layout(128, standard_columns((8, 8, 1), "uint8")).size_bytes
     monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * record)
     train = digits.splits["train"]
     out = tmp_path / "digits"
@@ -176,11 +177,11 @@ def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(baked: ShardSet)
 @pytest.mark.parametrize("batch_size", [1, 100, 128, 200, 512])
 def test_no_sample_of_a_damaged_record_is_handed_out(copied: ShardSet, batch_size: int, part: str) -> None:
     record = json.loads((copied.path / "train-e001-000.json").read_text())["records"][3]
-    layout = Layout(128, (8, 8, 1), "float16")
+    layout = Layout(128, standard_columns((8, 8, 1), "float16"))
     within = {
         "header": 3,
         "pixels": layout.pixels_offset + 128,
-        "labels": layout.labels_offset + 8 * 127,
+        "labels": layout.offsets["labels"] + 8 * 127,
         "padding": layout.size_bytes - 1,
     }[part]
     wanted = expected(copied, [0, 1], batch_size)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import prebake
 from prebake.errors import DataError, UsageError
+from prebake.format.columns import standard_columns
 from prebake.format.record import Layout
 from prebake.loader.order import reading_order
 from prebake.loader.shard_set import ShardSet
@@ -20,13 +21,15 @@ from prebake.precompute.images import SourceData
 
 Record = Callable[[str, object], None]
 
+RECORD = Layout(128, standard_columns((8, 8, 1), "uint8"))
+
 
 @pytest.fixture(scope="module")
 def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """Two epochs of 700 digits: six records in three shards each; read only."""
     train, out = digits.splits["train"], tmp_path_factory.mktemp("three") / "digits"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prebake.format.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+        patch.setattr("prebake.format.shard.SHARD_BYTES", 2 * RECORD.size_bytes)
         prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
     return ShardSet(out)
 
@@ -34,7 +37,7 @@ def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the plan as it was baked."""
-    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * Layout(128, (8, 8, 1), "uint8").size_bytes)
+    monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * RECORD.size_bytes)
 
 
 def streamed(data: ShardSet, start: int, batch_size: int, drop_last: bool) -> list[tuple[Tensor, Tensor]]:
@@ -126,7 +129,7 @@ def test_a_start_outside_of_the_epoch_is_refused(three: ShardSet, start: int) ->
 
 
 def test_source_indices_are_those_of_the_samples_between(three: ShardSet) -> None:
-    plain = np.concatenate([index.copy() for _, _, index in three.records("train", 1)])
+    plain = np.concatenate([record.index_N.copy() for record in three.records("train", 1)])
     for start, stop in ((0, 700), (0, 1), (127, 129), (128, 256), (250, 650), (699, 700)):
         found = three.source_indices("train", 1, start, stop, reading_order(three, "train", 1, None, 1))
         assert found.dtype == np.uint32

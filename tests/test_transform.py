@@ -76,7 +76,8 @@ def test_every_sample_is_cropped_mirrored_transformed_encoded_and_cut_out(transf
     moved_only = Augmentation("moved", 2, "reflect", "random", 0)
     for epoch in range(2):
         drawn, seeds = draw(AUGMENTATION, 0, epoch, 0, 300, (6, 7, 3)), transform_seeds(0, epoch, 300)
-        for images, labels, index in transformed.records("train", epoch):
+        for record in transformed.records("train", epoch):
+            images, labels, index = record.images_NHWC, record.labels_N, record.index_N
             assert labels.tolist() == LABELS[index].tolist()
             for image, i in zip(images, index.tolist(), strict=True):
                 choices = choices_at(drawn, i)

@@ -23,7 +23,7 @@ def test_the_plain_webdataset_line_reads_every_sample(split: str, epoch: int, ba
     records = list(
         wds.WebDataset(urls(baked, split, epoch), shardshuffle=False).decode().to_tuple("images.npy", "labels.npy")
     )
-    ours = [(images.copy(), labels.copy()) for images, labels, _ in baked.records(split, epoch)]
+    ours = [(record.images_NHWC.copy(), record.labels_N.copy()) for record in baked.records(split, epoch)]
     assert len(records) == len(ours)
     for (images, labels), (our_images, our_labels) in zip(records, ours, strict=True):
         assert (images.dtype, labels.dtype) == (our_images.dtype, np.int64)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prebake.format.columns import standard_columns
 from prebake.format.index import Index
 from prebake.format.manifest import Epoch, Plan, Shard, Source
 from prebake.format.record import Frame
@@ -96,7 +97,7 @@ def test_fill_gets_each_record_s_first_sample_and_its_layout(tmp_path: Path) -> 
 
 
 def test_a_shard_in_the_middle_of_an_epoch_starts_at_its_own_first_sample(tmp_path: Path) -> None:
-    shard = Shard("train", 0, 1, 5, 640, 130, 128, (2, 3, 1), "uint8")
+    shard = Shard("train", 0, 1, 5, 640, 130, 128, standard_columns((2, 3, 1), "uint8"))
     asked: list[int] = []
 
     def noting(first: int, frame: Frame) -> None:

@@ -11,8 +11,8 @@ from prebake.cli.options import add_memory_option, add_source_options, decoding,
 from prebake.cli.parser import CommandParser
 from prebake.console import log
 from prebake.errors import UsageError
+from prebake.format.columns import IMAGE_DTYPES
 from prebake.format.manifest import Plan
-from prebake.format.record import ENCODINGS
 from prebake.precompute.augment import (
     AUGMENTATIONS,
     FLIPS,
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--flip", choices=FLIPS, help="when images are mirrored")
     add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
     add("--resize", metavar="SIDE:EPOCHS,...", help="sides of the images in turn, such as 16:5,24:10,32:10")
-    add("--dtype", default="float16", choices=ENCODINGS, help="of the stored images; default float16")
+    add("--dtype", default="float16", choices=IMAGE_DTYPES, help="of the stored images; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
     add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")

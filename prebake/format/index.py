@@ -1,4 +1,4 @@
-"""The index of one shard: where each record lies, and what it must hash to."""
+"""The index of one shard: position and checksum of each record."""
 
 import json
 import re
@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 from prebake.errors import DataError, shown
 from prebake.format.document import Fields, parse, serialize
-from prebake.format.manifest import Shard
+from prebake.format.shard import Shard
 from prebake.storage.files import Location, read_bytes
 
 __all__ = ["Extent", "Index"]
 
 HEX = re.compile("[0-9a-f]*")
-# No index of ours has more: hence one from a stranger is read no further than what its plan explains.
+# No index is larger, so an index from a stranger is read no further.
 HEAD_BYTES, RECORD_BYTES = 512, 192
 
 
 class Extent(NamedTuple):
-    """One record in its shard: `size_bytes` from `offset` (in bytes), hashing to `xxh3` (xxh3-64)."""
+    """One record in its shard: `size_bytes` from `offset` (in bytes), with their xxh3-64."""
 
     key: str
     samples: int
@@ -30,7 +30,7 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """What a whole shard is: its size, its xxh3-128 (32 hex digits) and its records in file order."""
+    """A complete shard: its size, its xxh3-128 (32 hex digits) and its records in file order."""
 
     tar: str
     identity: str
@@ -39,7 +39,7 @@ class Index:
     extents: tuple[Extent, ...]
 
     def to_bytes(self) -> bytes:
-        """Return the index file's bytes."""
+        """Return the bytes of the index file."""
         records = [
             {"key": e.key, "samples": e.samples, "offset": e.offset, "bytes": e.size_bytes, "xxh3": f"{e.xxh3:016x}"}
             for e in self.extents
@@ -65,15 +65,15 @@ class Index:
 
     @classmethod
     def read(cls, directory: Location, shard: Shard, identity: str) -> "Index":
-        """Read the index of a planned shard and hold it against the plan.
+        """Read the index of a planned shard and compare it with the plan.
 
         Raises:
-            DataError: missing, damaged, of another plan, or not as the plan lays the records out.
+            DataError: missing, damaged, of another plan, or with another layout than planned.
         """
         path = directory / shard.index
-        data = read_bytes(path, HEAD_BYTES + RECORD_BYTES * len(shard.layouts))
-        # All but the hashes follows from the plan, so one comparison checks everything; this runs in
-        # the stream's thread, at each epoch's start.
+        data = read_bytes(path, HEAD_BYTES + RECORD_BYTES * shard.record_count)
+        # Everything but the hashes follows from the plan, so one comparison checks it all. This runs in
+        # the loader's thread at the start of each epoch.
         try:
             content = json.loads(data)
             sums = [record["xxh3"] for record in content["records"]]
@@ -84,48 +84,33 @@ class Index:
             if hashes and index.to_bytes() == data:
                 return index
         except (ValueError, TypeError, LookupError, RecursionError):
-            pass  # what exactly is wrong is found out below
-        raise _trouble(parse(data, path), shard, identity, path)
+            pass  # the reason is found below
+        raise _difference(parse(data, path), shard, identity)
 
 
-def _trouble(fields: Fields, shard: Shard, identity: str, path: Location) -> DataError:
-    """Say why an index is not the one of a planned shard; raises instead where its fields make none."""
-    index = Index(
-        tar=fields.text("shard"),
-        identity=fields.text("identity"),
-        size_bytes=fields.integer("bytes"),
-        xxh3=fields.text("xxh3"),
-        extents=tuple(_extent(Fields(item, f"{path}: records[{i}]")) for i, item in enumerate(fields.items("records"))),
-    )
-    if len(index.xxh3) != 32 or not HEX.fullmatch(index.xxh3):
-        return DataError(f"{path}: xxh3: expected 32 hex digits, found {shown(index.xxh3)}")
-    if index.identity != identity:
+def _difference(fields: Fields, shard: Shard, identity: str) -> DataError:
+    """Return the error for an index that is not the one of a planned shard; raises DataError itself, too."""
+    found = fields.text("identity")
+    if found != identity:
         return DataError(
-            f"{path}: of another plan ({identity} expected, {shown(index.identity)[1:-1]} found); "
-            "these files were mixed from two shard sets"
+            f"{fields.where}: of another plan ({identity} expected, {shown(found)[1:-1]} found); "
+            "the files of two shard sets were mixed"
         )
-    if (index.tar, index.size_bytes) != (shard.tar, shard.size_bytes):
-        return DataError(
-            f"{path}: expected {shard.tar} of {shard.size_bytes} bytes, "
-            f"found {shown(index.tar)[1:-1]} of {index.size_bytes} bytes"
-        )
-    planned = Index.planned(shard, identity, index.xxh3, [0] * len(list(shard.records()))).extents
-    if len(index.extents) != len(planned):
-        return DataError(f"{path}: expected {len(planned)} records, found {len(index.extents)}")
-    for found, expected in zip(index.extents, planned, strict=True):
-        if found._replace(xxh3=0) != expected:
-            return DataError(f"{path}: record {expected.key}: expected {expected}, found {shown(found)}")
-    return DataError(f"{path}: contradicts itself, or holds fields that the format does not have")
+    records = [Fields(item, f"{fields.where}: records[{i}]") for i, item in enumerate(fields.items("records"))]
+    whole, sums = _hash(fields, 32), [_hash(record, 16) for record in records]
+    if len(sums) != shard.record_count:
+        return DataError(f"{fields.where}: expected {shard.record_count} records, found {len(sums)}")
+    planned = Index.planned(shard, identity, whole, [int(text, 16) for text in sums])
+    expected = json.loads(planned.to_bytes())
+    for there, plan in ((fields, expected), *zip(records, expected["records"], strict=True)):
+        for key in sorted(plan.keys() - {"records", "checksum"}):
+            if there.content.get(key) != plan[key]:
+                return DataError(f"{there.where}: {key}: expected {plan[key]!r}, found {shown(there.content.get(key))}")
+    return DataError(f"{fields.where}: contradicts itself, or has fields that the format does not have")
 
 
-def _extent(fields: Fields) -> Extent:
+def _hash(fields: Fields, digits: int) -> str:
     text = fields.text("xxh3")
-    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
-        raise DataError(f"{fields.where}: xxh3: expected 16 hex digits, found {shown(text)}")
-    return Extent(
-        fields.text("key"),
-        fields.integer("samples", 1),
-        fields.integer("offset"),
-        fields.integer("bytes", 1),
-        int(text, 16),
-    )
+    if len(text) != digits or not HEX.fullmatch(text):
+        raise DataError(f"{fields.where}: xxh3: expected {digits} hex digits, found {shown(text)}")
+    return text

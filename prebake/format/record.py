@@ -1,127 +1,140 @@
-"""A record: consecutive samples as three `.npy` members of a USTAR archive (FORMAT.md, "Records").
+"""Records: consecutive samples, one `.npy` member of a USTAR archive per column (FORMAT.md, "Records").
 
-The framing (tar headers, `.npy` headers, padding) is a pure function of key, samples, image shape and
-dtype, so a writer makes it once and a verifier compares it byte for byte.
+The framing (tar headers, `.npy` headers, padding) is a pure function of key, number of samples and columns.
 """
 
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prebake.format.columns import Column
+
 __all__ = [
     "BLOCK_BYTES",
-    "ENCODINGS",
     "RECORD_BYTES",
     "RECORD_SAMPLES",
     "Frame",
     "Layout",
     "normalized",
     "samples_per_record",
+    "value_trouble",
 ]
 
 BLOCK_BYTES = 512
 NPY_HEADER_BYTES = 128
 RECORD_SAMPLES = 128
 RECORD_BYTES = 2 * 1024 * 1024
-ENCODINGS = ("float16", "uint8", "float32")
 
 
-def samples_per_record(image_shape: tuple[int, int, int], dtype: str) -> int:
-    """Return 128, or as many samples as fit 2 MiB of pixels where those are fewer (at least 1)."""
-    sample_bytes = math.prod(image_shape) * np.dtype(dtype).itemsize
+def samples_per_record(columns: Sequence[Column]) -> int:
+    """Return the number of samples per record: 128, or as many as fit into 2 MiB if those are fewer, at least 1.
+
+    `index` and `labels` do not count.
+    """
+    sample_bytes = sum(column.sample_bytes for column in columns if column.name not in ("index", "labels"))
     return max(1, min(RECORD_SAMPLES, RECORD_BYTES // sample_bytes))
 
 
 def normalized(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float64]:
-    """Return (channels, 256): what each pixel value becomes, (pixel / 255 - mean) / deviation, in float64."""
+    """Return a table (channels, 256) of float64: the normalized value of each pixel, (pixel / 255 - mean) / std."""
     table: NDArray[np.float64] = (np.arange(256) / 255 - np.array(mean)[:, None]) / np.array(std)[:, None]
     return table
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a record's bytes lie in its extent; all offsets and sizes in bytes."""
+    """Positions of a record's columns in its bytes; all offsets and sizes in bytes."""
 
     samples: int
-    image_shape: tuple[int, int, int]
-    dtype: str
+    columns: tuple[Column, ...]
 
     @functools.cached_property
-    def pixels_bytes(self) -> int:
-        """Size of the pixels alone."""
-        return self.samples * math.prod(self.image_shape) * np.dtype(self.dtype).itemsize
-
-    @functools.cached_property
-    def pixels_offset(self) -> int:
-        """Offset of the first pixel: behind one tar header and one `.npy` header."""
-        return BLOCK_BYTES + NPY_HEADER_BYTES
-
-    @functools.cached_property
-    def index_offset(self) -> int:
-        """Offset of the first source index."""
-        return self._index_header + BLOCK_BYTES + NPY_HEADER_BYTES
-
-    @functools.cached_property
-    def labels_offset(self) -> int:
-        """Offset of the first label."""
-        return self._labels_header + BLOCK_BYTES + NPY_HEADER_BYTES
+    def offsets(self) -> dict[str, int]:
+        """Offset of the first value of each column, by name."""
+        offsets, start = {}, 0
+        for column in self.columns:
+            offsets[column.name] = start + BLOCK_BYTES + NPY_HEADER_BYTES
+            start += _member_bytes(self.samples * column.sample_bytes)
+        return offsets
 
     @functools.cached_property
     def size_bytes(self) -> int:
-        """Size of the extent, from the first tar header to the last padding byte."""
-        return self._labels_header + _member_bytes(8 * self.samples)
+        """Size of the record, from its first tar header to its last padding byte."""
+        return sum(_member_bytes(self.samples * column.sample_bytes) for column in self.columns)
 
     @functools.cached_property
-    def _index_header(self) -> int:
-        return _member_bytes(self.pixels_bytes)
+    def pixels_offset(self) -> int:
+        """Offset of the first pixel; 0 if there are no images."""
+        return self.offsets.get("images", 0)
 
     @functools.cached_property
-    def _labels_header(self) -> int:
-        return self._index_header + _member_bytes(4 * self.samples)
+    def pixels_bytes(self) -> int:
+        """Size of all pixels; 0 if there are no images."""
+        return sum(self.samples * column.sample_bytes for column in self.columns if column.name == "images")
+
+    def views(self, buffer: bytearray, start: int = 0) -> dict[str, NDArray[Any]]:
+        """Return every column behind `start` as a view of `buffer`, which holds the record's bytes from `start` on."""
+        return {
+            column.name: column.view(buffer, self.offsets[column.name] - start, self.samples)
+            for column in self.columns
+            if self.offsets[column.name] >= start
+        }
 
 
 class Frame:
-    """A reusable buffer of one record, framing and samples, with views of its three arrays.
+    """A reusable buffer for one record.
 
     Attributes:
-        extent: the bytes of the whole record, as the tar holds them.
-        images_NHWC: (samples, height, width, channels), the stored dtype.
-        index_N: (samples,) uint32, the source indices.
-        labels_N: (samples,) int64.
+        layout: the positions of the columns.
+        extent: the record's bytes, as the tar holds them.
+        columns: a writable view (samples, *shape) of each column, by name.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.extent = bytearray(layout.size_bytes)
-        n = layout.samples
-        self.images_NHWC: NDArray[np.generic] = np.frombuffer(
-            self.extent,
-            layout.dtype,
-            layout.pixels_bytes // np.dtype(layout.dtype).itemsize,
-            layout.pixels_offset,
-        ).reshape(n, *layout.image_shape)
-        self.index_N: NDArray[np.uint32] = np.frombuffer(self.extent, "<u4", n, layout.index_offset)
-        self.labels_N: NDArray[np.int64] = np.frombuffer(self.extent, "<i8", n, layout.labels_offset)
-        self._headers: list[tuple[str, int, int]] = []
-        members: list[tuple[str, NDArray[Any], int]] = [
-            ("images", self.images_NHWC, layout.pixels_offset),
-            ("index", self.index_N, layout.index_offset),
-            ("labels", self.labels_N, layout.labels_offset),
-        ]
-        for name, array, offset in members:
-            header = _npy_header(array)
-            self.extent[offset - len(header) : offset] = header
-            self._headers.append((name, offset - len(header) - BLOCK_BYTES, len(header) + array.nbytes))
+        self.columns = layout.views(self.extent)
+        self._members: list[tuple[str, int, int]] = []  # name, offset of the tar header, size of the file
+        for name, array in self.columns.items():
+            start = layout.offsets[name] - NPY_HEADER_BYTES
+            self.extent[start : start + NPY_HEADER_BYTES] = _npy_header(array)
+            self._members.append((name, start - BLOCK_BYTES, NPY_HEADER_BYTES + array.nbytes))
+
+    @property
+    def images_NHWC(self) -> NDArray[Any]:
+        """The images (samples, height, width, channels)."""
+        return self.columns["images"]
+
+    @property
+    def index_N(self) -> NDArray[np.uint32]:
+        """The source index of each sample."""
+        return self.columns["index"]
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        """The class of each sample."""
+        return self.columns["labels"]
 
     def name(self, key: str) -> None:
         """Write the tar headers of the record `key`."""
-        for name, offset, size in self._headers:
+        for name, offset, size in self._members:
             self.extent[offset : offset + BLOCK_BYTES] = _tar_header(f"{key}.{name}.npy", size)
+
+
+def value_trouble(columns: Mapping[str, NDArray[Any]], classes: int) -> str | None:
+    """Describe the first value of a record that the format does not allow, or return None."""
+    if "labels" in columns:
+        labels_N = columns["labels"]
+        # As unsigned integers, negative labels are large: one comparison checks both ends.
+        if labels_N.view(np.uint64).max() >= classes:
+            return f"expected labels from 0 to {classes - 1}, found {labels_N.min()} to {labels_N.max()}"
+    elif not (columns["soft_labels"].min() >= 0 and columns["soft_labels"].max() <= 1):  # NaN is refused as well
+        return "expected soft labels from 0 to 1"
+    return None
 
 
 def _member_bytes(payload: int) -> int:
@@ -130,21 +143,21 @@ def _member_bytes(payload: int) -> int:
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    # Written here and not by tarfile, as below: how unused fields are filled is left to the implementation.
+    # tarfile is not used: it leaves the content of unused fields to the implementation.
     fields = (
         name.encode("ascii").ljust(100, b"\0")
         + b"0000644\0" + b"0000000\0" + b"0000000\0"  # mode, user, group
         + b"%011o\0" % size
         + b"00000000000\0"  # time
-        + b" " * 8  # the checksum's own place
+        + b" " * 8  # the place of the checksum
         + b"0".ljust(101, b"\0")  # a file; no link
         + b"ustar\x0000".ljust(255, b"\0")  # no names of user and group, no device, no prefix
     )  # fmt: skip
     return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
 
 
-def _npy_header(array: NDArray[np.generic]) -> bytes:
-    # Written here and not by numpy.save, whose padding has changed between releases.
+def _npy_header(array: NDArray[Any]) -> bytes:
+    # numpy.save is not used: its padding has changed between releases.
     shape = ", ".join(map(str, array.shape)) + ("," if array.ndim == 1 else "")
     text = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': ({shape}), }}"
     return (

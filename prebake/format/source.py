@@ -1,4 +1,4 @@
-"""What a shard set says about the data set that it was baked from."""
+"""The data set that a shard set was baked from, as its manifest describes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ __all__ = ["Source"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images come from, and what training must know of them.
+    """A data set, and the facts about it that training needs.
 
     Attributes:
-        name: the data set.
+        name: of the data set.
         classes: names of the classes; label i is classes[i].
-        mean: of each channel over the training split, pixels taken as 0 to 1.
-        deviation: likewise, the population's standard deviation.
-        sha256: of each split's pixels and labels, so that other data is told apart.
+        mean: of each channel over the training split, with pixels as 0 to 1.
+        std: population standard deviation, likewise.
+        sha256: hash of each split's pixels and labels; it tells changed data apart.
         recipe: the training recipe to suggest, as plain text.
     """
 

@@ -1,25 +1,24 @@
-"""Verifying: every byte of a shard against its plan and its index."""
+"""Verification of every byte of a shard against its plan and its index."""
 
 import os
 from io import FileIO
 
-import numpy as np
 import xxhash
 
 from prebake.errors import DataError
 from prebake.format.index import Index
 from prebake.format.manifest import Plan, Shard
-from prebake.format.record import BLOCK_BYTES, Frame, Layout
+from prebake.format.record import BLOCK_BYTES, Frame, Layout, value_trouble
 from prebake.storage.files import Location, open_anew
 
 __all__ = ["damage"]
 
 
 def damage(directory: Location, shard: Shard, plan: Plan) -> str | None:
-    """Read one shard whole; return what is wrong with it, or None.
+    """Read one shard; return a description of the first damage, or None.
 
-    Checked: the index (its own checksum, the plan's identity and layout), the archive's size, each
-    record's xxh3-64, framing and labels, the zeros behind the last record, the archive's xxh3-128.
+    This checks the index (its checksum, the plan's identity and layout), the size of the archive, the
+    xxh3-64, framing and values of each record, the zeros behind the last record, and the xxh3-128 of the archive.
     """
     path = directory / shard.tar
     if not path.exists():
@@ -42,10 +41,10 @@ def damage(directory: Location, shard: Shard, plan: Plan) -> str | None:
                 if layout not in frames:
                     frames[layout] = Frame(layout)
                 if not _framed(view, key, frames[layout]):
-                    return f"{path}, record {key}: headers or padding are not as the format has them"
-                labels = np.frombuffer(view, "<i8", layout.samples, layout.labels_offset)
-                if not 0 <= labels.min() <= labels.max() < len(plan.source.classes):
-                    return f"{path}, record {key}: labels from {labels.min()} to {labels.max()}, outside the classes"
+                    return f"{path}, record {key}: headers or padding differ from the format"
+                trouble = value_trouble(layout.views(buffer), plan.classes)
+                if trouble:
+                    return f"{path}, record {key}: {trouble}"
                 whole.update(view)
             end = file.read(2 * BLOCK_BYTES + 1)
     except DataError as error:
@@ -59,7 +58,7 @@ def damage(directory: Location, shard: Shard, plan: Plan) -> str | None:
 
 
 def _read_into(file: FileIO, view: memoryview) -> int:
-    """Fill `view`, in as many calls as the system takes; return the bytes read, fewer where the file ends."""
+    """Fill `view`; return the number of bytes read, which is smaller at the end of the file."""
     done = 0
     while done < len(view) and (count := file.readinto(view[done:])):
         done += count
@@ -67,17 +66,12 @@ def _read_into(file: FileIO, view: memoryview) -> int:
 
 
 def _framed(extent: memoryview, key: str, frame: Frame) -> bool:
-    """Say whether all that surrounds the three arrays is what the writer puts there."""
+    """Return whether everything around the columns is as the writer writes it."""
     frame.name(key)
-    layout = frame.layout
-    arrays = (
-        (layout.pixels_offset, layout.pixels_bytes),
-        (layout.index_offset, 4 * layout.samples),
-        (layout.labels_offset, 8 * layout.samples),
-    )
     start = 0
-    for offset, size in arrays:
+    for name, array in frame.columns.items():
+        offset = frame.layout.offsets[name]
         if extent[start:offset] != frame.extent[start:offset]:
             return False
-        start = offset + size
+        start = offset + array.nbytes
     return extent[start:] == frame.extent[start:]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xxhash
 
-from prebake.format.index import Extent, Index
+from prebake.format.index import Index
 from prebake.format.record import BLOCK_BYTES, Frame, Layout
 from prebake.format.shard import Shard
 from prebake.storage.atomic import whole_file, write_all, write_whole
@@ -34,28 +34,24 @@ def empty_records(shard: Shard) -> Iterator[tuple[int, Frame]]:
 class ShardFile:
     """The archive of a shard while it is written; see `create_shard`."""
 
-    def __init__(self, shard: Shard, file: int) -> None:
-        self._records, self._file = shard.records(), file
-        self._extents: list[Extent] = []
-        self._size_bytes = 0
-        self._digest = xxhash.xxh3_128()
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._sums: list[int] = []
+        self._whole = xxhash.xxh3_128()
 
     def write(self, frame: Frame) -> None:
         """Append the next record. Raises OSError."""
-        key, layout = next(self._records)
-        xxh3 = xxhash.xxh3_64_intdigest(frame.extent)
-        self._extents.append(Extent(key, layout.samples, self._size_bytes, layout.size_bytes, xxh3))
+        self._sums.append(xxhash.xxh3_64_intdigest(frame.extent))
         self._append(frame.extent)
 
     def finish(self, shard: Shard, identity: str) -> Index:
         """Append the end of the archive; return its index."""
         self._append(bytes(2 * BLOCK_BYTES))
-        return Index(shard.tar, identity, self._size_bytes, self._digest.hexdigest(), tuple(self._extents))
+        return Index.planned(shard, identity, self._whole.hexdigest(), self._sums)
 
     def _append(self, data: bytes | bytearray) -> None:
         write_all(self._file, data)
-        self._digest.update(data)
-        self._size_bytes += len(data)
+        self._whole.update(data)
 
 
 @contextlib.contextmanager
@@ -75,7 +71,7 @@ def create_shard(directory: Path, shard: Shard, identity: str, token: str = "") 
         OSError: no space, no permission.
     """
     with whole_file(directory / shard.tar, token) as file:
-        archive = ShardFile(shard, file)
+        archive = ShardFile(file)
         yield archive
         index = archive.finish(shard, identity)
     write_whole(directory / shard.index, index.to_bytes(), token)

@@ -36,10 +36,10 @@ def views(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> NDAr
         if not 0 <= index < samples:
             raise UsageError(f"--images: expected 0 to {samples - 1}, found {index}")
     for column, epoch in enumerate(epochs):
-        for images, _, found in data.records("train", epoch):
-            for position in np.flatnonzero(np.isin(found, list(index_N))):
-                rows = [row for row, index in enumerate(index_N) if index == found[position]]
-                out[rows, column] = to_pixels(data, images[position])
+        for record in data.records("train", epoch):
+            for position in np.flatnonzero(np.isin(record.index_N, list(index_N))):
+                rows = [row for row, index in enumerate(index_N) if index == record.index_N[position]]
+                out[rows, column] = to_pixels(data, record.images_NHWC[position])
     return out
 
 
@@ -75,12 +75,12 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
 
 def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:
     labels = {}
-    for _, found_labels, found in data.records("train", 0):
-        for position in np.flatnonzero(np.isin(found, list(index_N))):
-            labels[int(found[position])] = int(found_labels[position])
+    for record in data.records("train", 0):
+        for position in np.flatnonzero(np.isin(record.index_N, list(index_N))):
+            labels[int(record.index_N[position])] = int(record.labels_N[position])
     absent = sorted(set(index_N) - set(labels))
     if absent:
-        raise DataError(f"{data.location}: epoch 0 holds no image {absent[0]}; whoever wrote this set made a mistake")
+        raise DataError(f"{data.location}: epoch 0 holds no image {absent[0]}; its writer made a mistake")
     return labels
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prebake.errors import MachineError
+from prebake.format.columns import standard_columns
 from prebake.format.record import samples_per_record
 
 __all__ = ["RingSlot", "allocate_ring", "ring_slots"]
@@ -52,7 +53,7 @@ def ring_slots(image_shape: tuple[int, int, int], dtype: str, batch_size: int) -
     A record is read whole. So the ring holds all the batches that one record may touch, one more for the consumer,
     and one more to fill. Small batches need more slots, to last while the consumer sleeps.
     """
-    touched = (samples_per_record(image_shape, dtype) + batch_size - 2) // batch_size + 1
+    touched = (samples_per_record(standard_columns(image_shape, dtype)) + batch_size - 2) // batch_size + 1
     batch_bytes = batch_size * math.prod(image_shape) * np.dtype(dtype).itemsize
     return max(4, touched + 2, 3 + min(RING_SAMPLES // batch_size, RING_BYTES // batch_bytes))
 

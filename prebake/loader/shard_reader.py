@@ -1,9 +1,9 @@
-"""Opened shards: an index, and an archive whose records are read and checked by number."""
+"""Reading of one shard: its index, and its records by number, each checked."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -11,25 +11,51 @@ from numpy.typing import NDArray
 
 from prebake.errors import DataError
 from prebake.format.index import Extent, Index
-from prebake.format.manifest import Plan, Shard
-from prebake.format.record import BLOCK_BYTES, Layout
+from prebake.format.record import BLOCK_BYTES, Layout, value_trouble
+from prebake.format.shard import Shard
 from prebake.storage.cache import Cache
 from prebake.storage.files import Location, open_regular
 
 __all__ = ["RecordBuffer", "ShardReader"]
 
 
-class ShardReader:
-    """One whole shard, open for reading: its index, and its records by number."""
+class _Plan(Protocol):
+    @property
+    def identity(self) -> str: ...
 
-    def __init__(self, directory: Location, shard: Shard, plan: Plan, cache: Cache | None = None) -> None:
+    @property
+    def classes(self) -> int: ...
+
+    def remedy(self, directory: Location) -> str: ...
+
+
+class ShardReader:
+    """One complete shard, open for reading.
+
+    Args:
+        directory: the shard set.
+        shard: the shard to open.
+        plan: of the shard set.
+        cache: keeps the copies of remote shards.
+
+    Attributes:
+        index: of the shard.
+        layouts: of its records.
+        path: of the archive; of a remote one, of its copy.
+        descriptor: of the open archive.
+
+    Raises:
+        DataError: missing, cut off, damaged, or of another plan.
+    """
+
+    def __init__(self, directory: Location, shard: Shard, plan: _Plan, cache: Cache | None = None) -> None:
         self._remedy = plan.remedy(directory)
         try:
             self.index = Index.read(directory, shard, plan.identity)
         except DataError as error:
             raise DataError(f"{error}. {self._remedy}") from None
         self.layouts = shard.layouts
-        self._classes = len(plan.source.classes)
+        self._classes = plan.classes
         self.path, self.descriptor = self._open(directory / shard.tar, cache)
         try:
             self._check_end()
@@ -38,7 +64,7 @@ class ShardReader:
             raise
 
     def _open(self, archive: Location, cache: Cache | None) -> tuple[Path, int]:
-        """Open the archive; of one that is elsewhere a copy, which is then what errors are about."""
+        """Open the archive, or the copy of a remote one."""
         if isinstance(archive, Path):
             if not archive.exists():
                 raise DataError(f"{archive}: missing, though its index is there. {self._remedy}")
@@ -61,7 +87,7 @@ class ShardReader:
         os.close(self.descriptor)
 
     def _check_end(self) -> None:
-        """Check the size, so that no memory is taken for what is not there, and the zeros behind the last record."""
+        """Check the size, before memory is allocated for the records, and the zeros behind the last record."""
         expected, found = self.index.size_bytes, os.fstat(self.descriptor).st_size
         if found != expected:
             raise DataError(
@@ -71,25 +97,25 @@ class ShardReader:
         if os.pread(self.descriptor, len(zeros), expected - len(zeros)) != zeros:
             raise DataError(f"{self.path}: bytes after the last record are not zero. {self._remedy}")
 
-    def read(self, number: int, pixels: Sequence[memoryview], scratch: "RecordBuffer") -> None:
-        """Read and check a record: pixels to `pixels` in turn, all other bytes to `frame`.
+    def read(self, number: int, images: Sequence[memoryview], buffer: "RecordBuffer") -> None:
+        """Read and check a record: its pixels into `images`, everything else into `buffer`.
 
         Args:
             number: of the record in this shard.
-            pixels: writable byte views that together take exactly the record's pixels.
-            scratch: takes the rest; its `labels` and `index` are this record's afterwards.
+            images: writable byte views, which together have exactly the size of the record's pixels.
+            buffer: receives the other columns; they are valid until the next read.
 
         Raises:
-            DataError: the file ends too early, a byte differs, or a label is of no class.
+            DataError: the file ends too early, a byte differs, or a value is not allowed.
         """
         extent, layout = self.index.extents[number], self.layouts[number]
-        head, tail = scratch.views(layout)
-        buffers = [head, *pixels, tail]
-        read = os.preadv(self.descriptor, buffers, extent.offset)
+        head, tail = buffer.views(layout)
+        views = [head, *images, tail]
+        read = os.preadv(self.descriptor, views, extent.offset)
         if read != extent.size_bytes:
-            self._read_rest(buffers, extent, read)
+            self._read_rest(views, extent, read)
         digest = xxhash.xxh3_64(head)
-        for view in pixels:
+        for view in images:
             digest.update(view)
         digest.update(tail)
         if digest.intdigest() != extent.xxh3:
@@ -97,16 +123,14 @@ class ShardReader:
                 f"{self.path}, record {extent.key}: bytes differ from the index (xxh3 {extent.xxh3:016x} expected, "
                 f"{digest.hexdigest()} found). {self._remedy}"
             )
-        if scratch.unsigned_labels.max() >= self._classes:  # a negative one is a huge one
-            raise DataError(
-                f"{self.path}, record {extent.key}: expected labels from 0 to {self._classes - 1}, found "
-                f"{scratch.labels.min()} to {scratch.labels.max()}; whoever wrote this set made a mistake"
-            )
+        trouble = value_trouble(buffer.columns, self._classes)
+        if trouble:
+            raise DataError(f"{self.path}, record {extent.key}: {trouble}; its writer made a mistake")
 
-    def _read_rest(self, buffers: Sequence[memoryview], extent: Extent, read: int) -> None:
-        """Go on where a read came back short, as network file systems may; at the end of the file, say so."""
+    def _read_rest(self, views: Sequence[memoryview], extent: Extent, read: int) -> None:
+        """Continue a read that returned too few bytes, as network file systems may; raise at the end of the file."""
         offset = extent.offset
-        for view in buffers:
+        for view in views:
             done = min(read, len(view))
             read -= done
             while done < len(view):
@@ -120,27 +144,32 @@ class ShardReader:
 
 
 class RecordBuffer:
-    """Takes what surrounds a record's pixels: headers before, source indices and labels behind."""
+    """Memory for the bytes around a record's pixels, reused from record to record.
+
+    Attributes:
+        columns: every column but `images`, by name: (samples, *shape).
+    """
 
     def __init__(self) -> None:
-        self._head = bytearray()
-        self._tail = bytearray()
         self._layout: Layout | None = None
+        self.columns: dict[str, NDArray[Any]] = {}
+
+    @property
+    def index_N(self) -> NDArray[np.uint32]:
+        """The source index of each sample."""
+        return self.columns["index"]
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        """The class of each sample."""
+        return self.columns["labels"]
 
     def views(self, layout: Layout) -> tuple[memoryview, memoryview]:
-        """Return byte views for the head and the tail of a record of that layout."""
+        """Return byte views for the bytes before and behind the pixels of a record of that layout."""
         if layout is not self._layout:
             self._layout = layout
-            self._head = bytearray(layout.pixels_offset)
             start = layout.pixels_offset + layout.pixels_bytes
-            self._tail = bytearray(layout.size_bytes - start)
-            self._views = memoryview(self._head), memoryview(self._tail)
-            self.index: NDArray[np.uint32] = np.frombuffer(
-                self._tail, "<u4", layout.samples, layout.index_offset - start
-            )
-            self.labels: NDArray[np.int64] = np.frombuffer(
-                self._tail, "<i8", layout.samples, layout.labels_offset - start
-            )
-            self.unsigned_labels: NDArray[np.uint64] = self.labels.view("<u8")
-            self.columns: dict[str, NDArray[Any]] = {"index": self.index, "labels": self.labels}
+            head, tail = bytearray(layout.pixels_offset), bytearray(layout.size_bytes - start)
+            self._views = memoryview(head), memoryview(tail)
+            self.columns = layout.views(tail, start)
         return self._views

@@ -1,7 +1,8 @@
 """Reading a shard set: every record is checked before a sample of it is handed out."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prebake.errors import DataError, UsageError, listed
+from prebake.format.columns import Column
 from prebake.format.manifest import Epoch, Plan
 from prebake.format.record import normalized
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
@@ -16,7 +18,39 @@ from prebake.storage.cache import Cache
 from prebake.storage.files import Location, parse_path, present
 from prebake.storage.remote import Remote
 
-__all__ = ["ShardSet"]
+__all__ = ["Record", "ShardSet"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Samples that are stored together.
+
+    Attributes:
+        columns: each column as an array (samples, *shape), by name; `record["mask"]` is short for one.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(self.index_N)
+
+    @property
+    def images_NHWC(self) -> NDArray[Any]:
+        """The images (samples, height, width, channels) in the stored dtype."""
+        return self.columns["images"]
+
+    @property
+    def index_N(self) -> NDArray[np.uint32]:
+        """The source index of each sample."""
+        return self.columns["index"]
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        """The class of each sample."""
+        return self.columns["labels"]
 
 
 class ShardSet:
@@ -73,6 +107,11 @@ class ShardSet:
         """Names of the splits: train, test where there is one, val where it was cut."""
         return tuple(self.plan.splits)
 
+    @property
+    def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The dtype and the shape of one sample of each column, by name; of the images, in training epoch 0."""
+        return {column.name: (column.dtype, column.shape) for column in self.plan.columns}
+
     def samples(self, split: str, epoch: int = 0) -> int:
         """Return the number of samples in one epoch of a split."""
         return self._content(split, epoch).samples
@@ -111,68 +150,73 @@ class ShardSet:
             yield ShardReader(self.location, shard, self.plan, self.cache)
 
     def batches(
-        self, split: str, epoch: int = 0, *, batch_size: int, drop_last: bool = False
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        """Yield one epoch as batches, in the order it was baked in (which is shuffled for train).
+        self,
+        split: str,
+        epoch: int = 0,
+        *,
+        batch_size: int,
+        drop_last: bool = False,
+        columns: Sequence[str] = ("images", "labels"),
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Yield one epoch as batches, in the order of baking (which is shuffled for train).
 
         Args:
             split: train, val or test.
             epoch: which epoch's views.
-            batch_size: samples a batch; any number from 1.
-            drop_last: leave out the last batch where it is short.
+            batch_size: samples per batch, at least 1.
+            drop_last: omit the last batch if it is short.
+            columns: names of the columns that a batch consists of.
 
         Yields:
-            images_NHWC in the stored dtype and labels_N (int64), fresh arrays each time.
+            An array (N, *shape) for each column, new ones for each batch; by default images_NHWC in the
+            stored dtype and labels_N (int64).
 
         Raises:
-            UsageError: no such split or epoch, or a batch size under 1.
+            UsageError: no such split, epoch or column, or a batch size under 1.
             DataError: not baked yet, damaged, or of another plan.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
-        self._content(split, epoch)  # so that it is refused here, and not at the first batch
-        return self._batches(split, epoch, batch_size, drop_last)
+        shapes = {column.name: column for column in self.plan.columns_of(self._content(split, epoch))}
+        for name in columns:
+            if name not in shapes:
+                raise UsageError(f"{self.location}: no column named {name!r}; there are {', '.join(shapes)}")
+        return self._batches(split, epoch, batch_size, drop_last, [shapes[name] for name in columns])
 
     def _batches(
-        self, split: str, epoch: int, batch_size: int, drop_last: bool
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        content = self._content(split, epoch)
-        left = content.samples
-        images, labels, filled = self._empty(content.image_shape, 0)
-        for record_images, record_labels, _ in self.records(split, epoch):
-            start = 0
-            while start < len(record_labels):
-                # Not before there is something to fill it with: a manifest may promise much.
-                if filled == len(labels):
-                    images, labels, filled = self._empty(content.image_shape, min(batch_size, left))
-                count = min(len(labels) - filled, len(record_labels) - start)
-                images[filled : filled + count] = record_images[start : start + count]
-                labels[filled : filled + count] = record_labels[start : start + count]
+        self, split: str, epoch: int, batch_size: int, drop_last: bool, columns: Sequence[Column]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        left = self.samples(split, epoch)
+        batch: list[NDArray[Any]] = []
+        size = filled = 0
+        for record in self.records(split, epoch):
+            start, samples = 0, len(record)
+            while start < samples:
+                if filled == size:
+                    # Memory is allocated once there is a record to fill it: a damaged manifest may promise too much.
+                    size, filled = min(batch_size, left), 0
+                    batch = [np.empty((size, *column.shape), column.dtype) for column in columns]
+                count = min(size - filled, samples - start)
+                for array, column in zip(batch, columns, strict=True):
+                    array[filled : filled + count] = record[column.name][start : start + count]
                 start, filled = start + count, filled + count
-                if filled == len(labels):
-                    if filled == batch_size or not drop_last:
-                        yield images, labels
+                if filled == size:
                     left -= filled
+                    if filled == batch_size or not drop_last:
+                        yield tuple(batch)
 
-    def _empty(self, shape: tuple[int, int, int], samples: int) -> tuple[NDArray[Any], NDArray[np.int64], int]:
-        return np.empty((samples, *shape), self.plan.dtype), np.empty(samples, np.int64), 0
+    def records(self, split: str, epoch: int = 0) -> Iterator[Record]:
+        """Yield one epoch record by record, in the order of baking.
 
-    def records(
-        self, split: str, epoch: int = 0
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64], NDArray[np.uint32]]]:
-        """Yield one epoch record by record: images_NHWC, labels_N, and index_N (the source indices).
-
-        The arrays are overwritten by the next record: copy what is to stay. Raises as `batches`.
+        The next record overwrites the arrays: copy what you keep. Raises as `batches`.
         """
-        scratch = RecordBuffer()
+        buffer = RecordBuffer()
         for shard in self.open_shards(split, epoch):
             with shard:
-                buffer = bytearray(shard.layouts[0].pixels_bytes)
+                pixels = bytearray(shard.layouts[0].pixels_bytes)
                 for number, layout in enumerate(shard.layouts):
-                    pixels = memoryview(buffer)[: layout.pixels_bytes]
-                    shard.read(number, [pixels], scratch)
-                    images = np.frombuffer(pixels, self.plan.dtype).reshape(layout.samples, *layout.image_shape)
-                    yield images, scratch.labels, scratch.index
+                    shard.read(number, [memoryview(pixels)[: layout.pixels_bytes]], buffer)
+                    yield Record({"images": layout.columns[0].view(pixels, 0, layout.samples), **buffer.columns})
 
     def source_indices(
         self, split: str, epoch: int, start: int, stop: int, order: Sequence[tuple[int, Sequence[int]]]
@@ -190,7 +234,7 @@ class ShardSet:
             UsageError: no such split or epoch.
             DataError: not baked yet, damaged, or of another plan.
         """
-        found, scratch, first = [], RecordBuffer(), 0
+        found, buffer, first = [], RecordBuffer(), 0
         for shard, (_, records) in zip(
             self.open_shards(split, epoch, numbers=[n for n, _ in order]), order, strict=True
         ):
@@ -198,13 +242,13 @@ class ShardSet:
                 for record in records:
                     layout = shard.layouts[record]
                     if first < stop and first + layout.samples > start:
-                        shard.read(record, [memoryview(bytearray(layout.pixels_bytes))], scratch)
-                        found.append(scratch.index[max(0, start - first) : stop - first].copy())
+                        shard.read(record, [memoryview(bytearray(layout.pixels_bytes))], buffer)
+                        found.append(buffer.index_N[max(0, start - first) : stop - first].copy())
                     first += layout.samples
         return np.concatenate(found)
 
     def normalize(self, images_NHWC: NDArray[Any]) -> NDArray[np.float32]:
-        """Return normalized float32 images, whatever the encoding: (pixel / 255 - mean) / deviation.
+        """Return normalized float32 images: (pixel / 255 - mean) / std of uint8 ones, the values of float ones.
 
         Args:
             images_NHWC: as `batches` yields them.
@@ -224,7 +268,7 @@ class ShardSet:
         with np.errstate(over="ignore"):
             tables = normalized(self.plan.source.mean, self.plan.source.std).astype(np.float32)
         if not np.isfinite(tables).all():
-            raise DataError(f"{self.location}: its mean and deviation leave no finite pixels")
+            raise DataError(f"{self.location}: its mean and std give pixels that are not finite")
         return tables
 
     def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
@@ -245,8 +289,8 @@ class ShardSet:
         return source.compose(webdataset.single_node_only, webdataset.split_by_worker)
 
     def _copied_records(self, split: str, epoch: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        for images, labels, _ in self.records(split, epoch):
-            yield images.copy(), labels.copy()
+        for record in self.records(split, epoch):
+            yield record.images_NHWC.copy(), record.labels_N.copy()
 
     def _content(self, split: str, epoch: int) -> Epoch:
         if split not in self.plan.splits:

@@ -23,7 +23,7 @@ class Images:
     labels_N: NDArray[np.int64]
 
     @property
-    def images_NHWC(self) -> NDArray[np.uint8]:  # noqa: N802 - axes, as everywhere
+    def images_NHWC(self) -> NDArray[np.uint8]:
         """All images at once, in memory."""
         return self.pixels[:]
 

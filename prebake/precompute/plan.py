@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prebake.errors import MachineError, UsageError
+from prebake.format.columns import IMAGE_DTYPES
 from prebake.format.manifest import MAX_EPOCHS, MAX_SEED, NAME, Epoch, Plan, Shard, Source
-from prebake.format.record import ENCODINGS
 from prebake.precompute.augment import BY_RECIPE, Augmentation, at_side, sides
 from prebake.precompute.images import SourceData, channel_statistics, sha256
 from prebake.precompute.progress import gigabytes
@@ -44,8 +44,8 @@ def check_choices(epochs: int, dtype: str, seed: int) -> None:
         raise UsageError(f"--epochs: expected at most {MAX_EPOCHS}, found {epochs}")
     if not 0 <= seed <= MAX_SEED:
         raise UsageError(f"--seed: expected 0 to 2^63 - 1, found {seed}")
-    if dtype not in ENCODINGS:
-        raise UsageError(f"--dtype: expected one of {', '.join(ENCODINGS)}, found {dtype!r}")
+    if dtype not in IMAGE_DTYPES:
+        raise UsageError(f"--dtype: expected one of {', '.join(IMAGE_DTYPES)}, found {dtype!r}")
 
 
 def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, dtype: str, seed: int) -> Plan:

@@ -121,13 +121,9 @@ def _difference(stored: bytes, derived: Frame) -> str | None:
         return "the archive is too short"
     found, samples = Frame(derived.layout), derived.layout.samples
     found.extent[:] = stored
-    members: list[tuple[str, NDArray[Any], NDArray[Any]]] = [
-        ("images", found.images_NHWC, derived.images_NHWC),
-        ("index", found.index_N, derived.index_N),
-        ("labels", found.labels_N, derived.labels_N),
-    ]
     names, differing = [], np.zeros(samples, bool)
-    for name, there, anew in members:
+    for name, anew in derived.columns.items():
+        there = found.columns[name]
         unequal = (_bytes(there, samples) != _bytes(anew, samples)).any(1)
         if unequal.any():
             names.append(name)

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from prebake.errors import DataError, UsageError
 from prebake.format.document import Fields
-from prebake.format.manifest import MAX_VALUES
 from prebake.train.models import build
 from prebake.train.recipes import Recipe, recipe_from
 from prebake.train.tensors import read_tensors, write_tensors
 
 __all__ = ["Trained", "load_weights", "save_weights"]
+
+MAX_VALUES = 2**30  # per image; limits the memory that a file from a stranger can take
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import xxhash
 
-from prebake.format.record import Frame
 from prebake.loader.shard_set import ShardSet
 from tests.attacks.hostile import INDEX, TAR, reseal
 
@@ -48,9 +47,8 @@ def lying_tar_headers(directory: Path) -> None:
     """The members bear other names: one escapes the directory, one is a link, one is a pickle."""
 
     def edit(data: bytearray) -> None:
-        frame = Frame(next(ShardSet(directory).open_shards("train")).layouts[0])
-        frame.name("e000-r00000")
-        starts = [offset for _, offset, _ in frame._headers]
+        layout = next(ShardSet(directory).open_shards("train")).layouts[0]
+        starts = [offset - 640 for offset in layout.offsets.values()]
         for start, name in zip(starts, (b"../../owned.npy", b"e000-r00000.pyd", b"/etc/owned.npy"), strict=True):
             header = bytearray(data[start : start + 512])
             header[:100] = name.ljust(100, b"\0")
@@ -98,7 +96,7 @@ def behind_the_end(directory: Path) -> None:
 
 def _label(directory: Path, label: int) -> None:
     layout = next(ShardSet(directory).open_shards("train")).layouts[0]
-    at = layout.labels_offset + 8 * 5
+    at = layout.offsets["labels"] + 8 * 5
     rewrite(directory, lambda data: data.__setitem__(slice(at, at + 8), struct.pack("<q", label)))
 
 
@@ -125,5 +123,5 @@ def label_least(directory: Path) -> None:
 def source_index_huge(directory: Path) -> None:
     """The source index of an image is 2^32 - 1; whoever counts by it runs over."""
     layout = next(ShardSet(directory).open_shards("train")).layouts[0]
-    at = layout.index_offset
+    at = layout.offsets["index"]
     rewrite(directory, lambda data: data.__setitem__(slice(at, at + 4), b"\xff" * 4))

@@ -96,7 +96,7 @@ def samples_of(data: ShardSet, split: str, epoch: int) -> Iterator[bytes | None]
                 yield None
                 return
             size = layout.pixels_bytes // layout.samples
-            labels = memoryview(extent)[layout.labels_offset :][: 8 * layout.samples].cast("q")
+            labels = memoryview(extent)[layout.offsets["labels"] :][: 8 * layout.samples].cast("q")
             if not all(0 <= label < len(data.classes) for label in labels):
                 yield None
                 return

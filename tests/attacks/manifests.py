@@ -13,12 +13,13 @@ def promise(directory: Path, epochs: Sequence[Sequence[int]], channels: int = 1)
     """Let the manifest speak of these epochs of training."""
 
     def change(content: dict[str, object]) -> None:
-        source, splits = content["source"], content["splits"]
+        source, splits, columns = content["source"], content["splits"], content["columns"]
         assert isinstance(source, dict)
         assert isinstance(splits, dict)
+        assert isinstance(columns, list)
         source.update(mean=[0.5] * channels, std=[0.5] * channels)
         splits.update(train=[list(epoch) for epoch in epochs])
-        content["image_shape"] = list(epochs[0][1:])
+        columns[0]["shape"] = list(epochs[0][1:])
 
     reseal_manifest(directory, change)
 
@@ -93,8 +94,8 @@ def terminal(directory: Path) -> None:
             (directory / name).unlink()
 
 
-def tiny_deviation(directory: Path) -> None:
-    """A deviation so small that no normalized pixel is finite."""
+def tiny_std(directory: Path) -> None:
+    """A std so small that no normalized pixel is finite."""
     reseal_manifest(directory, lambda content: content["source"].update(std=[5e-324]))
 
 

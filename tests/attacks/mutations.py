@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from prebake.format.columns import Column, columns_to_json, standard_columns
 from prebake.format.document import serialize
 from tests.attacks.hostile import places, reseal_raw
 from tests.attacks.kinds import socket_at
@@ -138,8 +139,11 @@ def _splits(directory: Path, dice: random.Random) -> str:
         content["splits"]["train"] = [[1, 1 + i % 3000, 1 + i // 3000, channels] for i in range(min(epochs, 2**13))]
         shape = [1, 1, channels]
     content["source"].update(mean=[0.5] * channels, std=[0.5] * channels)
-    content["image_shape"] = shape
-    content["dtype"] = dice.choice(["uint8", "float16", "float32"])
+    dtype = dice.choice(["uint8", "float16", "float32"])
+    columns = standard_columns((shape[0], shape[1], channels), dtype)
+    user = Column("target", dice.choice(["bool", "float64"]), (dice.choice(sizes),) * dice.choice([0, 1, 2, 8]))
+    content["columns"] = columns_to_json([*columns, user] if dice.random() < 0.3 else columns)
+    content["normalized"] = dtype != "uint8"
     reseal_raw(path, content)
     return f"{samples} of {shape} in {epochs} epochs"
 

@@ -47,4 +47,4 @@ def test_a_shard_that_holds_another_epoch_s_samples_under_checksums_of_its_own_i
     shutil.copy(victim / "train-e001-000.json", victim / INDEX)
     reseal(victim / INDEX, rename)
     (trouble,) = troubles(victim)
-    assert "headers or padding are not as the format has them" in trouble
+    assert "headers or padding differ from the format" in trouble

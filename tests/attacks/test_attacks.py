@@ -126,7 +126,7 @@ def test_whatever_a_file_says_is_refused_or_read_right(attack: Attack, victim: P
         assert _read(victim, read) == (expected, None)
     if attack in REPORTED:
         (trouble,) = troubles(victim)
-        assert f"{TAR}, record e000-r00000: headers or padding are not as the format has them" in trouble
+        assert f"{TAR}, record e000-r00000: headers or padding differ from the format" in trouble
 
 
 def _read(victim: Path, read: Callable[[ShardSet], Read]) -> Read:
@@ -199,15 +199,15 @@ def test_pixels_that_are_no_finite_numbers_are_handed_out_as_they_are_stored(tmp
     assert views(data, [0, 1], [0]).shape == (2, 1, 3, 3, 1)
 
 
-def test_a_deviation_that_leaves_no_finite_pixel_is_refused_when_normalizing(victim: Path) -> None:
-    manifests.tiny_deviation(victim)
-    with pytest.raises(DataError, match="leave no finite pixels"):
+def test_a_std_without_finite_pixels_is_refused(victim: Path) -> None:
+    manifests.tiny_std(victim)
+    with pytest.raises(DataError, match="give pixels that are not finite"):
         ShardSet(victim).normalize(np.zeros((1, 3, 3, 1), np.uint8))
 
 
 def test_a_picture_of_images_that_an_epoch_does_not_have_is_refused(victim: Path, tmp_path: Path) -> None:
     archives.source_index_huge(victim)
-    absent = set(range(150)) - {int(i) for _, _, index in ShardSet(victim).records("train", 0) for i in index}
+    absent = set(range(150)) - {int(i) for record in ShardSet(victim).records("train", 0) for i in record.index_N}
     with pytest.raises(DataError, match=f"epoch 0 holds no image {min(absent)}"):
         draw_grid(ShardSet(victim), sorted(absent), [0], tmp_path / "grid.png")
     assert not (tmp_path / "grid.png").exists()

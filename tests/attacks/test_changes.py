@@ -10,6 +10,8 @@ import pytest
 
 import prebake
 from prebake.errors import DataError
+from prebake.format import verify
+from prebake.format.record import Frame
 from prebake.format.verify import damage
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
@@ -101,7 +103,7 @@ def test_a_file_that_changes_while_it_is_read_ends_in_an_error_or_correct_data(
         else:
             assert f"{TAR}, record e000-r00" in ended.said
             assert "the file ended while it was read" in ended.said or "bytes differ from the index" in ended.said
-            assert "Rebuild it: python -m precompute repair" in ended.said
+            assert "Rebuild it: prebake repair" in ended.said
     record_property("cases", len(points))
 
 
@@ -109,11 +111,11 @@ def test_a_file_that_shrinks_while_it_is_verified_is_reported(
     long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ShardSet(shutil.copytree(long, tmp_path / "set"))
-    framed = __import__("prebake.format.verify").verify._framed
+    framed = verify._framed
 
-    def cut(*arguments: object) -> object:
+    def cut(extent: memoryview, key: str, frame: Frame) -> bool:
         os.truncate(data.path / TAR, 100_000)
-        return framed(*arguments)
+        return framed(extent, key, frame)
 
-    monkeypatch.setattr("prebake.format.verify._framed", cut)
+    monkeypatch.setattr(verify, "_framed", cut)
     assert "the file ended while it was read" in str(damage(data.path, data.plan.shards()[0], data.plan))

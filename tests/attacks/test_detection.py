@@ -34,7 +34,7 @@ class Seen:
         self.data = ShardSet(victim)
         self.whole, error = by_batches(self.data)
         assert error is None
-        self.remedy = f"Rebuild it: python -m precompute repair {shlex.quote(str(victim))}"
+        self.remedy = f"Rebuild it: prebake repair {shlex.quote(str(victim))}"
         self.shard = self.data.plan.shards("train", 0)[0]
         with next(self.data.open_shards("train", 0)) as opened:
             self.extents = opened.index.extents
@@ -194,7 +194,7 @@ def test_the_command_names_shard_record_and_what_rebuilds_it(
     victim: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], record_property: Record
 ) -> None:
     directory = Path(shutil.copytree(victim, victim.with_name("a set of mine")))
-    remedy = f"Rebuild it: python -m precompute repair '{directory}'"
+    remedy = f"Rebuild it: prebake repair '{directory}'"
     cases = 0
     for name in FILES:
         size = (directory / name).stat().st_size

@@ -140,13 +140,13 @@ def test_an_index_with_a_false_sum_over_the_archive_is_reported(victim: Path) ->
 @pytest.mark.parametrize(
     "change",
     [
-        lambda c: c.update(version=2),
+        lambda c: c.update(version=1),
         lambda c: c.update(version=True),
         lambda c: c.update(version="1"),
         lambda c: c.update(format="tar"),
-        lambda c: c.update(dtype="float64"),
-        lambda c: c.update(dtype="object"),
-        lambda c: c.update(dtype="O"),
+        lambda c: c["columns"][0].update(dtype="float64"),
+        lambda c: c["columns"][0].update(dtype="object"),
+        lambda c: c["columns"][1].update(dtype="O"),
         lambda c: c.update(seed=-1),
         lambda c: c["splits"].update(train=[[150, 0, 3, 1]]),
         lambda c: c["splits"].update(train=[[150, 3, 3, -1]]),
@@ -197,7 +197,7 @@ def test_a_manifest_that_lies_under_a_checksum_of_its_own_is_refused(change: Cha
 def test_a_manifest_with_sizes_that_the_shards_do_not_have_is_not_read_by(epoch: list[int], victim: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["splits"].update(train=[epoch])
-        content["image_shape"] = epoch[1:]
+        content["columns"][0]["shape"] = epoch[1:]
 
     reseal_manifest(victim, change)
     with pytest.raises(DataError):
@@ -214,7 +214,7 @@ def test_a_manifest_with_a_shape_whose_product_overflows_is_refused(victim: Path
     def change(content: dict[str, Any]) -> None:
         content["source"].update(mean=[0.5] * 4, std=[0.5] * 4)
         content["splits"].update(train=[[150, 2**31, 2**31, 4]])
-        content["image_shape"] = [2**31, 2**31, 4]
+        content["columns"][0]["shape"] = [2**31, 2**31, 4]
 
     reseal_manifest(victim, change)
     with pytest.raises(DataError):

@@ -6,7 +6,7 @@ from torchvision.models import resnet50
 __all__ = ["ResNet50"]
 
 
-def ResNet50(channels: int, classes: int) -> nn.Module:  # noqa: N802 - as its siblings, which are classes
+def ResNet50(channels: int, classes: int) -> nn.Module:
     """Build the net: (N, channels, H, W) -> logits (N, classes).
 
     Source: He et al. (arXiv 1512.03385), table 1; torchvision's resnet50.

@@ -33,10 +33,10 @@ def at_positions(data: ShardSet, split: str, positions: Collection[int]) -> dict
     """Return stored images, (H, W, C), by their positions in a split."""
     found: dict[int, NDArray[np.uint8 | np.floating]] = {}
     wanted, start = np.unique(np.array(list(positions), np.int64)), 0
-    for images, labels, _ in data.records(split):
-        here = wanted[(start <= wanted) & (wanted < start + len(labels))]
-        found |= {int(position): images[position - start].copy() for position in here}
-        start += len(labels)
+    for record in data.records(split):
+        here = wanted[(start <= wanted) & (wanted < start + len(record))]
+        found |= {int(position): record.images_NHWC[position - start].copy() for position in here}
+        start += len(record)
     return found
 
 
@@ -60,7 +60,8 @@ def view_grid(data: ShardSet, played: int, images: int, columns: int) -> Views |
     ][:columns]
     if not epochs:
         return None
-    _, labels, index = next(data.records("train", epochs[0]))
+    record = next(data.records("train", epochs[0]))
+    labels, index = record.labels_N, record.index_N
     one_of_each = np.unique(labels, return_index=True)[1]
     others = np.setdiff1d(np.arange(len(labels)), one_of_each)
     chosen = np.concatenate([np.sort(one_of_each), others])[:images]
@@ -79,8 +80,8 @@ def input_statistics(data: ShardSet) -> tuple[list[float], list[float]] | None:
     if chosen is None:
         return None
     images, seen = [], 0
-    for record, _, _ in data.records(*chosen):
-        images.append(data.normalize(record).astype(np.float64))
+    for record in data.records(*chosen):
+        images.append(data.normalize(record.images_NHWC).astype(np.float64))
         seen += len(record)
         if seen >= MIN_IMAGES:
             break
