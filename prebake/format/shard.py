@@ -104,13 +104,17 @@ def _layout(samples: int, columns: tuple[Column, ...]) -> Layout:
     return Layout(samples, columns)
 
 
-@functools.lru_cache(maxsize=MAX_EPOCHS)  # all epochs of a set may differ, and shards are listed often
 def divided(samples: int, columns: tuple[Column, ...]) -> tuple[int, int, int]:
     """Return samples per record, records per epoch, and shards per epoch."""
+    return _divided(samples, columns, SHARD_BYTES)
+
+
+@functools.lru_cache(maxsize=MAX_EPOCHS)  # all epochs of a set may differ, and shards are listed often
+def _divided(samples: int, columns: tuple[Column, ...], shard_bytes: int) -> tuple[int, int, int]:
     record_samples = samples_per_record(columns)
     records = -(-samples // record_samples)
     size_bytes = _layout(record_samples, columns).size_bytes
-    return record_samples, records, -(-records // max(1, SHARD_BYTES // size_bytes))
+    return record_samples, records, -(-records // max(1, shard_bytes // size_bytes))
 
 
 def divide(split: str, epoch: int, samples: int, columns: tuple[Column, ...]) -> list[Shard]:
