@@ -1,7 +1,6 @@
-"""Order: in which turn an epoch's shards, and the records in each, are read where they are not read as baked.
+"""The order in which an epoch's records are read, if it is not the order of baking.
 
-A run's own order costs nothing to bake. Records stay whole, so the companions of a sample in its batch stay mostly
-the same.
+Records stay whole, so a sample mostly shares its batch with the same other samples.
 """
 
 from collections.abc import Sequence
@@ -9,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from prebake.format.philox import random_words
 from prebake.loader.shard_set import ShardSet
 
 __all__ = ["reading_order", "record_order"]
 
-# Operations as the draws of baking have them, one half of Philox's key, and far from theirs (FORMAT.md).
+# Operations of `random_words`, far from those of baking.
 SHARDS, RECORDS = 1000, 1001
 
 
@@ -49,15 +49,6 @@ def record_order(shuffle_seed: int, epoch: int, shards: Sequence[int]) -> list[t
         Number of a shard and the numbers of its records in turn, for each shard.
     """
     ends = np.cumsum(shards)
-    words = np.split(_words(shuffle_seed, RECORDS, epoch, sum(shards)), ends[:-1])
-    turns = np.argsort(_words(shuffle_seed, SHARDS, epoch, len(shards)), kind="stable")
+    words = np.split(random_words(shuffle_seed, RECORDS, epoch, sum(shards)), ends[:-1])
+    turns = np.argsort(random_words(shuffle_seed, SHARDS, epoch, len(shards)), kind="stable")
     return [(int(shard), np.argsort(words[shard], kind="stable")) for shard in turns]
-
-
-def _words(seed: int, operation: int, epoch: int, count: int) -> NDArray[np.uint64]:
-    """Return (count,) words of 64 random bits, as FORMAT.md has them."""
-    generator = np.random.Philox(
-        key=np.array([seed, operation], np.uint64), counter=np.array([0, 0, epoch, 0], np.uint64)
-    )
-    words: NDArray[np.uint64] = generator.random_raw(count)
-    return words

@@ -1,22 +1,17 @@
-"""Draws are values: seed, epoch and index decide every choice, and nothing else does.
-
-Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) as a function from
-(seed, operation, epoch, index) to 64 random bits. NumPy promises the raw stream to be stable, but not
-what its `Generator` makes of it, so ranges are mapped here, in integers.
-"""
+"""Draws are values: a function of seed, epoch and index, and of nothing else."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prebake.format.philox import random_words
 from prebake.precompute.augment.presets import Augmentation
 
 __all__ = ["Draw", "draw", "held_out_order", "order", "transform_seeds"]
 
-# The operation's number is one half of Philox's key. They are part of the format: never renumber them.
+# Operations of `random_words`. They are part of the format: never renumber them.
 ORDER, CROP, FLIP, CUTOUT, HOLD_OUT, TRANSFORM = range(6)
-WORDS_PER_BLOCK = 4
 LOW = np.uint64(2**32 - 1)
 
 
@@ -50,11 +45,11 @@ def draw(
     """
     height, width, _ = image_shape
     window = 2 * augmentation.pad + 1
-    y, x = (_below(half, window) for half in _halves(_words(seed, CROP, epoch, start, count)))
+    y, x = (_below(half, window) for half in _halves(random_words(seed, CROP, epoch, count, start)))
     # In epoch 0, `alternate` draws as `random` does. Then it turns with every epoch.
     turns = epoch if augmentation.flip == "alternate" else 0
-    flip, _ = _halves(_words(seed, FLIP, epoch - turns, start, count))
-    cut_y, cut_x = _halves(_words(seed, CUTOUT, epoch, start, count))
+    flip, _ = _halves(random_words(seed, FLIP, epoch - turns, count, start))
+    cut_y, cut_x = _halves(random_words(seed, CUTOUT, epoch, count, start))
     return Draw(
         y=y,
         x=x,
@@ -66,28 +61,17 @@ def draw(
 
 def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """Return the epoch's order, a permutation (count,) of the source indices."""
-    return np.argsort(_words(seed, ORDER, epoch, 0, count), kind="stable")
+    return np.argsort(random_words(seed, ORDER, epoch, count), kind="stable")
 
 
 def transform_seeds(seed: int, epoch: int, count: int) -> NDArray[np.uint64]:
     """Return (count,) seeds, one for each source index: a transform's choice is what its generator makes of it."""
-    return _words(seed, TRANSFORM, epoch, 0, count)
+    return random_words(seed, TRANSFORM, epoch, count)
 
 
 def held_out_order(count: int) -> NDArray[np.int64]:
     """Return the permutation (count,) whose end is held out where a data set is split; the same for every seed."""
-    return np.argsort(_words(0, HOLD_OUT, 0, 0, count), kind="stable")
-
-
-def _words(seed: int, operation: int, epoch: int, start: int, count: int) -> NDArray[np.uint64]:
-    """Return 64 random bits for each index from `start`: word i % 4 of the block that counts i // 4."""
-    skip = start % WORDS_PER_BLOCK
-    generator = np.random.Philox(
-        key=np.array([seed, operation], np.uint64),
-        counter=np.array([start // WORDS_PER_BLOCK, 0, epoch, 0], np.uint64),
-    )
-    words: NDArray[np.uint64] = generator.random_raw(skip + count)[skip:]
-    return words
+    return np.argsort(random_words(0, HOLD_OUT, 0, count), kind="stable")
 
 
 def _halves(words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], ...]:
