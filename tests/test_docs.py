@@ -25,7 +25,7 @@ from tests.helpers.pages import ROOT
 from tests.helpers.trials import trial
 
 DOCS = ROOT / "docs"
-EXAMPLES = ("getting-started", "data-sets", "shards")
+EXAMPLES = ("getting-started", "data-sets", "shards", "adding-a-source")
 SHORTER = {"prebake train --shards shards/": " --epochs 1"}  # a training of 25 epochs shows no more
 
 
