@@ -24,7 +24,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.precompute.bake import bake
 from prebake.train.compile import check_compiler
 from prebake.train.device import PRECISIONS, choose_device, choose_precision, synchronize
-from prebake.train.models import build
+from prebake.train.models import find_model
 from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
@@ -113,7 +113,7 @@ def _steps(
 def _plain(trainer: Trainer, ready: tuple[Tensor, ...], device: torch.device, steps: int) -> Callable[[], int]:
     recipe = trainer.settings.recipe
     torch.manual_seed(0)
-    model = build(recipe, 3, len(trainer.data.classes)).to(device)
+    model = find_model(recipe.model).build(3, len(trainer.data.classes), (32, 32), recipe.model_options).to(device)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=0.01,

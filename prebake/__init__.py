@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prebake.precompute.audit import audit
     from prebake.precompute.augment import Augmentation, augmentation_for
     from prebake.precompute.bake import bake
+    from prebake.train.fit import fit
 
 __version__ = "0.2.0"
 
@@ -28,6 +29,7 @@ _MODULES = {
     "audit": "prebake.precompute.audit",
     "augmentation_for": "prebake.precompute.augment",
     "bake": "prebake.precompute.bake",
+    "fit": "prebake.train.fit",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "audit",
     "augmentation_for",
     "bake",
+    "fit",
 ]
 
 

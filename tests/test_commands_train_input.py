@@ -20,18 +20,10 @@ from prebake.format.document import serialize
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.images import SourceData
 from prebake.storage.lock import locked
-from prebake.train.models import MODELS
 from tests.helpers.commands import ON_CPU, ROOT, Command, log_of, summary_of, the_run
-from tests.helpers.runs import small_net
 from tests.test_resume import interrupted_at
 
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small net in DavidNet's place."""
-    monkeypatch.setitem(MODELS, "davidnet", small_net)
 
 
 @dataclass(frozen=True)

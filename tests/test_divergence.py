@@ -12,12 +12,10 @@ from torch import Tensor
 from prebake.loader.shard_set import ShardSet
 from prebake.train.divergence import DivergenceError
 from prebake.train.evaluate import Score
-from prebake.train.models import MODELS
 from prebake.train.recipes import recipe_for, schedule
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import ON_CPU, Command, events_of, log_of, the_run
-from tests.helpers.runs import small_net
 
 Record = Callable[[str, object], None]
 
@@ -114,9 +112,8 @@ def test_a_state_that_is_not_finite_is_never_saved(tiny: ShardSet, kind: str) ->
 def test_a_diverged_run_keeps_its_last_good_checkpoint_and_is_not_gone_on_with(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, record_property: Record
 ) -> None:
-    options = ("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
+    options = ("--shards", shards / "digits", "--model", "resnet20", "--out", tmp_path, *ON_CPU)
     monkeypatch.setattr("prebake.train.session.CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setitem(MODELS, "davidnet", small_net)
     with monkeypatch.context() as patch:
         poison(patch, 4)
         ended = command(*options)

@@ -1,7 +1,6 @@
 """Grad-CAM: it highlights the evidence for a class, works for every model, and does not change the model."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prebake.train.gradcam import grad_cam
-from prebake.train.models import MODELS, DavidNet, build
-from prebake.train.recipes import recipe_for
+from prebake.train.models import MODELS, find_model
+from prebake.train.models.davidnet import DavidNet
 
 
 class BrightOrDark(nn.Module):
@@ -51,7 +50,7 @@ Parts = tuple[Callable[[Any, Tensor], Tensor], Callable[[Any, Tensor], Tensor]]
 PARTS: dict[str, Parts] = {
     "davidnet": (
         lambda model, images: model.layer3(model.layer2(model.layer1(model.prep(images)))),
-        lambda model, features: model.head(F.max_pool2d(features, 4).flatten(1)),
+        lambda model, features: F.linear(F.max_pool2d(features, 4).flatten(1), model.head.weight) * model.head.scale,
     ),
     "wrn22": (
         lambda model, images: F.relu(model.norm(model.body(model.stem(images)))),
@@ -67,7 +66,7 @@ PARTS: dict[str, Parts] = {
 @pytest.mark.parametrize("name", PARTS)
 def test_maps_equal_the_formula_of_the_paper(name: str) -> None:
     torch.manual_seed(0)
-    model = build(replace(recipe_for("default"), model=name), 3, 10).eval()
+    model = find_model(name).build(3, 10, (32, 32)).eval()
     images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10  # more than one chunk
     # Weights are mean gradients; negative values become 0.
     features = PARTS[name][0](model, images).detach().requires_grad_()
@@ -85,7 +84,7 @@ def test_maps_equal_the_formula_of_the_paper(name: str) -> None:
 @pytest.mark.parametrize("side", [8, 32])
 def test_every_model_has_maps_that_vary_over_the_image(name: str, side: int) -> None:
     torch.manual_seed(0)
-    model = build(replace(recipe_for("default"), model=name), 1, 7)
+    model = find_model(name).build(1, 7, (side, side))
     maps = grad_cam(model, torch.randn(2, 1, side, side), torch.tensor([0, 6]))
     assert maps is not None
     assert maps.shape == (2, side, side)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prebake.train.models import build
+from prebake.train.models.davidnet import DavidNet
 from prebake.train.report.tiles import CAPTION, CELL, GAP
 from prebake.train.weights import load_weights, save_weights
 from tests.helpers.commands import Command, Ended, the_run
@@ -36,7 +36,7 @@ def test_two_models_are_drawn_beside_the_same_picture(
     one = the_run(finished[1])
     other = Path(shutil.copytree(one, tmp_path / "other"))
     trained = load_weights(other / "weights.safetensors")
-    save_weights(other / "weights.safetensors", replace(trained, model=build(trained.recipe, 1, 10)))
+    save_weights(other / "weights.safetensors", replace(trained, model=DavidNet(1, 10, **trained.recipe.model_options)))
     sheets = {}
     for name, first, second, place in (
         ("ab", one, other, ["--shards", shards]),

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import nn
 
 import prebake
 import prebake.precompute.plan
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
 from prebake.precompute.images import SourceData
-from prebake.train.models import MODELS
 from prebake.train.report.hints import Facts, hints
 from prebake.train.report.samples import input_statistics
 from prebake.train.report.scores import ClassScore
 from tests.helpers.commands import ON_CPU, Command, the_run
+from tests.helpers.nets import MLP
 
 PLAIN = Augmentation("plain", pad=0, pad_mode="zero", flip="none", cutout=0)
 GOOD = Facts(
@@ -95,18 +94,12 @@ def test_good_results_have_no_hints(changes: dict[str, Any]) -> None:
     assert hints(replace(GOOD, **changes)) == []
 
 
-def mlp(_: object, channels: int, classes: int) -> nn.Module:
-    """Build two layers without norm: they train in a second, and fail on bad inputs that batch norm would correct."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 128), nn.ReLU(), nn.Linear(128, classes))
-
-
 Train = Callable[..., list[str]]
 
 
 @pytest.fixture
 def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Bake that many digits, train the MLP on them, and return the hints of its report."""
-    monkeypatch.setitem(MODELS, "mlp", mlp)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # drawing takes time
 
     def run(samples: int, *options: object, shuffled: bool = False, **baking: Any) -> list[str]:
@@ -122,7 +115,7 @@ def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: 
             out=tmp_path / "set",
             **baking,
         )
-        chosen = ("--shards", tmp_path / "set", "--out", tmp_path / "runs", "--replay", "--model", "mlp")
+        chosen = ("--shards", tmp_path / "set", "--out", tmp_path / "runs", "--replay", "--model", MLP)
         ended = command(*chosen, *options, *ON_CPU)
         assert ended.code == 0, ended.err
         page = (the_run(tmp_path / "runs") / "report.html").read_text()

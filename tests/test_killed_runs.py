@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ import prebake
 import prebake.train.checkpoint
 from prebake.precompute.images import SourceData
 from prebake.precompute.sources import load
-from prebake.train.models import MODELS
 from tests.helpers.commands import ON_CPU, ROOT, events_of, log_of, summary_of, the_run
 from tests.helpers.runs import (
     STEPS,
@@ -30,10 +29,8 @@ from tests.helpers.runs import (
     kill,
     patched,
     removed,
-    small_net,
 )
 
-DAVIDNET = MODELS["davidnet"]
 Record = Callable[[str, object], None]
 
 
@@ -58,34 +55,26 @@ def forty(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def undisturbed_run(shards: Path, root: Path) -> Path:
+def undisturbed_run(runs: Runs) -> Path:
     """Train without a disturbance."""
-    ended = Runs(shards, root).attempt()
+    ended = runs.attempt()
     assert ended.status == 0, ended.said
-    return the_run(root)
+    return runs.path
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[None]:
-    """A small net in DavidNet's place."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "davidnet", small_net)
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(small: None, forty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - it patches
+def whole(forty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small net's run that nothing disturbed; read only."""
-    return undisturbed_run(forty, tmp_path_factory.mktemp("whole"))
+    return undisturbed_run(Runs(forty, tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture
-def runs(whole: Path, forty: Path, tmp_path: Path) -> Runs:  # noqa: ARG001 - the net is the small one
+def runs(forty: Path, tmp_path: Path) -> Runs:
     """Where to run the small net."""
     return Runs(forty, tmp_path / "runs")
 
 
-def killed_at_each(runs: Runs, steps: list[int], defer_signals: Path, every: int) -> None:
+def killed_at_each(runs: Runs, steps: list[int], whole: Path, every: int) -> None:
     """Kill a run after each of these steps in turn, go on, and hold the end against the undisturbed one."""
     for step in steps:
         each = runs.under(runs.root / str(step))
@@ -94,7 +83,7 @@ def killed_at_each(runs: Runs, steps: list[int], defer_signals: Path, every: int
         assert ended.status == 0, ended.said
         if step >= every:
             assert f"going on after step {step // every * every} of {STEPS}" in ended.said
-        assert_same_run(each.path, defer_signals)
+        assert_same_run(each.path, whole)
         assert_sensible_clocks(each.path)
         removed(each.root)
 
@@ -116,11 +105,10 @@ def test_a_run_killed_after_every_step_goes_on_to_the_same_end(
 
 @pytest.mark.slow
 def test_davidnet_killed_after_every_step_goes_on_to_the_same_end(
-    forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
+    forty: Path, tmp_path: Path, record_property: Record
 ) -> None:
-    monkeypatch.setitem(MODELS, "davidnet", DAVIDNET)
-    defer_signals = undisturbed_run(forty, tmp_path / "whole")
-    killed_at_each(Runs(forty, tmp_path / "runs"), list(range(1, STEPS + 1)), defer_signals, every=7)
+    whole = undisturbed_run(Runs(forty, tmp_path / "whole", "davidnet"))
+    killed_at_each(Runs(forty, tmp_path / "runs", "davidnet"), list(range(1, STEPS + 1)), whole, every=7)
     record_property("cases", STEPS)
 
 
@@ -311,7 +299,7 @@ def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
     started = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0
     seconds = time.monotonic() - started
-    defer_signals = the_run(tmp_path / "whole")
+    whole = the_run(tmp_path / "whole")
     kills, chain, times = 0, 0, random.Random(0)  # noqa: S311 - no secret
     while kills < 20:
         chain += 1
@@ -326,10 +314,10 @@ def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
                 kills += 1
             assert code in (0, -signal.SIGKILL)
         run = the_run(tmp_path / str(chain))
-        assert (run / "weights.safetensors").read_bytes() == (defer_signals / "weights.safetensors").read_bytes()
+        assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
         for key in ("test_accuracy", "first_loss"):
-            assert summary_of(run)[key] == summary_of(defer_signals)[key]
-        losses = [[x["train_loss"] for x in log_of(r) if x["event"] == "epoch"] for r in (run, defer_signals)]
+            assert summary_of(run)[key] == summary_of(whole)[key]
+        losses = [[x["train_loss"] for x in log_of(r) if x["event"] == "epoch"] for r in (run, whole)]
         assert losses[0] == losses[1]
         assert_sensible_clocks(run)
     record_property("cases", kills)

@@ -2,32 +2,25 @@
 
 from collections.abc import Iterator
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prebake.loader.shard_set import ShardSet
-from prebake.train.models import FastNet
+from prebake.train.models.fastnet import FastNet
 from prebake.train.optim import Learner
 from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
-from tests.helpers.runs import small_net
+from tests.helpers.nets import small_net
 
 STEPS = 10
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `davidnet` be a net of one convolution."""
-    monkeypatch.setitem(__import__("prebake.train.models").models.MODELS, "davidnet", small_net)
 
 
 def learner(*, scaled: bool = False, **changes: float) -> Learner:
     torch.manual_seed(1)
     recipe = recipe_for("digits", weight_decay=0.0, **changes)
-    return Learner(recipe, 1, 10, steps=STEPS, device=torch.device("cpu"), scaled=scaled)
+    return Learner(small_net(1, 10), recipe, steps=STEPS, device=torch.device("cpu"), scaled=scaled)
 
 
 def losses(learner: Learner, count: int) -> Iterator[Tensor]:
@@ -114,5 +107,5 @@ def test_a_fresh_run_whitens_its_stem_with_its_own_images(tiny: ShardSet) -> Non
     images_NHWC, _ = next(tiny.batches("train", 0, batch_size=tiny.samples("train")))
     images = torch.from_numpy(tiny.normalize(images_NHWC)).permute(0, 3, 1, 2)
     other = FastNet(1, 10)
-    other.whiten(images)
+    other.initialize_from(images)
     assert torch.equal(after, other.stem.weight)

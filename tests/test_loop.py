@@ -14,14 +14,13 @@ from prebake.errors import DivergedError
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.images import SourceData
 from prebake.train.evaluate import evaluate
-from prebake.train.models import MODELS
 from prebake.train.recipes import recipe_for
 from prebake.train.state import EpochReport, Settings
 from prebake.train.trainer import Trainer
-from tests.helpers.runs import small_net
+from tests.helpers.nets import SMALL
 
 
-def settings(epochs: int = 1, seed: int = 0, **changes: float) -> Settings:
+def settings(epochs: int = 1, seed: int = 0, **changes: Any) -> Settings:
     """Return the settings of a small run on the CPU."""
     return Settings(recipe_for("digits", epochs=epochs, **changes), seed, "cpu", "fp32")
 
@@ -92,11 +91,8 @@ def test_a_run_resumed_in_the_middle_equals_an_uninterrupted_one_exactly(tiny: S
     assert len(resumed.state.waits) == len(trained.state.waits)
 
 
-def test_a_run_with_an_average_of_its_weights_goes_on_with_both_exactly(
-    tiny: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(MODELS, "davidnet", small_net)
-    chosen = settings(epochs=2, ema=0.9, bias_lr=4.0, low_momentum=0.8)
+def test_a_run_with_an_average_of_its_weights_goes_on_with_both_exactly(tiny: ShardSet) -> None:
+    chosen = settings(epochs=2, model=SMALL, ema=0.9, bias_lr=4.0, low_momentum=0.8)
     whole = run(Trainer(tiny, chosen))
     stopped = Trainer(tiny, chosen)
     next(iter(stopped.run()))

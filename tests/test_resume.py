@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from prebake.train.device import autocast
-from prebake.train.models import MODELS
 from tests.helpers.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
-from tests.helpers.runs import small_net
+
+SMALL = ("--model", "resnet20", *ON_CPU)
 
 
 def interrupted_at(step: int) -> Callable[..., Any]:
@@ -83,11 +83,10 @@ def test_a_log_that_was_cut_off_does_not_stop_a_run_from_going_on(
 @pytest.fixture
 def begun(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
     """A run of the tiny digits that was interrupted after its first epoch."""
-    monkeypatch.setitem(MODELS, "davidnet", small_net)
     copied = shutil.copytree(shards / "digits", tmp_path / "shards" / "digits")
     with monkeypatch.context() as patch:
         patch.setattr("prebake.train.trainer.autocast", interrupted_at(3))
-        ended = command("--shards", copied, "--out", tmp_path / "my rüns", "--lr", 0.05, "--seed", 7, *ON_CPU)
+        ended = command("--shards", copied, "--out", tmp_path / "my rüns", "--lr", 0.05, "--seed", 7, *SMALL)
     assert ended.code == 130
     return the_run(tmp_path / "my rüns")
 
@@ -130,7 +129,7 @@ def test_options_that_say_what_the_run_is_are_no_contradiction(begun: Path, comm
     [
         ("--dataset", "mnist", "['digits']"),
         ("--recipe", "default", "digits"),
-        ("--model", "resnet", "davidnet"),
+        ("--model", "davidnet", "resnet20"),
         ("--epochs", 3, "2"),
         ("--batch-size", 32, "64"),
         ("--lr", 0.1, "0.05"),

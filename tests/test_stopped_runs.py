@@ -17,11 +17,11 @@ import torch
 import prebake.train.evaluate
 from prebake.loader.shard_set import ShardSet
 from prebake.storage.lock import locked
-from prebake.train.models import MODELS
 from prebake.train.run_dir import RunDir
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import ON_CPU, ROOT, events_of, the_run
-from tests.helpers.runs import Act, Runs, at_step, patched, send_later, small_net
+from tests.helpers.nets import SMALL
+from tests.helpers.runs import Act, Runs, at_step, patched, send_later
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
 
@@ -32,9 +32,8 @@ PATIENCE = 30.0  # of what takes a second, on a machine with more to do than cor
 
 
 @pytest.fixture
-def runs(tiny: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(tiny: ShardSet, tmp_path: Path) -> Runs:
     """The small net on 200 digits: twenty steps of ten in each of two epochs."""
-    monkeypatch.setitem(MODELS, "davidnet", small_net)
     return Runs(tiny.path, tmp_path / "my runs")
 
 
@@ -54,13 +53,13 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
 ) -> None:
     ended = runs.attempt(first=at_step(13, raising(number)), every=1000)
     assert ended.status == code
-    line = f"{word}; python -m train --resume {shlex.quote(str(runs.path))} goes on with this run"
+    line = f"{word}; prebake train --resume {shlex.quote(str(runs.path))} --model {SMALL} resumes this run"
     assert ended.said.splitlines()[-1] == line
     assert checkpoints(runs.path) == ["step-00000013.safetensors"]
     # What it says is what works, typed as it stands.
-    words = shlex.split(line.split("; ")[1].split(" goes on")[0])
-    assert words[:4] == ["python", "-m", "train", "--resume"]
-    ended = runs.attempt(*words[3:])
+    words = shlex.split(line.split("; ")[1].split(" resumes")[0])
+    assert words[:2] == ["prebake", "train"]
+    ended = runs.attempt(*words[2:])
     assert ended.status == 0, ended.said
     assert "going on after step 13 of 40" in ended.said
     record_property("cases", 1)

@@ -10,6 +10,7 @@ from torch import nn
 
 from prebake.loader.shard_set import ShardSet
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
+from prebake.train.models.fastnet import FastNet
 from prebake.train.optim import Learner
 from prebake.train.recipes import recipe_for
 from tests.helpers.commands import ROOT
@@ -36,10 +37,17 @@ def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tin
 def test_a_synchronized_model_has_the_names_and_rates_of_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prebake.train.optim.DistributedDataParallel", lambda model: model)  # which wants all processes
     recipe = recipe_for("fast", batch_size=64)
-    device = torch.device("cpu")
-
+    device, two = torch.device("cpu"), ProcessGroup(0, 2)
     plain, synchronized = (
-        Learner(recipe, 3, 10, steps=4, device=device, scaled=False, processes=ProcessGroup(0, 2), sync_batchnorm=each)
+        Learner(
+            FastNet(3, 10),
+            recipe,
+            steps=4,
+            device=device,
+            scaled=False,
+            processes=two,
+            sync_batchnorm=each,
+        )
         for each in (False, True)
     )
     assert list(plain.tensors()) == list(synchronized.tensors())

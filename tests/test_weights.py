@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from prebake.errors import DataError
 from prebake.loader.shard_set import ShardSet
+from prebake.train.models.davidnet import DavidNet
 from prebake.train.recipes import DIGITS
 from prebake.train.tensors import read_tensors, write_tensors
 from prebake.train.trainer import Trainer
@@ -104,11 +105,12 @@ def test_tensors_of_another_shape_or_name_are_refused(saved: Path, tmp_path: Pat
 
 def test_a_model_for_other_images_is_saved_with_its_own_shape(trained: Trainer, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    recipe = replace(trained.settings.recipe, head_scale=0.5)
+    recipe = replace(trained.settings.recipe, model_options={"head_scale": 0.5})
     save_weights(path, Trained(trained.learner.model, recipe, tuple("abcdefghij"), (28, 20, 1), (0.1,), (0.3,)))
     loaded = load_weights(path)
     assert (loaded.recipe, loaded.classes, loaded.image_shape) == (recipe, tuple("abcdefghij"), (28, 20, 1))
-    assert loaded.model.head_scale == 0.5
+    assert isinstance(loaded.model, DavidNet)
+    assert loaded.model.head.scale == 0.5
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,8 @@ def test_a_model_for_other_images_is_saved_with_its_own_shape(trained: Trainer, 
         {"classes": [0] * 10},
         {"recipe": []},
         {"recipe": {}},
-        {"recipe": {**asdict(DIGITS), "celu_alpha": "1"}},
+        {"recipe": {**asdict(DIGITS), "model_options": {"celu_alpha": "1"}}},
+        {"recipe": {**asdict(DIGITS), "model_options": {"layers": 9}}},
         {"recipe": {**asdict(DIGITS), "epochs": True}},
         {"recipe": {**asdict(DIGITS), "batch_size": -1}},
         {"recipe": {**asdict(DIGITS), "model": "other"}},

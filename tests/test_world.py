@@ -9,24 +9,23 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import prebake
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
 from prebake.precompute.images import SourceData
-from prebake.train.models import MODELS
-from prebake.train.recipes import Recipe, recipe_for
+from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import events_of, log_of, summary_of, the_run
+from tests.helpers.nets import PLAIN
 from tests.helpers.ranks import BATCH, Recorded, command_in, recorded
 from tests.helpers.runs import at_step, kill, patched
 from tests.helpers.small import flip_byte
@@ -34,24 +33,11 @@ from tests.helpers.small import flip_byte
 # Where CUDA is, autograd starts threads for it, and a fork of a process that has trained can't train any more.
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks that train")
 PER_EPOCH = 10
-DAVIDNET = MODELS["davidnet"]
-
-
-def plain_net(_recipe: Recipe, channels: int, classes: int) -> nn.Module:
-    """Return a small net with batch norm, whose steps draw no random numbers."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(8 * 8 * 8, classes),
-    )
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the small net in DavidNet's place, and let each of four processes have something to evaluate."""
-    monkeypatch.setitem(MODELS, "davidnet", plain_net)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each of four processes something to evaluate."""
     monkeypatch.setattr("prebake.train.evaluate.BATCH_SIZE", 30)
 
 
@@ -77,7 +63,7 @@ def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Sh
 
 def settings(**changes: Any) -> Settings:
     """Return the settings of a run on the CPU in batches of 20, in an order of its own."""
-    recipe = replace(recipe_for("digits", epochs=2, batch_size=BATCH), **changes)
+    recipe = recipe_for("digits", **{"epochs": 2, "batch_size": BATCH, "model": PLAIN, **changes})
     return Settings(recipe, 0, "cpu", "fp32", shuffle_seed=5)
 
 
@@ -154,25 +140,23 @@ def assert_same_in_all(found: list[Recorded]) -> None:
 @pytest.mark.parametrize(
     ("model", "changes", "size"),
     [
-        pytest.param(plain_net, {}, 2, id="small-2"),
+        pytest.param(PLAIN, {}, 2, id="small-2"),
         *(
             pytest.param(model, changes, size, marks=pytest.mark.slow, id=f"{name}-{size}")
             for name, model, changes in (
-                ("averaged", plain_net, {"ema": 0.9, "bias_lr": 4.0}),
+                ("averaged", PLAIN, {"ema": 0.9, "bias_lr": 4.0}),
                 # Few steps and large slices: rounding grows fast in batch norm over few values.
-                ("davidnet", DAVIDNET, {"batch_size": 100}),
-                ("fastnet", MODELS["fastnet"], {"batch_size": 100, "ema": 0.9, "whiten": True, "train_scales": False}),
+                ("davidnet", "davidnet", {"batch_size": 100}),
+                ("fastnet", "fastnet", {"batch_size": 100, "ema": 0.9, "train_scales": False}),
             )
             for size in (2, 4)
         ),
     ],
 )
 def test_several_processes_learn_what_one_does_from_the_same_batches_in_slices(
-    numbered: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, changes: dict[str, Any], size: int
+    numbered: ShardSet, tmp_path: Path, model: str, changes: dict[str, Any], size: int
 ) -> None:
-    name = "fastnet" if model is MODELS["fastnet"] else "davidnet"
-    monkeypatch.setitem(MODELS, name, model)
-    chosen = settings(model=name, **changes)
+    chosen = settings(model=model, **changes)
     found = recorded(size, numbered, chosen, tmp_path / "several")
     assert_same_in_all(found)
     assert_close(found[0], in_slices(numbered, chosen, [size] * 2))
@@ -238,7 +222,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_
 ) -> None:
     stopped = command_in(size, *new_run(numbered, tmp_path), first=stopping(rank, 7, number), every=100)
     assert stopped.codes == [code] * size, stopped.said
-    assert stopped.said.count("goes on with this run") == 1
+    assert stopped.said.count("resumes this run") == 1
     step = 7 if size == 1 else 9  # it is said at border 8, and heard by all at the next
     run = the_run(tmp_path)
     assert [path.name for path in (run / "checkpoint").iterdir()] == [f"step-{step:08d}.safetensors"]
@@ -350,7 +334,7 @@ def test_runs_and_data_sets_in_turn_are_trained_by_all_and_told_by_one(shards: P
 @pytest.mark.parametrize(
     ("size", "options", "word"),
     [
-        (3, ("--batch-size", 20), "batches of 20 can't be cut into 3 equal slices of at least 2, .*; 18 or 21 can"),
+        (3, ("--batch-size", 20), "batches of 20 can't be split into 3 equal parts of at least 2, .*; 18 or 21 can"),
         pytest.param(4, ("--batch-size", 6), "6 .* into 4 .*; 8 can", marks=pytest.mark.slow),
         pytest.param(4, ("--batch-size", 205), "205 .* into 4 .*; 204 can", marks=pytest.mark.slow),
         pytest.param(2, ("--compile",), "--compile: for one process only", marks=pytest.mark.slow),

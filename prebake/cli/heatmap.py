@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prebake.cli.parser import CommandParser
+from prebake.cli.parser import CommandParser, add_model_option
 from prebake.cli.report import open_shards
 from prebake.errors import DataError, UsageError
 from prebake.loader.shard_set import ShardSet
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
+    add_model_option(options)
     return options
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     device = choose_device(chosen.device)
     rows: list[list[Tile]] = []
     for run in [chosen.run, chosen.against] if chosen.against else [chosen.run]:
-        trained = load_weights(run / "weights.safetensors")
+        trained = load_weights(run / "weights.safetensors", chosen.model)
         _check(trained, data, run)
         model = trained.model.to(device)
         predictions = predict(model, data, split, device, choose_precision("auto", device))

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from prebake.errors import UsageError
 
-__all__ = ["CommandParser"]
+__all__ = ["CommandParser", "add_model_option"]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -14,3 +14,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(f"{message.removeprefix('argument ')}. See {self.prog} --help")
+
+
+def add_model_option(options: argparse.ArgumentParser) -> None:
+    """Add `--model`, for commands that load the weights of a run."""
+    options.add_argument("--model", metavar="FILE.py:NAME", help="the run's model, if it was your own")

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from prebake.cli.parser import CommandParser
+from prebake.cli.parser import CommandParser, add_model_option
 from prebake.errors import DataError, UsageError, listed, shown
 from prebake.train.predict import classify, read_image
 from prebake.train.weights import load_weights
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, of any size")
     options.add_argument("--top", type=int, default=3, help="how many classes to name; default 3")
     options.add_argument("--json", action="store_true", help="one JSON object an image")
+    add_model_option(options)
     return options
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     chosen = parser().parse_args()
     if chosen.top < 1:
         raise UsageError(f"--top: expected at least 1, found {chosen.top}")
-    trained = load_weights(chosen.run / "weights.safetensors")
+    trained = load_weights(chosen.run / "weights.safetensors", chosen.model)
     unreadable = []
     for path in chosen.images:
         try:

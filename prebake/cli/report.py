@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from prebake.cli.parser import CommandParser
+from prebake.cli.parser import CommandParser, add_model_option
 from prebake.errors import DataError
 from prebake.format.manifest import MANIFEST
 from prebake.loader.shard_set import ShardSet
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--shards", type=parse_path, help="the shard set that it was trained on, or its root, if that was moved"
     )
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
+    add_model_option(options)
     return options
 
 
@@ -41,7 +42,7 @@ def main() -> None:
             f"{data.location}; name the set that it was trained on"
         )
     device = choose_device(chosen.device)
-    model = load_weights(chosen.run / "weights.safetensors").model
+    model = load_weights(chosen.run / "weights.safetensors", chosen.model).model
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this form
     split = final_split(data)
     # The precision of the run, if the device is the same.

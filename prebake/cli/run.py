@@ -48,10 +48,10 @@ def run_command(main: Callable[[], None], after_interruption: str = "") -> NoRet
             print(end="", flush=True)
     except PrebakeError as error:
         _exit_with(error)
-    except KeyboardInterrupt:
-        _exit_interrupted("interrupted", after_interruption, 130)
-    except TerminatedError:
-        _exit_interrupted("terminated", after_interruption, 143)
+    except KeyboardInterrupt as error:
+        _exit_interrupted("interrupted", str(error) or after_interruption, 130)
+    except TerminatedError as error:
+        _exit_interrupted("terminated", str(error) or after_interruption, 143)
     except BrokenPipeError:
         _discard_stdout()
         sys.exit(141)

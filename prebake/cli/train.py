@@ -2,24 +2,21 @@
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from prebake.cli.parser import CommandParser
-from prebake.console import log
-from prebake.errors import UsageError
 from prebake.storage.files import parse_path
 from prebake.train.device import PRECISIONS
 from prebake.train.distributed import ProcessGroup
-from prebake.train.jobs import Job, job_of, jobs
+from prebake.train.fit import train_all
+from prebake.train.jobs import TrainOptions
 from prebake.train.models import MODELS
-from prebake.train.recipes import RECIPES, SETTABLE
+from prebake.train.recipes import RECIPES, SETTABLE, read_changes
 from prebake.train.repeats import aggregate, check_cost, check_target, describe
-from prebake.train.run_dir import RunDir
 from prebake.train.run_record import RunRecord
-from prebake.train.session import train
 from prebake.train.summary import results_table
-from prebake.train.tensorboard import check_tensorboard
+from prebake.train.threads import use_threads
 
 __all__ = ["main", "parser"]
 
@@ -35,7 +32,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
     add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}; default: the shards name it")
-    add("--model", metavar="NAME", help=f"of {', '.join(MODELS)}; default the recipe's")
+    add(
+        "--model",
+        metavar="NAME",
+        help=f"one of {', '.join(MODELS)}; timm:NAME for a model of timm; FILE.py:NAME or package.module:NAME for your "
+        "own; default the recipe's",
+    )
     add("--epochs", type=int, help="default the recipe's or the shards' number, whichever is smaller")
     add("--replay", action="store_true", help="allow more epochs than views: epoch e plays e mod views")
     add(
@@ -50,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help=f"other hyperparameters, default the recipe's: {', '.join(SETTABLE)}",
+        help=f"other hyperparameters, default the recipe's: {', '.join(SETTABLE)}, and the model's own options",
     )
     add("--seed", type=int, help="of the initial weights; default 0")
     add("--shuffle-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add("--precision", default="auto", choices=("auto", *PRECISIONS), help="default auto")
+    add("--threads", type=int, metavar="N", help="of the CPU; default OMP_NUM_THREADS, or all cores that may be used")
     add("--compile", action="store_true", help="compile the step first: takes about a minute")
     add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
     add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
@@ -92,13 +95,9 @@ def _train(processes: ProcessGroup) -> None:
     arguments = parser().parse_args()
     check_target(arguments.target)
     check_cost(arguments.usd_per_hour)
-    if arguments.tensorboard:
-        check_tensorboard()
+    use_threads(arguments.threads)
     with processes.joined():
-        if arguments.resume not in (None, "auto"):
-            summaries = _one_run(arguments, processes)
-        else:
-            summaries = _all_sets(arguments, processes)
+        summaries = train_all(_options(arguments), processes)
     if not processes.is_main:
         return
     print("\n".join(map(json.dumps, summaries)) if arguments.json else results_table(summaries))
@@ -110,29 +109,7 @@ def _train(processes: ProcessGroup) -> None:
             print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
 
 
-def _one_run(arguments: argparse.Namespace, processes: ProcessGroup) -> list[dict[str, Any]]:
-    run, shards = processes.run_on_main(lambda: RunDir.open(Path(arguments.resume)))
-    summary = processes.run_on_main(run.finished)
-    if summary is not None:
-        log(f"{summary['dataset']}: finished already, in {run.path}")
-        return [summary]
-    job = processes.run_on_all(lambda: job_of(run, shards, arguments, processes))
-    return [_trained(job, arguments, processes)]
-
-
-def _all_sets(arguments: argparse.Namespace, processes: ProcessGroup) -> list[dict[str, Any]]:
-    if arguments.shards is None:
-        raise UsageError("--shards: needed; it names one shard set or the root of several (--resume RUN knows its own)")
-    return [_trained(job, arguments, processes) for job in processes.run_on_all(lambda: jobs(arguments, processes))]
-
-
-def _trained(job: Job, arguments: argparse.Namespace, processes: ProcessGroup) -> dict[str, Any]:
-    return train(
-        job,
-        overwrite=arguments.overwrite,
-        resume=arguments.resume is not None,
-        follow=arguments.follow,
-        tensorboard=arguments.tensorboard,
-        usd_per_hour=arguments.usd_per_hour,
-        processes=processes,
-    )
+def _options(arguments: argparse.Namespace) -> TrainOptions:
+    given = vars(arguments)
+    same = {field.name: given[field.name] for field in fields(TrainOptions) if field.name in given}
+    return TrainOptions(**same, datasets=arguments.dataset, changes=read_changes(arguments.set))

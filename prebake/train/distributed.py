@@ -63,12 +63,13 @@ class ProcessGroup:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def check(self, settings: Settings, samples: int) -> None:
-        """Ask whether a run can be trained by so many processes.
+    def check(self, settings: Settings, samples: int, least: int) -> None:
+        """Check that these processes can train a run.
 
         Args:
             settings: of the run.
-            samples: how many images there are to train on.
+            samples: number of training images.
+            least: samples that the model needs in each process's part of a batch: 2 for batch norm.
 
         Raises:
             UsageError: batches can't be cut into equal slices, or an option is not for several processes.
@@ -77,6 +78,8 @@ class ProcessGroup:
         device, batch = settings.device, settings.recipe.batch_size
         if settings.sync_batchnorm and not device.startswith("cuda"):
             raise UsageError(f"--sync-batchnorm: torch has it for CUDA only, found --device {device}; train without it")
+        if batch < least:
+            raise UsageError(f"--batch-size: expected at least {least}, as batch norm needs, found {batch}")
         if self.size == 1:
             return
         if device not in ("cpu", "cuda"):
@@ -90,13 +93,13 @@ class ProcessGroup:
             )
         if settings.compiled:
             raise UsageError("--compile: for one process only; train without it, or without torchrun")
-        least = 2 * self.size  # batch norm needs two samples in each slice
-        if batch % self.size or batch < least:
-            near = {max(least, batch - batch % self.size), max(least, batch - batch % self.size + self.size)}
+        lowest = least * self.size
+        if batch % self.size or batch < lowest:
+            near = {max(lowest, batch - batch % self.size), max(lowest, batch - batch % self.size + self.size)}
             sizes = " or ".join(str(size) for size in sorted(near) if size <= samples)
             raise UsageError(
-                f"--batch-size: batches of {batch} can't be cut into {self.size} equal slices of at least 2, "
-                f"one for each process; {f'{sizes} can' if sizes else 'train with fewer processes'}"
+                f"--batch-size: batches of {batch} can't be split into {self.size} equal parts of at least "
+                f"{least}, one for each process; {f'{sizes} can' if sizes else 'train with fewer processes'}"
             )
 
     @contextlib.contextmanager

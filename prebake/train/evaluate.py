@@ -11,7 +11,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.train.device import PRECISIONS, autocast
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 
-__all__ = ["Predictions", "Score", "evaluate", "final_split", "predict", "shifted"]
+__all__ = ["Predictions", "Score", "evaluate", "final_shape", "final_split", "predict", "shifted"]
 
 BATCH_SIZE = 500
 
@@ -67,6 +67,12 @@ class Predictions:
 def final_split(data: ShardSet) -> str | None:
     """Name the split that a finished run is judged by: test, else val, else none."""
     return next((split for split in ("test", "val") if split in data.splits), None)
+
+
+def final_shape(data: ShardSet) -> tuple[int, int, int]:
+    """Return height, width and channels of the images that a finished run is judged by, or else of its last epoch's."""
+    split = final_split(data)
+    return data.image_shape(split, 0) if split else data.image_shape("train", data.epochs - 1)
 
 
 def shifted(images: Tensor, pixels: int) -> Tensor:

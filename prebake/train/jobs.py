@@ -1,7 +1,7 @@
-"""Jobs: what a command is to train, all of it checked before the first step is taken."""
+"""From the options of `prebake train` to jobs that are checked before the first step."""
 
-import argparse
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,223 +17,278 @@ from prebake.train.compile import check_compiler
 from prebake.train.device import choose_device, choose_precision
 from prebake.train.discovery import find, wait_for_manifest
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
-from prebake.train.models import HEEDED, MODELS, SMALLEST_SIDE, foreign
-from prebake.train.recipes import Recipe, changes_from, recipe_for, recipe_from
+from prebake.train.evaluate import final_shape
+from prebake.train.models import BATCH_NORMS, AnyModel, Model, find_model, is_users_own
+from prebake.train.recipes import RECIPES, Recipe, changed, hyperparameters, recipe_for, recipe_from
 from prebake.train.repeats import repeated
 from prebake.train.run_dir import RunDir
 from prebake.train.state import Settings
 
-__all__ = ["Job", "job_of", "jobs"]
+__all__ = ["Job", "TrainOptions", "job_of", "jobs"]
 
-RUNS = Path("runs")
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The options of `prebake train`, as its help describes them; None leaves the choice to recipe and shards.
+
+    Attributes:
+        datasets: `--dataset`.
+        model: a name, or from Python also a network or a builder.
+        changes: `--set`, by name; texts are read as the type that the hyperparameter has.
+        resume: None, `auto`, or the directory of a run.
+    """
+
+    shards: Location | None = None
+    datasets: Sequence[str] | None = None
+    recipe: str | None = None
+    model: AnyModel | None = None
+    epochs: int | None = None
+    replay: bool = False
+    follow: bool = False
+    batch_size: int | None = None
+    lr: float | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    shuffle_seed: int | None = None
+    runs: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    cache: Path | None = None
+    cache_size: str | None = None
+    sync_batchnorm: bool = False
+    out: Path | None = None
+    resume: str | None = None
+    overwrite: bool = False
+    tensorboard: bool = False
+    usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be trained, from its beginning or from where it stands."""
+    """One run to train, from its beginning or from its checkpoint."""
 
     data: ShardSet
     settings: Settings
+    model: Model
     run: RunDir
 
 
-def jobs(arguments: argparse.Namespace, processes: ProcessGroup = SINGLE_PROCESS) -> list[Job]:
-    """Return what the command's options ask for, a job for every data set found.
+def jobs(options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> list[Job]:
+    """Return a job for every data set found and every seed.
 
     Raises:
-        UsageError: options that can't be, or a run that is there already.
+        UsageError: options that contradict each other or the data, or a run that exists already.
         DataError: no usable shards.
         DivergedError: a run to be resumed has diverged.
         MachineError: no such device or compiler.
     """
-    if arguments.follow:
-        if isinstance(arguments.shards, Remote):
-            raise UsageError(
-                f"--follow: a bake can be followed on one machine alone, and {arguments.shards} is elsewhere"
-            )
-        wait_for_manifest(arguments.shards, arguments.dataset)
+    root = options.shards
+    if root is None:
+        raise UsageError("--shards: needed; it names one shard set or the root of several (--resume RUN knows its own)")
+    if options.follow:
+        if isinstance(root, Remote):
+            raise UsageError(f"--follow: only a bake on this machine can be followed, found {root}")
+        wait_for_manifest(root, options.datasets)
     found = []
-    for data in find(arguments.shards, arguments.dataset, _cache(arguments, arguments.shards)):
-        for settings in repeated(_settings(data, arguments), arguments.runs):
-            run = RunDir.named(arguments.out or RUNS, _fixed(data, settings))
-            if arguments.resume:
+    for data in find(root, options.datasets, _cache(options, root)):
+        settings, model = _settings(data, options, processes)
+        for each in repeated(settings, options.runs):
+            run = RunDir.named(options.out or Path("runs"), _fixed(data, each))
+            if options.resume:
                 run.refuse_diverged()
-            elif not arguments.overwrite:
+            elif not options.overwrite:
                 run.refuse_existing()
-            processes.check(settings, data.samples("train"))
-            found.append(Job(data, settings, run))
+            found.append(Job(data, each, model, run))
     return found
 
 
-def _cache(arguments: argparse.Namespace, root: Location) -> Cache | None:
-    """Return the cache that the options ask for; shards that are here need none, nor a home where it could be."""
-    size = None if arguments.cache_size is None else size_bytes(arguments.cache_size, "--cache-size")
-    return Cache.default(arguments.cache, size) if isinstance(root, Remote) else None
+def _cache(options: TrainOptions, root: Location) -> Cache | None:
+    size = None if options.cache_size is None else size_bytes(options.cache_size, "--cache-size")
+    return Cache.default(options.cache, size) if isinstance(root, Remote) else None
 
 
-def job_of(
-    run: RunDir, shards: Location, arguments: argparse.Namespace, processes: ProcessGroup = SINGLE_PROCESS
-) -> Job:
-    """Return the job of going on with a run, all settings being its own.
+def job_of(run: RunDir, shards: Location, options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> Job:
+    """Return the job that resumes a run with its own settings.
 
     Args:
         run: that was begun.
-        shards: where its shards were; `--shards` says where they are now.
-        arguments: the command's options.
-        world: the processes that are to go on with it, which may be others than those that began it.
+        shards: where its shards were; `options.shards` says where they are now.
+        options: of the command.
+        processes: that resume it; the run may have been begun by another number of them.
 
     Raises:
         UsageError: an option contradicts the run's settings, or the run is not for so many processes.
-        DataError: its shards are not there, or its books can't be read.
+        DataError: its shards are missing, or its settings can't be read.
         DivergedError: it has diverged.
-        MachineError: its device or compiler is not there.
+        MachineError: its device or compiler is missing.
     """
-    settings = _noted(run)
-    _refuse_other_options(run, settings, arguments)
+    settings = _recorded_settings(run)
+    model = _recorded_model(run, settings, options)
+    _refuse_other_options(run, settings, options)
     run.refuse_diverged()
-    root = arguments.shards or shards
-    (data,) = find(root, [str(run.settings.get("dataset"))], _cache(arguments, root))
-    _check(data, settings, follow=arguments.follow)
-    processes.check(settings, data.samples("train"))
-    there = _fixed(data, settings)
-    if there["shards"] != run.settings.get("shards"):
+    root = options.shards or shards
+    (data,) = find(root, [str(run.settings.get("dataset"))], _cache(options, root))
+    _check(data, settings, model, processes, follow=options.follow)
+    expected, found = run.settings, _fixed(data, settings)
+    if found["shards"] != expected.get("shards"):
         raise DataError(
-            f"{data.location}: other shards than {run.path} was begun with (identity {run.settings.get('shards')} "
-            f"expected, {there['shards']} found): source, augmentation, encoding or seed differ; --shards names others"
+            f"{data.location}: other shards than {run.path} was begun with (identity {expected.get('shards')} "
+            f"expected, {found['shards']} found): source, augmentation, dtype or seed differ; --shards names others"
         )
-    if there != run.settings:
+    if found != expected:
         raise DataError(
-            f"{data.location}: {run.path} plays {run.settings.get('views')} views, found {there['views']}; "
+            f"{data.location}: {run.path} plays {expected.get('views')} views, found {found['views']}; "
             f"bake as many epochs as there were. {data.plan.remedy(data.location)}"
         )
-    return Job(data, settings, run)
+    return Job(data, settings, model, run)
 
 
 def _fixed(data: ShardSet, settings: Settings) -> dict[str, Any]:
-    """Return all that a run's outcome depends on, as its books hold it."""
+    """Return everything that a run's outcome depends on, as its log records it."""
     views = min(settings.recipe.epochs, data.epochs)
-    # What is None was not asked for: a setting that is new leaves the names of older runs as they are.
     chosen = {name: value for name, value in asdict(settings).items() if value is not None}
     return {"dataset": data.name, "shards": data.plan.identity, "views": views, **chosen}
 
 
-def _noted(run: RunDir) -> Settings:
-    noted = run.settings
+def _recorded_settings(run: RunDir) -> Settings:
+    recorded = run.settings
     try:
         settings = Settings(
-            recipe_from(dict(noted["recipe"])),
-            noted["seed"],
-            noted["device"],
-            noted["precision"],
-            noted["compiled"],
-            noted.get("shuffle_seed"),
-            noted.get("sync_batchnorm"),
+            recipe=recipe_from(recorded["recipe"]),
+            seed=recorded["seed"],
+            device=recorded["device"],
+            precision=recorded["precision"],
+            compiled=recorded["compiled"],
+            shuffle_seed=recorded.get("shuffle_seed"),
+            sync_batchnorm=recorded.get("sync_batchnorm"),
+            model_sha256=recorded.get("model_sha256"),
         )
         if (
             type(settings.seed) is not int
-            or type(noted.get("shuffle_seed", 0)) is not int
-            or not isinstance(noted.get("sync_batchnorm", True), bool)
+            or type(recorded.get("shuffle_seed", 0)) is not int
+            or not isinstance(recorded.get("sync_batchnorm", True), bool)
             or not isinstance(settings.compiled, bool)
         ):
-            raise ValueError("seed, compiled or sync_batchnorm is of another type")
+            raise ValueError("seed, shuffle_seed, compiled or sync_batchnorm is of another type")
         choose_precision(settings.precision, choose_device(settings.device))
     except MachineError as error:
-        raise MachineError(f"{run.path} was begun on {noted['device']}, and goes on there only ({error})") from None
+        raise MachineError(
+            f"{run.path} was begun on {recorded['device']} and can be resumed only there ({error})"
+        ) from None
     except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
         raise DataError(f"{run.path}: log.jsonl holds no usable settings ({error}); train again") from None
     return settings
 
 
-def _refuse_other_options(run: RunDir, settings: Settings, arguments: argparse.Namespace) -> None:
+def _recorded_model(run: RunDir, settings: Settings, options: TrainOptions) -> Model:
+    """Return the model of a run; one of the user's own is imported only where the command names it again."""
+    name = settings.recipe.model
+    if not is_users_own(name):
+        return find_model(name)
+    if options.model is None:
+        raise UsageError(
+            f"--resume: {run.path} trains a model of your own, {name}. prebake imports no code that a run names: "
+            f"give --model {name} again"
+        )
+    model = find_model(options.model)
+    if model.source_sha256 != settings.model_sha256:
+        raise UsageError(
+            f"--model: {model.name} has changed since {run.path} was begun; restore it, or leave --resume out for "
+            "another run"
+        )
+    return replace(model, name=name)
+
+
+def _refuse_other_options(run: RunDir, settings: Settings, options: TrainOptions) -> None:
     recipe = settings.recipe
-    asked_and_noted = {
-        "--dataset": (arguments.dataset, [run.settings.get("dataset")]),
-        "--recipe": (arguments.recipe, recipe.name),
-        "--model": (arguments.model, recipe.model),
-        "--epochs": (arguments.epochs, recipe.epochs),
-        "--batch-size": (arguments.batch_size, recipe.batch_size),
-        "--lr": (arguments.lr, recipe.peak_lr),
-        "--seed": (arguments.seed, settings.seed),
-        "--shuffle-seed": (arguments.shuffle_seed, settings.shuffle_seed),
-        "--runs": (None if arguments.runs == 1 else arguments.runs, 1),
-        "--device": (None if arguments.device == "auto" else arguments.device, settings.device),
-        "--precision": (None if arguments.precision == "auto" else arguments.precision, settings.precision),
-        "--compile": (arguments.compile or None, settings.compiled),
-        "--sync-batchnorm": (arguments.sync_batchnorm or None, settings.sync_batchnorm),
-        "--out": (arguments.out and arguments.out.resolve(), run.path.resolve().parent),
+    # A model of the user's own has been compared by its source: its file may have been moved.
+    model = None if is_users_own(recipe.model) else options.model
+    asked_and_recorded = {
+        "--dataset": (options.datasets, [run.settings.get("dataset")]),
+        "--recipe": (options.recipe, recipe.name),
+        "--model": (model, recipe.model),
+        "--epochs": (options.epochs, recipe.epochs),
+        "--batch-size": (options.batch_size, recipe.batch_size),
+        "--lr": (options.lr, recipe.peak_lr),
+        "--seed": (options.seed, settings.seed),
+        "--shuffle-seed": (options.shuffle_seed, settings.shuffle_seed),
+        "--runs": (None if options.runs == 1 else options.runs, 1),
+        "--device": (None if options.device == "auto" else options.device, settings.device),
+        "--precision": (None if options.precision == "auto" else options.precision, settings.precision),
+        "--compile": (options.compile or None, settings.compiled),
+        "--sync-batchnorm": (options.sync_batchnorm or None, settings.sync_batchnorm),
+        "--out": (options.out and options.out.resolve(), run.path.resolve().parent),
     }
-    asked_and_noted |= {
-        f"--set {name}": (value, getattr(recipe, name)) for name, value in changes_from(arguments.set).items()
-    }
-    for option, (asked, noted) in asked_and_noted.items():
-        if asked is not None and asked != noted:
+    recorded_parameters = hyperparameters(recipe)
+    for name, asked in hyperparameters(changed(recipe, options.changes, recipe.model_options)).items():
+        asked_and_recorded[f"--set {name}"] = (asked if name in options.changes else None, recorded_parameters[name])
+    for option, (asked, recorded) in asked_and_recorded.items():
+        if asked is not None and asked != recorded:
             raise UsageError(
-                f"{option}: {run.path} was begun with {noted}, found {asked}; leave it out to go on with that run, "
+                f"{option}: {run.path} was begun with {recorded}, found {asked}; leave it out to resume that run, "
                 "or leave --resume out for another run"
             )
 
 
-def _settings(data: ShardSet, arguments: argparse.Namespace) -> Settings:
-    seed = arguments.seed or 0
-    for option, asked in (("--seed", seed), ("--shuffle-seed", arguments.shuffle_seed)):
+def _settings(data: ShardSet, options: TrainOptions, processes: ProcessGroup) -> tuple[Settings, Model]:
+    seed = options.seed or 0
+    for option, asked in (("--seed", seed), ("--shuffle-seed", options.shuffle_seed)):
         if asked is not None and not 0 <= asked <= MAX_SEED:
             raise UsageError(f"{option}: expected 0 to 2^63 - 1, found {asked}")
-    device = choose_device(arguments.device)
-    recipe = recipe_for(
-        arguments.recipe or data.plan.source.recipe,
-        model=arguments.model,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        peak_lr=arguments.lr,
-    )
-    if recipe.model not in MODELS:
-        raise UsageError(f"--model: no model named {recipe.model!r}; there are {', '.join(MODELS)}")
-    changes = changes_from(arguments.set)
-    for name in changes:
-        if name in foreign(recipe.model):
-            knows = ", ".join(HEEDED.get(recipe.model, ())) or "what all models have"
-            raise UsageError(f"--set: {recipe.model} knows no {name}, only {knows}")
-    recipe = replace(recipe, **changes)
-    recipe = replace(recipe, epochs=_epochs(data, recipe, arguments))
-    precision = choose_precision(arguments.precision, device)
+    device = choose_device(options.device)
+    recipe = _recipe(data, options)
+    model = find_model(options.model or recipe.model)
+    recipe = changed(replace(recipe, model=model.name), options.changes, model.options)
+    recipe = replace(recipe, epochs=_epochs(data, recipe, options))
     settings = Settings(
-        recipe,
-        seed,
-        str(device),
-        precision,
-        arguments.compile,
-        arguments.shuffle_seed,
-        arguments.sync_batchnorm or None,
+        recipe=recipe,
+        seed=seed,
+        device=str(device),
+        precision=choose_precision(options.precision, device),
+        compiled=options.compile,
+        shuffle_seed=options.shuffle_seed,
+        sync_batchnorm=options.sync_batchnorm or None,
+        model_sha256=model.source_sha256,
     )
-    _check(data, settings, follow=arguments.follow)
-    return settings
+    _check(data, settings, model, processes, follow=options.follow)
+    return settings, model
 
 
-def _epochs(data: ShardSet, recipe: Recipe, arguments: argparse.Namespace) -> int:
-    asked: int | None = arguments.epochs
+def _recipe(data: ShardSet, options: TrainOptions) -> Recipe:
+    name = options.recipe or data.plan.source.recipe
+    if options.recipe is None and name not in RECIPES:
+        log(f"{data.name}: the shards suggest the recipe {name!r}, which is unknown here; training by default")
+        name = "default"
+    return recipe_for(
+        name,
+        model=options.model if isinstance(options.model, str | None) else "a model from Python",
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        peak_lr=options.lr,
+    )
+
+
+def _epochs(data: ShardSet, recipe: Recipe, options: TrainOptions) -> int:
+    asked = options.epochs
     if asked is None:
-        epochs = recipe.epochs if arguments.replay else min(recipe.epochs, data.epochs)
+        epochs = recipe.epochs if options.replay else min(recipe.epochs, data.epochs)
         log(f"{data.name}: {epochs} epochs (recipe {recipe.name}: {recipe.epochs}, shards: {data.epochs})")
         return epochs
-    if asked > data.epochs and not arguments.replay:
+    if asked > data.epochs and not options.replay:
         raise DataError(
             f"{data.location}: {asked} epochs asked for, the shards hold {data.epochs}. "
-            f"Bake more: python -m precompute "
-            f"--dataset {data.name} --epochs {asked}; or --replay, which plays view e mod {data.epochs} in epoch e"
+            f"Bake more: prebake precompute --dataset {data.name} --epochs {asked}; or --replay, which plays view "
+            f"e mod {data.epochs} in epoch e"
         )
     return asked
 
 
-def _smallest(data: ShardSet) -> tuple[int, int, int]:
-    """Return the smallest shape that images have in any epoch."""
-    return min({data.image_shape("train", epoch) for epoch in range(data.epochs)}, key=lambda shape: min(shape[:2]))
-
-
-def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
-    """Raise what stands in the way of training these shards so."""
+def _check(data: ShardSet, settings: Settings, model: Model, processes: ProcessGroup, *, follow: bool) -> None:
+    """Raise an error where these shards cannot be trained on with these settings."""
     if data.cache:
         data.cache.check(data.plan)
-    recipe, samples, shape = settings.recipe, data.samples("train"), _smallest(data)
+    recipe, samples = settings.recipe, data.samples("train")
     missing = [name for epoch in range(min(recipe.epochs, data.epochs)) for name in data.missing("train", epoch)]
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]
     if missing and not follow:
@@ -241,17 +296,12 @@ def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
             f"{data.location}: unfinished, {len(missing)} shards are missing ({listed(missing, 3)}). "
             f"{data.plan.remedy(data.location)}"
         )
-    if samples < 2:
-        raise UsageError(f"{data.location}: 1 training image; batch norm needs at least 2 in a batch")
     if recipe.batch_size > samples:
         raise UsageError(
             f"{data.location}: batches of {recipe.batch_size} are larger than the {samples} training images; "
             "take a smaller --batch-size"
         )
-    if min(shape[:2]) < SMALLEST_SIDE:
-        raise UsageError(
-            f"{data.location}: {recipe.model} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, found {shape}"
-        )
+    _check_model(data, settings, model, processes)
     last = data.image_shape("train", (recipe.epochs - 1) % data.epochs)
     others = {split: data.image_shape(split) for split in data.splits if split != "train"}
     for split, shape in others.items():
@@ -259,3 +309,14 @@ def _check(data: ShardSet, settings: Settings, *, follow: bool) -> None:
             log(f"{data.name}: the last epoch has images of {last[0]}x{last[1]}, {split} of {shape[0]}x{shape[1]}")
     if settings.compiled:
         check_compiler(choose_device(settings.device))
+
+
+def _check_model(data: ShardSet, settings: Settings, model: Model, processes: ProcessGroup) -> None:
+    *_, channels = final = final_shape(data)
+    trained = {data.image_shape("train", epoch) for epoch in range(data.epochs)}
+    sizes = [(height, width) for height, width, _ in (*sorted(trained), final)]
+    network = model.check(channels, len(data.classes), sizes, settings.recipe.model_options)
+    if hint := model.hint(sizes[-1]):
+        log(f"{data.name}: {hint}")
+    normalizes = any(isinstance(module, BATCH_NORMS) for module in network.modules())
+    processes.check(settings, data.samples("train"), least=2 if normalizes else 1)

@@ -1,8 +1,8 @@
 """Recipes: a model and its hyperparameters, by name."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -10,25 +10,43 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from prebake.errors import UsageError
 
-__all__ = ["RECIPES", "SETTABLE", "Recipe", "changes_from", "one_cycle", "recipe_for", "recipe_from", "schedule"]
+__all__ = [
+    "RECIPES",
+    "SETTABLE",
+    "Recipe",
+    "changed",
+    "hyperparameters",
+    "one_cycle",
+    "read_changes",
+    "recipe_for",
+    "recipe_from",
+    "schedule",
+]
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train; rates are for the mean loss of a batch.
+    """A model and the hyperparameters to train it with. Learning rates are for the mean loss of a batch.
 
     Attributes:
-        epochs: of a whole run; the schedule is laid out in fractions of whatever is run.
-        peak_lr: highest learning rate, reached after the share `warmup` of all steps; then it falls to 0.
-        start: the first step's share of it.
-        anneal: `linear`, or `cos` for halves of cosines, between those.
-        momentum: Nesterov momentum; where `low_momentum` is not None it falls to that at the peak.
+        name: of the recipe.
+        model: its name, as `models.find_model` takes it.
+        epochs: length of a run; the schedule stretches to it.
+        batch_size: of all processes together.
+        peak_lr: highest learning rate; it is reached after the fraction `warmup` of all steps and then falls to 0.
+        start: learning rate of the first step, as a fraction of `peak_lr`.
+        warmup: fraction of all steps.
+        anneal: `linear` or `cos`, the shape of rise and fall.
+        momentum: Nesterov momentum. Where `low_momentum` is not None, it falls to that at the peak and rises again.
         weight_decay: on every parameter.
-        bias_lr: factor on the learning rate of batch norm's biases, whose weight decay is divided by it.
-        train_scales: whether batch norm's scales are trained; they stay 1 else.
-        ema: decay a step of the exponential moving average of weights and running statistics, which is what is
-            evaluated and kept; 0 keeps the last weights.
-        celu_alpha, pool_first, head_scale, whiten: of the model, see there; `models.HEEDED` says which it has.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        bias_lr: factor on the learning rate of batch norm's biases; their weight decay is divided by it.
+        train_scales: whether batch norm's scales are trained; otherwise they stay 1.
+        ema: decay per step of the exponential moving average of weights and running statistics. The average is
+            evaluated and saved. 0 saves the last weights.
+        model_options: changes to the model's own options, by name; see `models.Model.options`.
 
     Raises:
         UsageError: a value outside its range.
@@ -49,16 +67,13 @@ class Recipe:
     bias_lr: float = 1.0
     train_scales: bool = True
     ema: float = 0.0
-    celu_alpha: float = 0.0
-    pool_first: bool = False
-    head_scale: float = 0.125
-    whiten: bool = False
+    model_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         low = self.low_momentum
         checks = (
             (self.epochs >= 1, "--epochs", "at least 1", self.epochs),
-            (self.batch_size >= 2, "--batch-size", "at least 2, as batch norm needs", self.batch_size),
+            (self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size),
             (0 < self.peak_lr < math.inf, "--lr", "a number over 0", self.peak_lr),
             (0 < self.start <= 1, "start", "a share over 0 and up to 1", self.start),
             (0 <= self.warmup < 1, "warmup", "a share from 0 and under 1", self.warmup),
@@ -69,8 +84,6 @@ class Recipe:
             (0 <= self.label_smoothing < 1, "label_smoothing", "from 0 and under 1", self.label_smoothing),
             (0 < self.bias_lr < math.inf, "bias_lr", "a factor over 0", self.bias_lr),
             (0 <= self.ema < 1, "ema", "a decay from 0 and under 1", self.ema),
-            (0 <= self.celu_alpha < math.inf, "celu_alpha", "0 or more", self.celu_alpha),
-            (0 < self.head_scale < math.inf, "head_scale", "a number over 0", self.head_scale),
         )
         for fits, option, expected, found in checks:
             if not fits:
@@ -81,14 +94,17 @@ class Recipe:
 PAGE2018 = Recipe("page2018", epochs=24, warmup=5 / 24)
 # The same author's bag_of_tricks.ipynb: pool before batch norm, CELU, label smoothing.
 DEFAULT = replace(
-    PAGE2018, name="default", epochs=25, warmup=0.2, label_smoothing=0.2, celu_alpha=0.075, pool_first=True
+    PAGE2018,
+    name="default",
+    epochs=25,
+    warmup=0.2,
+    label_smoothing=0.2,
+    model_options={"celu_alpha": 0.075, "pool_first": True},
 )
-# 1,500 images of 8x8: small batches, so that an epoch has steps enough.
+# 1,500 images of 8x8: with larger batches an epoch would have too few steps.
 DIGITS = replace(DEFAULT, name="digits", batch_size=64, peak_lr=0.1)
 # "94 % on CIFAR-10 in 94 lines and 94 seconds".
-CNN94 = Recipe(
-    "cnn94", model="cnn94", epochs=24, peak_lr=0.6, start=1 / 6, label_smoothing=0.2, celu_alpha=0.075, pool_first=True
-)
+CNN94 = Recipe("cnn94", model="cnn94", epochs=24, peak_lr=0.6, start=1 / 6, label_smoothing=0.2)
 # He et al. (arXiv 1512.03385) with a cosine in place of steps.
 RESNET20 = Recipe(
     "resnet20", model="resnet20", epochs=200, batch_size=128, peak_lr=0.1, start=1.0, warmup=0.0, anneal="cos"
@@ -105,16 +121,16 @@ WRN22 = Recipe(
     low_momentum=0.85,
     weight_decay=1e-4,
 )
-# Another entry of theirs; its learning rate is not told, and this one is ours.
+# Another entry of theirs. It does not state its learning rate; this one is ours.
 RESNET18_CONCAT = replace(
     WRN22, name="resnet18-concat", model="resnet18-concat", epochs=40, batch_size=128, peak_lr=0.4
 )
 # Larger nets for several GPUs; the schedules are ours.
 RESNET50 = replace(WRN22, name="resnet50", model="resnet50", weight_decay=5e-4, peak_lr=0.4)
 RESNET34_WIDE = replace(RESNET50, name="resnet34-wide", model="resnet34-wide")
-# Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498); its rates are told for the sum over
-# 1,024 images: 11.5 and 0.0153 for 1,024 * (1 + 1 / (1 - 0.85)) of them. `python -m benchmarks.fast` has chosen
-# its parts; an average of weights was none of them.
+# Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498). The paper states its rates for the sum
+# over 1,024 images: 11.5 and 0.0153 for 1,024 * (1 + 1 / (1 - 0.85)) of them. `python -m benchmarks.fast` compared
+# its parts; an average of weights did not help.
 FAST = Recipe(
     "fast",
     model="fastnet",
@@ -128,8 +144,6 @@ FAST = Recipe(
     label_smoothing=0.2,
     bias_lr=64.0,
     train_scales=False,
-    head_scale=1 / 9,
-    whiten=True,
 )
 RECIPES = {
     recipe.name: recipe
@@ -146,76 +160,116 @@ RECIPES = {
         FAST,
     )
 }
-SETTABLE = [
-    field.name for field in fields(Recipe) if field.name not in ("name", "model", "epochs", "batch_size", "peak_lr")
-]
-# What runs of the release before have no word on.
-LATER = {"bias_lr", "train_scales", "ema", "whiten"}
+# Hyperparameters that `--set` changes; the others have options of their own.
+SETTABLE = tuple(
+    field.name
+    for field in fields(Recipe)
+    if field.name not in ("name", "model", "epochs", "batch_size", "peak_lr", "model_options")
+)
 
 
-def recipe_for(name: str, **changes: float | str | None) -> Recipe:
-    """Return a recipe by name, changed where `changes` gives a value.
+def recipe_for(name: str, **changes: Any) -> Recipe:
+    """Return a recipe by name, changed where `changes` gives a value other than None.
+
+    A recipe's `model_options` belong to its model: with another model they are dropped.
 
     Raises:
         UsageError: no recipe of that name, or a value outside its range.
     """
     if name not in RECIPES:
         raise UsageError(f"--recipe: no recipe named {name!r}; there are {', '.join(RECIPES)}")
-    return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type] # the command's options have the fields' types
+    given = {key: value for key, value in changes.items() if value is not None}
+    recipe = RECIPES[name]
+    if given.get("model", recipe.model) != recipe.model:
+        given.setdefault("model_options", {})
+    return replace(recipe, **given)
 
 
-def changes_from(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `NAME=VALUE` of hyperparameters that have no option of their own, in the type that they have.
-
-    Raises:
-        UsageError: no such name, a value of another type, or a name twice.
-    """
-    kinds = {field.name: field.type for field in fields(Recipe) if field.name in SETTABLE}
-    changes: dict[str, Any] = {}
+def read_changes(texts: Sequence[str]) -> dict[str, str]:
+    """Split `NAME=VALUE` texts, as `--set` takes them; raises UsageError over another form or a name given twice."""
+    changes: dict[str, str] = {}
     for text in texts:
-        name, _, value = text.partition("=")
-        if name not in kinds:
-            raise UsageError(f"--set: expected NAME=VALUE, NAME one of {', '.join(kinds)}; found {text!r}")
+        name, equals, value = text.partition("=")
+        if not name.isidentifier() or not equals:
+            raise UsageError(f"--set: expected NAME=VALUE, found {text!r}")
         if name in changes:
             raise UsageError(f"--set: {name} is given twice; give it once")
-        try:
-            changes[name] = _value(kinds[name], value)
-        except ValueError:
-            raise UsageError(f"--set: {name}: expected {_words(kinds[name])}, found {value!r}") from None
+        changes[name] = value
     return changes
 
 
-def _value(kind: Any, text: str) -> Any:
-    if kind is bool:
-        return ("false", "true").index(text) == 1
-    if kind in (int, float, str):
-        return kind(text)
-    return None if text == "none" else float(text)
+def changed(recipe: Recipe, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with changed hyperparameters, and with every option of its model in `model_options`.
+
+    Args:
+        recipe: to change.
+        changes: values by name. A text is read as the type that the hyperparameter has.
+        options: of the recipe's model, with their defaults.
+
+    Raises:
+        UsageError: no hyperparameter or option of that name, or a value of another type or outside its range.
+    """
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Recipe) if field.name in SETTABLE}
+    of_model = {**options, **recipe.model_options}
+    of_recipe = {}
+    for name, value in changes.items():
+        if name in kinds:
+            of_recipe[name] = _typed(name, kinds[name], value)
+        elif name in options:
+            of_model[name] = _typed(name, type(options[name]), value)
+        else:
+            known = ", ".join(options) or "no options"
+            raise UsageError(
+                f"--set: no hyperparameter {name!r}; recipes have {', '.join(kinds)}, and {recipe.model} has {known}"
+            )
+    return replace(recipe, **of_recipe, model_options=of_model)
 
 
-def _words(kind: Any) -> str:
-    return {bool: "true or false", int: "an integer", float: "a number", str: "a word"}.get(kind, "a number or none")
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        if kind is bool:
+            return ("false", "true").index(value) == 1
+        if kind in (int, float, str):
+            return kind(value)
+        return None if value == "none" else float(value)
+    except ValueError:
+        words = {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "a number or none")
+        raise UsageError(f"--set: {name}: expected {words}, found {value!r}") from None
 
 
-def recipe_from(content: dict[str, Any]) -> Recipe:
-    """Return the recipe that a file holds, field by field; what it lacks is as it was before there was that field.
+def recipe_from(content: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a file holds, field by field.
 
     Raises:
         ValueError: other fields than a recipe's, or a value of another type.
         UsageError: a value outside its range.
     """
     expected = {field.name: field.type for field in fields(Recipe)}
-    if not set(expected) - LATER <= set(content) <= set(expected):
+    if set(content) != set(expected):
         raise ValueError(f"expected a recipe of {', '.join(expected)}, found {', '.join(map(str, content))}"[:500])
+    options = content["model_options"]
+    if not isinstance(options, Mapping) or not all(isinstance(value, _PLAIN) for value in options.values()):
+        raise ValueError(f"model_options: expected plain values by name, found {options!r}"[:500])
     for name, value in content.items():
         kinds: Any = (int, float) if expected[name] is float else expected[name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and expected[name] is not bool):
+        if name != "model_options" and (
+            not isinstance(value, kinds) or (isinstance(value, bool) and expected[name] is not bool)
+        ):
             raise ValueError(f"{name}: expected {expected[name]}, found {value!r}"[:500])
     return Recipe(**content)
 
 
+def hyperparameters(recipe: Recipe) -> dict[str, Any]:
+    """Return all hyperparameters by name, the model's options among them."""
+    content = asdict(recipe)
+    options: dict[str, Any] = content.pop("model_options")
+    return content | options
+
+
 def one_cycle(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> OneCycleLR:
-    """Lay the recipe's schedule over so many steps: up to the peak, which is what the optimizer has, and down to 0."""
+    """Return the recipe's schedule over `steps` steps: up to the optimizer's learning rates, then down to 0."""
     # OneCycleLR peaks at step pct_start * total_steps - 1, and divides by that number.
     total = max(2, steps)
     low = recipe.low_momentum

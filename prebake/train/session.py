@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -22,10 +22,11 @@ from prebake.storage.lock import locked
 from prebake.train.device import keep_freed_memory, peak_bytes
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 from prebake.train.divergence import DivergenceError
-from prebake.train.evaluate import final_split, predict
-from prebake.train.jobs import Job
+from prebake.train.evaluate import final_shape, final_split, predict
+from prebake.train.jobs import Job, TrainOptions
+from prebake.train.models import is_users_own
 from prebake.train.report import write_report
-from prebake.train.run_dir import LOCK, RunDir
+from prebake.train.run_dir import LOCK
 from prebake.train.state import Settings
 from prebake.train.summary import cost, epoch_line, summarize, utilization_line
 from prebake.train.tensorboard import write_scalars
@@ -40,29 +41,16 @@ DUE = 1  # what processes say to each other where a checkpoint is; where they ar
 MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
 
 
-def train(
-    job: Job,
-    *,
-    overwrite: bool,
-    resume: bool,
-    follow: bool,
-    tensorboard: bool = False,
-    usd_per_hour: float | None = None,
-    processes: ProcessGroup = SINGLE_PROCESS,
-) -> dict[str, Any]:
-    """Train a run to its end; return its summary. A finished one stays as it is.
+def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
+    """Train a run to its end and return its summary. A finished run stays as it is.
 
-    An interruption leaves a checkpoint, one line that says how to go on, and exit code 130 or 143.
-    Where several processes train it, all stop at the same step, and rank 0 alone reads and writes the run's files.
+    An interruption leaves a checkpoint, and the exception says how to resume the run. Several processes stop at the
+    same step, and rank 0 alone reads and writes the run's files.
 
     Args:
         job: what to train.
-        overwrite: remove what the run's directory holds.
-        resume: go on from a checkpoint, or keep what is finished.
-        follow: wait for shards that another process is still baking.
-        tensorboard: write the values of each epoch for TensorBoard.
-        usd_per_hour: price of the machine, for the summary.
-        world: the processes that train it.
+        options: of the command; of these `follow`, `overwrite`, `resume`, `tensorboard` and `usd_per_hour` count here.
+        processes: that train it.
 
     Raises:
         DataError: shards or checkpoints are not usable, or another process trains this run.
@@ -71,7 +59,7 @@ def train(
     """
     run = job.run
     with contextlib.ExitStack() as held:
-        summary = processes.run_on_main(lambda: _opened(job, held, overwrite=overwrite, resume=resume))
+        summary = processes.run_on_main(lambda: _opened(job, held, options))
         if summary is not None:
             return summary
         if torch.device(job.settings.device).type == "cpu":
@@ -79,8 +67,7 @@ def train(
         try:
             with processes.patient() as heard:
                 gc.collect()  # the trainer of a run before this one refers to itself, and holds its device's memory
-                session = _Session(job, follow, tensorboard, processes, heard)
-                return session.train(usd_per_hour)
+                return _Session(job, options, processes, heard).train()
         except DivergenceError as error:
             if not processes.is_main:
                 sys.exit(error.exit_code)  # rank 0 says it
@@ -90,21 +77,19 @@ def train(
             if isinstance(error, RuntimeError) and not MEMORY_IS_FULL.search(str(error)):
                 raise
             raise _full(job.settings, error) from error
-        except KeyboardInterrupt:
-            _interrupted("interrupted", run, 130)
-        except TerminatedError:
-            _interrupted("terminated", run, 143)
+        except (KeyboardInterrupt, TerminatedError) as error:
+            raise type(error)(_how_to_resume(job)) from None
 
 
-def _opened(job: Job, held: contextlib.ExitStack, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:
-    """Take the run's directory for as long as `held` holds it; return the summary of a run that is finished already."""
+def _opened(job: Job, held: contextlib.ExitStack, options: TrainOptions) -> dict[str, Any] | None:
+    """Lock the run's directory until `held` is closed; return the summary if the run is finished already."""
     run = job.run
     run.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(run.path, LOCK, "training"))
-    if overwrite:
+    if options.overwrite:
         _try_to_read(job.data)  # before what is there is lost
         run.clear()
-    elif not resume:
+    elif not options.resume:
         run.refuse_existing()  # again: another process may have had the lock until now
     summary = run.finished()
     if summary is not None:
@@ -119,9 +104,11 @@ def _try_to_read(data: ShardSet) -> None:
         next(data.batches("train", 0, batch_size=2))
 
 
-def _interrupted(what: str, run: RunDir, exit_code: int) -> NoReturn:
-    log(f"{what}; python -m train --resume {shlex.quote(str(run.path))} goes on with this run")
-    sys.exit(exit_code)
+def _how_to_resume(job: Job) -> str:
+    command = ["prebake", "train", "--resume", str(job.run.path)]
+    if is_users_own(job.model.name):
+        command += ["--model", job.model.name]
+    return f"{shlex.join(command)} resumes this run"
 
 
 def _full(settings: Settings, error: Exception) -> MachineError:
@@ -137,21 +124,19 @@ def _full(settings: Settings, error: Exception) -> MachineError:
 
 
 class _Session:
-    def __init__(
-        self, job: Job, follow: bool, tensorboard: bool, processes: ProcessGroup, heard: Sequence[int]
-    ) -> None:
-        self.data, self.settings, self.run, self._tensorboard = job.data, job.settings, job.run, tensorboard
+    def __init__(self, job: Job, options: TrainOptions, processes: ProcessGroup, heard: Sequence[int]) -> None:
+        self.data, self.settings, self.run, self._options = job.data, job.settings, job.run, options
         self._processes, self._heard = processes, heard
         if job.settings.compiled:
             torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
-        self.trainer = Trainer(job.data, job.settings, follow=follow, processes=processes)
+        self.trainer = Trainer(job.data, job.settings, model=job.model, follow=options.follow, processes=processes)
         saved = processes.run_on_main(self.run.checkpoints.load)
         if saved is not None:
             self.trainer.restore(saved)
         self._kept = self._position()
         self._due = time.monotonic() + CHECKPOINT_SECONDS
 
-    def train(self, usd_per_hour: float | None) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
         if self._processes.is_main:
             size = self._processes.size
@@ -162,13 +147,13 @@ class _Session:
             log(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
         try:
             reports = trainer.run(self._at_border)
-            tensorboard = self._tensorboard and self._processes.is_main
+            tensorboard = self._options.tensorboard and self._processes.is_main
             for report in write_scalars(reports, self.run.path / "tensorboard") if tensorboard else reports:
                 if self._processes.is_main:
                     self.run.log("epoch", **asdict(report))
                 log(epoch_line(name, report, recipe.epochs))
             self._heed(self._processes.answer())
-            return self._finish(usd_per_hour)
+            return self._finish()
         except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:
             if self._processes.size > 1 and isinstance(error, (DataError, OSError)):
                 raise  # the others are at work on a step that will not be
@@ -205,7 +190,7 @@ class _Session:
     def _position(self) -> tuple[int, int]:
         return self.trainer.state.epoch, self.trainer.state.step
 
-    def _finish(self, usd_per_hour: float | None) -> dict[str, Any]:
+    def _finish(self) -> dict[str, Any]:
         trainer, data, run = self.trainer, self.data, self.run
         started = time.perf_counter()
         split, settings = final_split(data), self.settings
@@ -224,18 +209,15 @@ class _Session:
         )
         score = predictions.score() if predictions and split == "test" else None
         summary = summarize(trainer, run.path, score, time.perf_counter() - started)
-        if usd_per_hour is not None:
-            summary["cost"] = cost([summary["seconds"]], usd_per_hour)
+        if self._options.usd_per_hour is not None:
+            summary["cost"] = cost([summary["seconds"]], self._options.usd_per_hour)
         if not self._processes.is_main:
             return summary
         log(utilization_line(summary))
-        source, shape, recipe = (
-            data.plan.source,
-            data.image_shape(split or "train", 0 if split else data.epochs - 1),
-            settings.recipe,
-        )
+        source, model = data.plan.source, trainer.learner.eval_model
         save_weights(
-            run.weights, Trained(trainer.learner.eval_model, recipe, source.classes, shape, source.mean, source.std)
+            run.weights,
+            Trained(model, settings.recipe, source.classes, final_shape(data), source.mean, source.std),
         )
         write_report(replace(run.read(), summary=summary), data, trainer.learner.eval_model, predictions)
         run.finish(summary)

@@ -13,7 +13,11 @@ __all__ = ["EpochReport", "Saved", "Settings", "State"]
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run's outcome depends on, besides the shards; what is None was not asked for."""
+    """Everything but the shards that a run's outcome depends on. None stands for an option that was not given.
+
+    Attributes:
+        model_sha256: of the source code of a user's own model.
+    """
 
     recipe: Recipe
     seed: int
@@ -22,6 +26,7 @@ class Settings:
     compiled: bool = False
     shuffle_seed: int | None = None
     sync_batchnorm: bool | None = None
+    model_sha256: str | None = None
 
 
 @dataclass(frozen=True)

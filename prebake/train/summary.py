@@ -1,7 +1,6 @@
 """The summary of a run, and the lines and tables that show its results."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from prebake.loader.data_wait import STALL_SECONDS
 from prebake.storage.lock import bake_seconds
 from prebake.train.evaluate import Score
-from prebake.train.models import heeded
+from prebake.train.recipes import hyperparameters
 from prebake.train.run_record import SCORES
 from prebake.train.state import EpochReport
 from prebake.train.trainer import Trainer
@@ -68,7 +67,7 @@ def summarize(trainer: Trainer, path: Path, score: Score | None, evaluate_second
         "shuffle_seed": settings.shuffle_seed,
         "sync_batchnorm": settings.sync_batchnorm,
         "world_sizes": state.world_sizes,
-        "hyperparameters": heeded(asdict(settings.recipe)),
+        "hyperparameters": hyperparameters(settings.recipe),
         "test_accuracy": score.accuracy if score else None,
         "test_accuracy_tta": score.accuracy_tta if score else None,
         "test_accuracy_shift_tta": score.accuracy_shift_tta if score else None,

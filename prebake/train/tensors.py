@@ -35,6 +35,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         OSError: no space, no permission.
     """
     there = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Tied weights have two names for one memory, which a safetensors file can't hold.
+    first_names = {tensor.data_ptr(): name for name, tensor in reversed(there.items())}
+    there = {name: t if first_names[t.data_ptr()] == name else t.clone() for name, t in there.items()}
     document = serialize({**about, **_sums(there)})
     write_whole(path, save(there, metadata={KEY: document.decode("ascii")}))
 

@@ -20,15 +20,16 @@ from prebake.train.compile import compile_errors, compiled, rehearse
 from prebake.train.device import PRECISIONS, autocast, random_state, restore_random_state, synchronize
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 from prebake.train.divergence import not_finite, of_held_out, of_step, of_weights
-from prebake.train.evaluate import Score, evaluate
+from prebake.train.evaluate import Score, evaluate, final_shape
 from prebake.train.metrics import EpochMetrics
+from prebake.train.models import Model, find_model
 from prebake.train.optim import Learner
 from prebake.train.progress_bar import progress
 from prebake.train.state import EpochReport, Saved, Settings, State
 
 __all__ = ["Trainer"]
 
-WHITENING_IMAGES = 1000  # whose patches, a million of CIFAR-10, a stem is made from
+INITIAL_IMAGES = 1000  # that a model may be initialized from
 
 
 class Trainer:
@@ -37,8 +38,9 @@ class Trainer:
     Args:
         data: the shards.
         settings: all that the outcome depends on.
+        model: the model of `settings.recipe`, if its name alone does not lead to it.
         follow: wait for shards that another process is still baking.
-        world: the processes that train it together, each a slice of each batch; all call all methods in step.
+        processes: the processes that train it together, each on a part of each batch; all call all methods in step.
 
     Attributes:
         learner: model and optimizer.
@@ -47,7 +49,13 @@ class Trainer:
     """
 
     def __init__(
-        self, data: ShardSet, settings: Settings, *, follow: bool = False, processes: ProcessGroup = SINGLE_PROCESS
+        self,
+        data: ShardSet,
+        settings: Settings,
+        *,
+        model: Model | None = None,
+        follow: bool = False,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.data, self.settings, self._follow, self.processes = data, settings, follow, processes
         self.device = torch.device(settings.device)
@@ -57,10 +65,11 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.steps_per_epoch = data.samples("train") // recipe.batch_size
         self.steps = self.steps_per_epoch * settings.recipe.epochs
+        *image_size, channels = final_shape(data)
+        model = model or find_model(recipe.model)
         self.learner = Learner(
+            model.build(channels, len(data.classes), (image_size[0], image_size[1]), recipe.model_options),
             recipe,
-            len(data.plan.source.mean),
-            len(data.classes),
             steps=self.steps,
             device=self.device,
             scaled=settings.precision == "fp16",
@@ -95,8 +104,8 @@ class Trainer:
             for split in self.data.splits:
                 if split != "train":
                     wait_for_epoch(self.data, split, 0, threading.Event())
-        if self.learner.whitens and not self.steps_done:
-            self._whiten()
+        if hasattr(self.learner.model, "initialize_from") and not self.steps_done:
+            self.learner.initialize_from(self._initial_images())
         with self._loader() as loader:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()
@@ -132,13 +141,13 @@ class Trainer:
         loader.load_state_dict(loader.state_dict() | position)
         return loader
 
-    def _whiten(self) -> None:
-        """Make the model's stem from the first images that are trained on."""
+    def _initial_images(self) -> Tensor:
+        """Return the first images that are trained on: (N, C, H, W) float32, normalized, on the CPU."""
         if self._follow:
             wait_for_epoch(self.data, "train", 0, threading.Event())
-        count = min(WHITENING_IMAGES, self.data.samples("train"))
+        count = min(INITIAL_IMAGES, self.data.samples("train"))
         images_NHWC, _ = next(self.data.batches("train", 0, batch_size=count))
-        self.learner.whiten(torch.from_numpy(self.data.normalize(images_NHWC)).permute(0, 3, 1, 2))
+        return torch.from_numpy(self.data.normalize(images_NHWC)).permute(0, 3, 1, 2)
 
     def warm_up(self) -> None:
         """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.

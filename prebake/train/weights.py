@@ -1,4 +1,4 @@
-"""Weights of a trained model, with all that is needed to use them."""
+"""The weights file of a finished run: a model's tensors and all that is needed to use them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prebake.errors import DataError, UsageError
+from prebake.errors import DataError, UsageError, shown
 from prebake.format.document import Fields
-from prebake.train.models import build
+from prebake.train.models import AnyModel, Model, find_model, is_users_own
 from prebake.train.recipes import Recipe, recipe_from
 from prebake.train.tensors import read_tensors, write_tensors
 
@@ -19,11 +19,15 @@ MAX_VALUES = 2**30  # per image; limits the memory that a file from a stranger c
 
 @dataclass(frozen=True)
 class Trained:
-    """A model and what it was trained for.
+    """A trained model.
 
     Attributes:
+        model: the network.
+        recipe: that it was trained by.
+        classes: their names, in the order of the logits.
         image_shape: height, width, channels.
-        mean, deviation: of each channel, pixels taken as 0 to 1.
+        mean: of each channel, with pixels from 0 to 1.
+        std: likewise.
     """
 
     model: nn.Module
@@ -35,7 +39,7 @@ class Trained:
 
 
 def save_weights(path: Path, trained: Trained) -> None:
-    """Write a safetensors file whose metadata holds everything but the model's tensors, whole or not at all."""
+    """Write a safetensors file, whole or not at all; its metadata holds all but the model's tensors."""
     about = {
         "recipe": asdict(trained.recipe),
         "classes": trained.classes,
@@ -46,38 +50,72 @@ def save_weights(path: Path, trained: Trained) -> None:
     write_tensors(path, trained.model.state_dict(), about)
 
 
-def load_weights(path: Path) -> Trained:
-    """Read what `save_weights` wrote, the model on the CPU and in evaluation mode.
+def load_weights(path: Path, model: AnyModel | None = None) -> Trained:
+    """Read a file that `save_weights` wrote. The model is on the CPU and in evaluation mode.
 
-    Whatever the file says, no more memory is taken than a few times its size.
+    A file may come from a stranger. It is never a reason to import code: a model of a user's own is imported only where
+    the caller names it. Nor does it take more memory than a few times the file's size.
+
+    Args:
+        path: of the file.
+        model: the model that the run was trained with, if that was a user's own; not used for others.
 
     Raises:
-        DataError: not there, or not such a file.
+        DataError: no such file, or not one of these weights.
+        UsageError: `model` is needed, or does not exist.
     """
     if not path.is_file():
         raise DataError(f"{path}: no weights here; name the directory of a finished run, runs/...")
     try:
         tensors, about = read_tensors(path)
-        return _trained(tensors, about)
-    except (DataError, UsageError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: not the weights of a run ({error}); train again with --overwrite") from None
+        recipe = recipe_from(about.fields("recipe").content)
+    except (DataError, UsageError, ValueError) as error:
+        raise _unusable(path, error) from None
+    if is_users_own(recipe.model):
+        if model is None:
+            raise UsageError(
+                f"{path}: trained with a model of your own, {shown(recipe.model)}. prebake imports no code that a run "
+                "names: give the option --model FILE.py:NAME again"
+            )
+    else:
+        model = recipe.model
+    try:
+        return _trained(tensors, about, recipe, find_model(model))
+    except (DataError, UsageError, TypeError, ValueError, RuntimeError) as error:
+        raise _unusable(path, error) from None
 
 
-def _trained(tensors: dict[str, Tensor], about: Fields) -> Trained:
-    recipe = recipe_from(about.fields("recipe").content)
+def _unusable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not the weights of a run ({error}); train again with --overwrite")
+
+
+def _trained(tensors: dict[str, Tensor], about: Fields, recipe: Recipe, model: Model) -> Trained:
     classes, shape = about.texts("classes"), _image_shape(about)
     mean, std = about.numbers("mean"), about.numbers("std")
     if not classes or not len(mean) == len(std) == shape[2] or not all(value > 0 for value in std):
-        raise ValueError("classes, mean or deviation are missing or don't fit the images")
-    # Without memory: what a stranger's file asks for is only taken once its own tensors fit.
-    with torch.device("meta"):
-        model = build(recipe, shape[2], len(classes))
-    for name, planned in model.state_dict().items():
-        if name in tensors and tensors[name].dtype != planned.dtype:
-            raise ValueError(f"{name}: expected {planned.dtype}, found {tensors[name].dtype}")
-    model.load_state_dict(tensors, assign=True)
-    model.eval()
-    return Trained(model, recipe, classes, shape, mean, std)
+        raise ValueError("classes, mean or std are missing or do not fit the images")
+    if unknown := set(recipe.model_options) - set(model.options):
+        raise ValueError(f"{recipe.model} has no option {shown(min(unknown))}")
+
+    def build() -> nn.Module:
+        return model.build(shape[2], len(classes), shape[:2], recipe.model_options)
+
+    if is_users_own(recipe.model):
+        network = build()
+        network.load_state_dict(tensors)
+    else:
+        # On the meta device it takes no memory: a stranger's file gets some only once its own tensors fit the model.
+        with torch.device("meta"):
+            network = build()
+        for name, planned in network.state_dict().items():
+            if name in tensors and tensors[name].dtype != planned.dtype:
+                raise ValueError(f"{name}: expected {planned.dtype}, found {tensors[name].dtype}")
+        network.load_state_dict(tensors, assign=True)
+        if any(buffer.is_meta for buffer in network.buffers()):  # some of timm's are computed and not saved
+            network = build()
+            network.load_state_dict(tensors)
+    network.eval()
+    return Trained(network, recipe, classes, shape, mean, std)
 
 
 def _image_shape(about: Fields) -> tuple[int, int, int]:

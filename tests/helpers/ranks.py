@@ -19,6 +19,7 @@ from prebake.train.distributed import ProcessGroup
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import ON_CPU
+from tests.helpers.nets import PLAIN
 from tests.helpers.runs import checkpoint_every, patched
 from tests.helpers.trials import CRASHED, trial
 
@@ -115,7 +116,7 @@ def _one(rank: int, size: int, port: int, act: Callable[[int], object]) -> None:
 def command_in(
     size: int, *options: object, first: Callable[[int], object] | None = None, every: int = 4, seconds: float = 120
 ) -> Ranks:
-    """Run `python -m train` on the CPU in so many forks, with a checkpoint after every so many steps.
+    """Run `prebake train` on the CPU in so many forks, with a checkpoint after every so many steps.
 
     Args:
         size: number of processes.
@@ -132,7 +133,12 @@ def command_in(
             first(rank)
         sys.argv = ["train", *map(str, options)]
         if "auto" in options or "--shards" in options:
-            sys.argv += [*ON_CPU, *(() if "--batch-size" in options else ("--batch-size", str(BATCH)))]
+            sys.argv += [
+                "--model",
+                PLAIN,
+                *ON_CPU,
+                *(() if "--batch-size" in options else ("--batch-size", str(BATCH))),
+            ]
         run_command(prebake.cli.train.main)
 
     return ranks(size, act, seconds=seconds)

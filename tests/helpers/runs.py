@@ -8,22 +8,21 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo  # the first step imports it, which takes longer than all forty: not in each fork
-from torch import nn
 
 import prebake.cli.train
 import prebake.train.session
 from prebake.cli.run import run_command
-from prebake.train.recipes import Recipe
 from prebake.train.session import _Session
 from prebake.train.tensors import read_tensors
 from tests.helpers.commands import ON_CPU, log_of, summary_of, the_run
+from tests.helpers.nets import SMALL
 from tests.helpers.trials import Trial, trial
 
 STEPS = 40
@@ -34,24 +33,13 @@ METRICS = (*SCORES, "first_loss", "epochs", "parameters")
 Act = Callable[[], object]
 
 
-def small_net(_recipe: Recipe, channels: int, classes: int) -> nn.Module:
-    """Return a net with all that a checkpoint must hold: batch norm's statistics, and random numbers at each step."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Flatten(),
-        nn.Linear(8 * 8 * 8, classes),
-    )
-
-
 @dataclass(frozen=True)
 class Runs:
-    """A shard set to train forty steps on, ten images each, and a root for the runs."""
+    """A shard set to train forty steps on, ten images each, a root for the runs, and the model."""
 
     shards: Path
     root: Path
+    model: str = SMALL
 
     def attempt(self, *options: object, first: Act | None = None, every: int = 4, seconds: float = 60) -> Trial:
         """Run the command in a fork, with a checkpoint after every so many steps; `first` prepares the fork."""
@@ -65,6 +53,7 @@ class Runs:
                 first()
             sys.argv = ["train", *map(str, arguments), *(ON_CPU if "auto" in arguments else ())]
             sys.argv += ["--batch-size", "10"] if "auto" in arguments else []
+            sys.argv += [] if "--model" in arguments else ["--model", self.model]
             run_command(prebake.cli.train.main)
 
         return trial(act, seconds=seconds)
@@ -76,7 +65,7 @@ class Runs:
 
     def under(self, root: Path) -> "Runs":
         """Return the same with another root."""
-        return Runs(self.shards, root)
+        return replace(self, root=root)
 
 
 def patched(target: str, value: object) -> None:
@@ -99,9 +88,9 @@ def keep_the_end() -> None:
     """Let a run leave a checkpoint of its end, to be looked at."""
     original = _Session._finish
 
-    def finish(self: _Session, usd_per_hour: float | None) -> dict[str, Any]:
+    def finish(self: _Session) -> dict[str, Any]:
         self.run.checkpoints.save(self.trainer.steps_done, self.trainer.save())
-        return original(self, usd_per_hour)
+        return original(self)
 
     patched("prebake.train.session._Session._finish", finish)
     patched("prebake.train.run_dir.RunDir.drop_checkpoints", lambda _self: None)

@@ -3,21 +3,21 @@
 Source: "94 % on CIFAR-10 in 94 lines and 94 seconds".
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prebake.train.models.davidnet import ConvBN
+from prebake.train.models import Model
+from prebake.train.models.davidnet import ConvBN, MaxPoolHead
 
-__all__ = ["CNN94"]
+__all__ = ["CNN94", "MODEL"]
 
 
 class CNN94(nn.Module):
     """Eight convolutions in a row; three of them pool, before batch norm.
 
     Args:
-        channels: of the images, which are 8x8 at least.
+        channels: of the images.
         classes: how many.
-        celu_alpha: of the CELU activation.
+        celu_alpha: alpha of the CELU activation.
         head_scale: factor on the logits.
     """
 
@@ -31,12 +31,13 @@ class CNN94(nn.Module):
                 for inputs, outputs, pool in zip(widths[:-1], widths[1:], pools, strict=True)
             )
         )
-        self.head = nn.Linear(widths[-1], classes, bias=False)
-        self.head_scale = head_scale
+        self.head = MaxPoolHead(widths[-1], classes, head_scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> logits (N, classes)."""
         features = self.body(images)
-        pooled = F.max_pool2d(features, features.shape[2:]).flatten(1)
-        logits: Tensor = self.head(pooled) * self.head_scale
+        logits: Tensor = self.head(features)
         return logits
+
+
+MODEL = Model(CNN94, smallest_side=8)

@@ -4,24 +4,32 @@ Source: davidcpage/cifar10-fast, dawn.py and torch_backend.py; views from the sa
 bag_of_tricks.ipynb.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DavidNet"]
+from prebake.train.models import Model
+
+__all__ = ["MODEL", "DavidNet"]
 
 
 class ConvBN(nn.Module):
-    """3x3 convolution without bias, batch norm, activation, and perhaps a 2x2 max pool.
+    """3x3 convolution without bias, batch norm, activation, and an optional 2x2 max pool.
 
-    The original pools after the activation. Both activations are monotone, so that the maximum may be
-    taken before them, on the same values and gradients, at a quarter of the activation's cost.
-    `pool_first` takes it before batch norm too, which is another net.
+    The original pools after the activation. Both activations are monotone: pooling before them gives the same values
+    and gradients at a quarter of the activation's cost. `pool_first` pools before batch norm too, which gives others.
+
+    Raises:
+        ValueError: `celu_alpha` is negative.
     """
 
     def __init__(
         self, inputs: int, outputs: int, celu_alpha: float, *, pool: bool = False, pool_first: bool = False
     ) -> None:
         super().__init__()
+        if not 0 <= celu_alpha < math.inf:
+            raise ValueError(f"celu_alpha: expected 0 or more, found {celu_alpha}")
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
         self.pool: nn.Module = nn.MaxPool2d(2) if pool else nn.Identity()
@@ -34,6 +42,27 @@ class ConvBN(nn.Module):
         x = self.norm(self.pool(x)) if self.pool_first else self.pool(self.norm(x))
         activated: Tensor = self.activation(x)
         return activated
+
+
+class MaxPoolHead(nn.Linear):
+    """The maximum of each channel, a linear layer without bias, and a factor on the logits.
+
+    Raises:
+        ValueError: `scale` is not over 0.
+    """
+
+    def __init__(self, inputs: int, classes: int, scale: float) -> None:
+        if not 0 < scale < math.inf:
+            raise ValueError(f"head_scale: expected a number over 0, found {scale}")
+        super().__init__(inputs, classes, bias=False)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> logits (N, classes)."""
+        # Not amax: its backward pass looks for the maximum among the inputs. A compiled one in bfloat16 compares a
+        # rounded maximum with inputs that are not, may find none, and divides 0 by 0. A pool remembers positions.
+        pooled = F.max_pool2d(features, features.shape[2:]).flatten(1)
+        return super().forward(pooled) * self.scale
 
 
 class Residual(nn.Module):
@@ -51,13 +80,13 @@ class Residual(nn.Module):
 
 
 class DavidNet(nn.Module):
-    """The net, for images of any size from 8x8: the last max pool takes whatever is left.
+    """The network, for images of 8x8 and more: the last max pool covers the whole map.
 
     Args:
         channels: of the images.
         classes: how many.
-        celu_alpha: of the CELU that takes ReLU's place; 0 for ReLU.
-        pool_first: pool before batch norm instead of after the activation.
+        celu_alpha: alpha of the CELU activation; 0 for ReLU.
+        pool_first: pool before batch norm instead of after it.
         head_scale: factor on the logits.
     """
 
@@ -79,14 +108,13 @@ class DavidNet(nn.Module):
         self.layer1 = nn.Sequential(down(64, 128), Residual(128, celu_alpha))
         self.layer2 = down(128, 256)
         self.layer3 = nn.Sequential(down(256, 512), Residual(512, celu_alpha))
-        self.head = nn.Linear(512, classes, bias=False)
-        self.head_scale = head_scale
+        self.head = MaxPoolHead(512, classes, head_scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> logits (N, classes)."""
         features = self.layer3(self.layer2(self.layer1(self.prep(images))))
-        # Not amax: in bfloat16 a compiled backward pass may not find the maximum again, which it holds rounded,
-        # among values that it does not round, and then divides 0 by 0. A pool remembers places.
-        pooled = F.max_pool2d(features, features.shape[2:]).flatten(1)
-        logits: Tensor = self.head(pooled) * self.head_scale
+        logits: Tensor = self.head(features)
         return logits
+
+
+MODEL = Model(DavidNet, smallest_side=8)

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ResNet18Concat"]
+from prebake.train.models import Model
+
+__all__ = ["MODEL", "ResNet18Concat"]
 
 
 class Block(nn.Module):
@@ -22,7 +24,7 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules, so that heat maps find what they give
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules: heat maps hook their outputs
         self.project = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,3 +60,6 @@ class ResNet18Concat(nn.Module):
         highest = F.max_pool2d(features, features.shape[2:]).flatten(1)
         logits: Tensor = self.head(torch.cat([features.mean((2, 3)), highest], 1))
         return logits
+
+
+MODEL = Model(ResNet18Concat, smallest_side=8)

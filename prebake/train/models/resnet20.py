@@ -9,7 +9,9 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ResNet20"]
+from prebake.train.models import Model
+
+__all__ = ["MODEL", "ResNet20"]
 
 
 class Block(nn.Module):
@@ -54,3 +56,6 @@ def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequenti
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+MODEL = Model(ResNet20, smallest_side=8)

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-__all__ = ["ResNet34Wide"]
+from prebake.train.models import Model
+
+__all__ = ["MODEL", "ResNet34Wide"]
 
 
 class ResNet34Wide(nn.Module):
@@ -43,3 +45,6 @@ def _block(inputs: int, outputs: int) -> nn.Module:
     shortcut = None if same else nn.Sequential(conv1x1(inputs, outputs, 2), nn.BatchNorm2d(outputs))
     block: nn.Module = BasicBlock(inputs, outputs, 1 if same else 2, shortcut)
     return block
+
+
+MODEL = Model(ResNet34Wide, smallest_side=8)

@@ -3,7 +3,9 @@
 from torch import nn
 from torchvision.models import resnet50
 
-__all__ = ["ResNet50"]
+from prebake.train.models import Model
+
+__all__ = ["MODEL", "ResNet50"]
 
 
 def ResNet50(channels: int, classes: int) -> nn.Module:
@@ -19,3 +21,6 @@ def ResNet50(channels: int, classes: int) -> nn.Module:
     net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     return net
+
+
+MODEL = Model(ResNet50, smallest_side=8)

@@ -6,7 +6,9 @@ DAWNBench (fastai, vision/models/wrn.py): the residual branch is scaled by 0.2.
 
 from torch import Tensor, nn
 
-__all__ = ["WRN22"]
+from prebake.train.models import Model
+
+__all__ = ["MODEL", "WRN22"]
 
 BRANCH_SCALE = 0.2
 
@@ -21,7 +23,7 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = _conv(outputs, outputs, 3, 1)
         self.shortcut: nn.Module = nn.Identity() if inputs == outputs else _conv(inputs, outputs, 1, stride)
-        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules, so that heat maps find what they give
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules: heat maps hook their outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
@@ -62,3 +64,6 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight)
     return conv
+
+
+MODEL = Model(WRN22, smallest_side=8)

@@ -12,7 +12,6 @@ from prebake.loader.grid import to_pixels
 from prebake.loader.shard_set import ShardSet
 from prebake.train.evaluate import Predictions
 from prebake.train.gradcam import grad_cam
-from prebake.train.models import heeded
 from prebake.train.recipes import Recipe
 from prebake.train.report import page, text
 from prebake.train.report.drawings import draw_accuracy, draw_confusion, draw_loss, draw_schedule
@@ -282,8 +281,7 @@ def settings(record: RunRecord, data: ShardSet) -> str:
         "mean": list(plan.source.mean),
         "std": list(plan.source.std),
     }
-    run = {**record.settings, "recipe": heeded(record.settings["recipe"])}
-    parts = (("Run", run), ("Shards", baked), ("Versions", record.versions))
+    parts = (("Run", record.settings), ("Shards", baked), ("Versions", record.versions))
     tables = "".join(
         f"<div><h3>{title}</h3>{page.table([], [[key, value] for key, value in text.flat(values).items()])}</div>"
         for title, values in parts
