@@ -41,7 +41,7 @@ def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
 
     refused = command(*options)
     assert refused.code == 2
-    assert f"{run}: this run was begun; --resume auto goes on with it" in refused.err
+    assert f"{run}: this run was started; --resume auto resumes it" in refused.err
 
     resumed = command(*options, "--resume", "auto")
     assert resumed.code == 0, resumed.err
