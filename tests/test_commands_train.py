@@ -68,7 +68,7 @@ def test_a_finished_run_is_refused_and_untouched(finished: tuple[Ended, Path], s
     before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     ended = command("--shards", shards / "digits", "--out", finished[1], *ON_CPU)
     assert ended.code == 2
-    assert f"error: {run}: this run is finished already; --overwrite" in ended.err
+    assert f"error: {run}: this run is finished; --overwrite" in ended.err
     assert ended.out == ""
     assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -148,7 +148,7 @@ def test_a_finished_run_among_several_is_refused_before_any_of_them_is_trained(
     options = ("--shards", shards, "--dataset", "mirrored", "digits", "--recipe", "digits", "--out", runs)
     ended = command(*options, *ON_CPU)
     assert ended.code == 2
-    assert "this run is finished already" in ended.err
+    assert "this run is finished" in ended.err
     assert [path.name.split("-")[0] for path in runs.iterdir()] == ["digits"]
 
 
