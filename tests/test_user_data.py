@@ -342,7 +342,5 @@ def test_names_become_absolute(own: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_bake_takes_a_map_style_data_set(tmp_path: Path) -> None:
     prebake.bake(of(PIXELS), test=of(PIXELS[:2], [0, 1]), epochs=2, augment="plain", out=tmp_path / "a")
-    prebake.bake(
-        PIXELS, LABELS, test=(PIXELS[:2], [0, 1]), epochs=2, augment="plain", dtype="uint8", out=tmp_path / "b"
-    )
+    prebake.bake(PIXELS, LABELS, test=(PIXELS[:2], [0, 1]), epochs=2, augment="plain", out=tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
