@@ -5,8 +5,8 @@ the test that must fail then is seen failing.
 """
 
 import argparse
+import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,23 +18,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.promises import PROMISES, Mutant, Promise
+from tests.helpers.mechanisms import Mechanism
+from tests.promises import MECHANISMS, PROMISES, Promise
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: python -m tests.reliability --write -->\n", "<!-- end of table -->\n"
 HEAD = [
-    "| promise | how it is tested | cases | result | taken out |",
+    "| promise | how it is tested | cases | result | switched off |",
     "| --- | --- | ---: | --- | --- |",
 ]
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-FAILED = 1  # pytest's exit code where tests were run and failed
+FAILED = 1  # exit code of pytest if a test failed
 MUTANT_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test as pytest reported it; `cases` as it counted them itself, else 1."""
+    """Result of one test; `cases` is the number that it recorded itself, else 1."""
 
     test: str
     trouble: str
@@ -44,7 +45,7 @@ class Outcome:
 
 
 def run_tests(promise: Promise, *, sample: bool) -> list[Outcome]:
-    """Run a promise's tests; with `sample` without the slow ones."""
+    """Run the tests of a promise; `sample` leaves out the slow ones."""
     marks = "not gpu and not network" + (" and not slow" if sample else "")
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
@@ -68,36 +69,34 @@ def _outcome(case: ElementTree.Element) -> Outcome:
     )
 
 
-def survives(mutant: Mutant) -> str:
-    """Run a mutant's test in a copy of the source; return what is wrong where it does not fail, else nothing."""
-    with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / "copy"
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607 - whichever git
-        for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, copy / name)
-        source = (copy / mutant.path).read_text()
-        if source.count(mutant.before) != 1:
-            return f"{mutant.path} holds {mutant.before!r} {source.count(mutant.before)} times"
-        (copy / mutant.path).write_text(source.replace(mutant.before, mutant.after))
-        command = [*PYTEST, "-x", mutant.test]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=copy,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=MUTANT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return ""  # it never ends: that is seen too
-        return "" if done.returncode == FAILED else f"{mutant.test} ended with {done.returncode}"
+def disabling(number: int) -> dict[str, str]:
+    """Return the environment variables that switch a mechanism off in a process and in all that it starts."""
+    path = [str(ROOT / "tests" / "helpers" / "disable"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {"PREBAKE_DISABLE": str(number), "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def survives(mechanism: Mechanism) -> str:
+    """Run the test of a mechanism without it; return an empty string if it fails, else what happened."""
+    environment = {**os.environ, **disabling(MECHANISMS.index(mechanism))}
+    try:
+        done = subprocess.run(
+            [*PYTEST, "-x", mechanism.test],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=MUTANT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return ""  # a test that never ends does not pass
+    return (
+        "" if done.returncode == FAILED else f"{mechanism.test} without {mechanism.target}: exit code {done.returncode}"
+    )
 
 
 def row(promise: Promise, outcomes: Sequence[Outcome], survivors: Sequence[str]) -> str:
-    """Return one line of the table."""
+    """Return one row of the table."""
     run = [outcome for outcome in outcomes if not outcome.skipped]
     failed = [outcome for outcome in run if outcome.trouble]
     result = f"**{len(failed)} of {len(run)} tests failed**" if failed else f"passed, {len(run)} tests"
@@ -105,44 +104,44 @@ def row(promise: Promise, outcomes: Sequence[Outcome], survivors: Sequence[str])
         result = "**not run**"
     if len(run) < len(outcomes):
         result += f", {len(outcomes) - len(run)} skipped"
-    count = len(promise.mutants)
-    taken_out = f"{count - len(survivors)} of {count} seen failing" if count else "-"
+    count = len(promise.mechanisms)
+    switched_off = f"{count - len(survivors)} of {count} seen failing" if count else "-"
     if survivors:
-        taken_out = f"**{taken_out}**"
+        switched_off = f"**{switched_off}**"
     cases = sum(outcome.cases for outcome in run)
     seconds = sum(outcome.seconds for outcome in run)
-    return f"| {promise.text} | {promise.how} | {cases:,} | {result}, {seconds:.0f} s | {taken_out} |"
+    return f"| {promise.text} | {promise.how} | {cases:,} | {result}, {seconds:.0f} s | {switched_off} |"
 
 
 def main() -> None:
-    """Run everything, print the table row by row, and exit with 1 where a promise is not held."""
+    """Run everything, print the table row by row, and exit with 1 if a promise does not hold."""
     options = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
-    options.add_argument("--sample", action="store_true", help="without the slow tests: minutes instead of an hour")
+    options.add_argument("--sample", action="store_true", help="leave out the slow tests: minutes instead of an hour")
     options.add_argument("--only", default="", metavar="TEXT", help="promises that contain this text")
     options.add_argument(
-        "--write", action="store_true", help=f"put each row into {PAGE.relative_to(ROOT)} as it is done"
+        "--write", action="store_true", help=f"write each row into {PAGE.relative_to(ROOT)} when it is done"
     )
     arguments = options.parse_args()
-    held = True
+    kept = True
     for promise in PROMISES:
         if arguments.only.lower() in promise.text.lower():
             outcomes = run_tests(promise, sample=arguments.sample)
-            survivors = [survivor for survivor in map(survives, promise.mutants) if survivor]
+            survivors = [survivor for survivor in map(survives, promise.mechanisms) if survivor]
             line = row(promise, outcomes, survivors)
             print(line, flush=True)  # noqa: T201 - the command's result
             for trouble in [
                 *(f"{outcome.test}: {outcome.trouble}" for outcome in outcomes if outcome.trouble),
-                *(f"not seen failing: {survivor}" for survivor in survivors),
+                *(f"passed or did not run: {survivor}" for survivor in survivors),
             ]:
                 print(trouble, file=sys.stderr)  # noqa: T201
-            held = held and "**" not in line
+            kept = kept and "**" not in line
             if arguments.write:
                 write(promise, line, "a sample" if arguments.sample else "all")
-    raise SystemExit(not held)
+    raise SystemExit(not kept)
 
 
 def write(promise: Promise, line: str, sets: str) -> None:
-    """Put one row into the page, in the promises' order; other rows stay as they are."""
+    """Put one row into the page, in the order of the promises; other rows stay as they are."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     table, _, after = rest.partition(END)
     known = [each.text for each in PROMISES]
