@@ -70,7 +70,7 @@ PROMISES: tuple[Promise, ...] = (
         "If a process of a bake is killed, the bake ends with exit code 4 and a message. The next bake gives the same bytes",
         "SIGKILL of a process that computes a transform",
         (KILLED_WORKER,),
-        (Mechanism("prebake.precompute.bake:write_and_tidy", sub.no_clean_up, KILLED_WORKER),),
+        (Mechanism("prebake.precompute.bake:timed_bake", sub.no_context, KILLED_WORKER),),
     ),
     Promise(
         "If a file operation of a bake fails, the bake ends with exit code 4 and names the path. No partial file stays, and the same command completes the bake",
@@ -89,8 +89,8 @@ PROMISES: tuple[Promise, ...] = (
         "a tmpfs of 4 MiB that fills up, a full /dev/shm",
         ("tests/test_full_disk.py",),
         (
-            Mechanism("prebake.precompute.bake:out_of_space", sub.plain_error, FULL_DISK),
-            Mechanism("prebake.precompute.bake:check_space", sub.nothing, FULL_DISK),
+            Mechanism("prebake.precompute.plan:out_of_space", sub.plain_error, FULL_DISK),
+            Mechanism("prebake.precompute.plan:check_space", sub.nothing, FULL_DISK),
         ),
     ),
     Promise(
@@ -418,7 +418,7 @@ PROMISES: tuple[Promise, ...] = (
         ),
         (
             Mechanism(
-                "prebake.precompute.sources.known:READ_ERRORS",
+                "prebake.precompute.sources.torchvision:READ_ERRORS",
                 sub.constant((RuntimeError,)),
                 "tests/test_bad_input.py::test_source_files_that_are_none_are_named",
             ),

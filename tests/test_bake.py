@@ -19,7 +19,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation, augmentation_for, draw
 from prebake.precompute.images import SourceData
 from tests.helpers.small import AUGMENTATION, IMAGES, LABELS, TEST, bake, files
-from tests.test_apply import choices_at, view
+from tests.helpers.views import choices_at, view
 
 
 @pytest.mark.parametrize("dtype", IMAGE_DTYPES)

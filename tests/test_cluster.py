@@ -29,12 +29,11 @@ from prebake.precompute.sources.registry import Decoding
 from prebake.storage.lock import is_held
 from prebake.storage.remote import Remote
 from tests.helpers.clusters import cluster
-from tests.helpers.servers import environment, s3
+from tests.helpers.servers import environment, files_in_bucket, s3
 from tests.helpers.sessions import Session
 from tests.helpers.shaky import Shaky
 from tests.helpers.small import files
-from tests.test_servers import there
-from tests.test_tars import png, write_tar
+from tests.helpers.tars import png, write_tar
 
 DASK = [
     pytest.mark.slow,
@@ -237,7 +236,7 @@ def test_a_cluster_bakes_to_s3_the_bytes_of_a_local_bake(whole: Path, tmp_path: 
             options = ("--dataset", "digits", "--epochs", EPOCHS, "--out", "s3://bucket/far", "--dask", found.address)
             code, said, err = Session.start("precompute", *options).ended(PATIENCE)
         assert (code, said) == (0, f"digits: {EPOCHS} epochs of 1500 images in s3://bucket/far/digits\n"), err
-        assert there(port, "far/digits") == files(whole)
+        assert files_in_bucket(port, "far/digits") == files(whole)
 
 
 @dask

@@ -21,7 +21,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.precompute.images import SourceData
 from prebake.storage.lock import locked
 from tests.helpers.commands import ON_CPU, ROOT, Command, log_of, summary_of, the_run
-from tests.test_resume import interrupted_at
+from tests.helpers.runs import interrupted_at
 
 Record = Callable[[str, object], None]
 
@@ -172,10 +172,10 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (newer_version, 3, "expected format prebake version 1, found prebake version 2"),
     (unreadable_checkpoint, 3, "can't be read (Is a directory)"),
     (checkpoint_of_other_classes, 3, "of another run"),
-    (no_run, 3, "holds no run that was begun"),
-    (never, 3, "--resume: never holds no run that was begun"),
+    (no_run, 3, "holds no run (no settings"),
+    (never, 3, "never: holds no run (no settings"),
     (strange_settings, 3, "log.jsonl holds no usable settings (batch_size: expected <class 'int'>, found 'many')"),
-    (strange_summary, 3, "summary.json: no summary of a run"),
+    (strange_summary, 3, "summary.json: not the summary of a run"),
     (another_machine, 4, "and goes on there only (--device: this machine has no "),
     (no_shards, 2, "--shards: needed"),
     (out_is_a_file, 4, "manifest.json"),

@@ -2,29 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from prebake.train.device import autocast
 from tests.helpers.commands import ON_CPU, Command, Ended, events_of, log_of, summary_of, the_run
+from tests.helpers.runs import interrupted_at
 
 SMALL = ("--model", "resnet20", *ON_CPU)
-
-
-def interrupted_at(step: int) -> Callable[..., Any]:
-    """Return an `autocast` that is interrupted as by Ctrl-C when the given step begins."""
-    steps = iter(range(step))
-
-    def begin(device: torch.device, precision: str) -> Any:
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-        return autocast(device, precision)
-
-    return begin
 
 
 def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.storage.cache import held_at_once
 from tests.helpers.commands import ON_CPU, ROOT, Ended, the_run
 from tests.helpers.proxy import FAULTS, proxied
-from tests.helpers.servers import environment, nginx, s3
+from tests.helpers.servers import environment, files_in_bucket, nginx, s3
 from tests.helpers.small import files
 
 pytestmark = pytest.mark.slow
@@ -110,24 +109,10 @@ def train_as_here(
     assert size <= int(str(small_cache(baked, work)[-1]))
 
 
-def there(port: int, name: str) -> dict[str, bytes]:
-    """Return the files of a set in the bucket, by name."""
-    code = f"""
-import fsspec, pickle, sys
-files = fsspec.filesystem("s3")
-found = files.cat(files.ls("bucket/{name}", detail=False))
-pickle.dump({{path.rpartition("/")[2]: data for path, data in found.items()}}, sys.stdout.buffer)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env={**os.environ, **environment(port)}, capture_output=True, check=True)
-    found: dict[str, bytes] = pickle.loads(done.stdout)  # noqa: S301 - our own
-    return found
-
-
 def test_digits_end_to_end_from_s3(port: int, here: Path, trained: bytes, tmp_path: Path) -> None:
     done = run("precompute", *BAKE, "--out", "s3://bucket/a", more=environment(port))
     assert done.code == 0, done.err
-    assert there(port, "a/digits") == files(here / "digits")
+    assert files_in_bucket(port, "a/digits") == files(here / "digits")
     train_as_here("s3://bucket/a", here / "digits", tmp_path, trained, environment(port))
     verified = run("prebake", "verify", "s3://bucket/a/digits", more=environment(port))
     assert (verified.code, verified.err) == (0, "")
@@ -155,7 +140,7 @@ def test_digits_end_to_end_through_the_bad_proxy(
         more, name = environment(proxy.server_port), f"bad{seed}"
         done = run("precompute", *BAKE, "--out", f"s3://bucket/{name}", more=more)
         assert done.code == 0, done.err
-        assert there(port, f"{name}/digits") == files(here / "digits")
+        assert files_in_bucket(port, f"{name}/digits") == files(here / "digits")
         train_as_here(f"s3://bucket/{name}", here / "digits", tmp_path / "s3", trained, more)
         assert set(proxy.met) >= set(FAULTS), proxy.met
     with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.25, seed=seed) as proxy:
@@ -175,7 +160,7 @@ def test_mnist_end_to_end_through_the_bad_proxy(port: int, data_dir: Path, tmp_p
         more = environment(proxy.server_port)
         done = run("precompute", *options, "--out", "s3://bucket/m", more=more)
         assert done.code == 0, done.err
-        assert there(port, "m/mnist") == files(here / "mnist")
+        assert files_in_bucket(port, "m/mnist") == files(here / "mnist")
         train_as_here("s3://bucket/m", here / "mnist", tmp_path / "s3", weights, more, TRAIN_MNIST)
         assert set(proxy.met) >= set(FAULTS), proxy.met
     with web(here, tmp_path / "nginx") as (upstream, _), proxied(upstream, 0.2) as proxy:
@@ -195,7 +180,7 @@ def test_bakes_that_are_killed_go_on_in_the_bucket(port: int, here: Path) -> Non
             bake.kill()
     done = run("precompute", *BAKE, "--out", "s3://bucket/killed", more=more)
     assert done.code == 0, done.err
-    assert there(port, "killed/digits") == files(here / "digits")
+    assert files_in_bucket(port, "killed/digits") == files(here / "digits")
 
 
 @pytest.mark.parametrize(

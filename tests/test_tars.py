@@ -15,6 +15,7 @@ from prebake.precompute.sources import load
 from prebake.precompute.sources.registry import Decoding
 from tests.helpers.asked import precompute_command
 from tests.helpers.small import bake
+from tests.helpers.tars import png, write_tar
 
 
 def sample(key: str, label: str) -> dict[str, bytes]:
@@ -28,20 +29,6 @@ def two_classes(path: Path) -> None:
 
 def read(where: str | Path) -> SourceData:
     return load(f"webdataset:{where}", Path("unused"), Decoding())
-
-
-def png(number: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 6), number, np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            archive.addfile(about, io.BytesIO(data))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation, draw, transform, transform_seeds
 from prebake.precompute.augment.presets import TRANSFORMS, augmentation_for
 from tests.helpers.small import IMAGES, LABELS, TEST, bake, files
-from tests.test_apply import choices_at, view
+from tests.helpers.views import choices_at, view
 
 ROOT = Path(__file__).parent.parent
 AUGMENTATION = Augmentation("small", 2, "reflect", "random", 2, transform="TrivialAugmentWide")

@@ -19,6 +19,7 @@ import torch._dynamo  # the first step imports it, which takes longer than all f
 import prebake.cli.train
 import prebake.train.session
 from prebake.cli.run import run_command
+from prebake.train.device import autocast
 from prebake.train.session import _Session
 from prebake.train.tensors import read_tensors
 from tests.helpers.commands import ON_CPU, log_of, summary_of, the_run
@@ -189,3 +190,15 @@ def interrupted_until_done(runs: Runs, number: signal.Signals, seed: int, second
 def removed(path: Path) -> None:
     """Remove a run's root, where there is one."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def interrupted_at(step: int) -> Callable[..., Any]:
+    """Return an `autocast` that raises KeyboardInterrupt at the start of the given step."""
+    steps = iter(range(step))
+
+    def begin(device: torch.device, precision: str) -> Any:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return autocast(device, precision)
+
+    return begin

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -97,3 +98,17 @@ def _running(command: list[str], port: int, work: Path) -> Iterator[None]:
         finally:
             server.terminate()
             server.wait()
+
+
+def files_in_bucket(port: int, name: str) -> dict[str, bytes]:
+    """Return the content of each file of a shard set in the bucket, by name."""
+    code = f"""
+import fsspec, pickle, sys
+files = fsspec.filesystem("s3")
+found = files.cat(files.ls("bucket/{name}", detail=False))
+pickle.dump({{path.rpartition("/")[2]: data for path, data in found.items()}}, sys.stdout.buffer)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **environment(port)}, capture_output=True, check=True)
+    found: dict[str, bytes] = pickle.loads(done.stdout)  # noqa: S301 - our own
+    return found

@@ -135,9 +135,11 @@ def remove_in_name_order(_original: Any) -> Any:
     def remove_shards(paths: Any) -> int:
         from prebake.storage.atomic import remove
 
-        for path in sorted(paths, key=lambda path: path.name):
+        found = sorted(paths, key=lambda path: path.name)
+        freed: int = sum(path.stat().st_size for path in found)
+        for path in found:
             remove(path)
-        return 0
+        return freed
 
     return remove_shards
 
@@ -155,11 +157,6 @@ def manifest_before_removal(_original: Any) -> Any:
         return remove_shards(path for path, match in found if match and int(match[1]) >= first)
 
     return drop_epochs
-
-
-def no_clean_up(original: Any) -> Any:
-    """Write shards, and keep the temporary files of a failed bake."""
-    return lambda *args, **_options: original(*args[:4], lambda: None)
 
 
 def plain_error(_original: Any) -> Any:
