@@ -197,6 +197,8 @@ class Plan:
                 f"{error}. Restore it from a copy, or bake the set again: the same command with --overwrite"
             ) from None
         check_version(fields, directory)
+        if "parent" in fields.content:
+            raise DataError(f"{directory}: holds soft labels; name the shard set that they belong to, two levels up")
         columns = columns_from_json(fields)
         plan = cls(
             source=Source.from_fields(fields.fields("source")),

@@ -9,12 +9,13 @@ from prebake.errors import DataError
 from prebake.format.index import Index
 from prebake.format.manifest import Plan, Shard
 from prebake.format.record import BLOCK_BYTES, Frame, Layout, value_trouble
+from prebake.format.soft_labels import SoftLabelPlan
 from prebake.storage.files import Location, open_anew
 
 __all__ = ["damage"]
 
 
-def damage(directory: Location, shard: Shard, plan: Plan) -> str | None:
+def damage(directory: Location, shard: Shard, plan: Plan | SoftLabelPlan) -> str | None:
     """Read one shard; return a description of the first damage, or None.
 
     This checks the index (its checksum, the plan's identity and layout), the size of the archive, the

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -11,22 +11,14 @@ from numpy.typing import NDArray
 
 from prebake.errors import DataError
 from prebake.format.index import Extent, Index
+from prebake.format.manifest import Plan
 from prebake.format.record import BLOCK_BYTES, Layout, value_trouble
 from prebake.format.shard import Shard
+from prebake.format.soft_labels import SoftLabelPlan
 from prebake.storage.cache import Cache
 from prebake.storage.files import Location, open_regular
 
 __all__ = ["RecordBuffer", "ShardReader"]
-
-
-class _Plan(Protocol):
-    @property
-    def identity(self) -> str: ...
-
-    @property
-    def classes(self) -> int: ...
-
-    def remedy(self, directory: Location) -> str: ...
 
 
 class ShardReader:
@@ -48,7 +40,9 @@ class ShardReader:
         DataError: missing, cut off, damaged, or of another plan.
     """
 
-    def __init__(self, directory: Location, shard: Shard, plan: _Plan, cache: Cache | None = None) -> None:
+    def __init__(
+        self, directory: Location, shard: Shard, plan: Plan | SoftLabelPlan, cache: Cache | None = None
+    ) -> None:
         self._remedy = plan.remedy(directory)
         try:
             self.index = Index.read(directory, shard, plan.identity)
