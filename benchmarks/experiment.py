@@ -1,8 +1,7 @@
-"""Experiments: the same data baked or trained in several ways, seed after seed, and how their accuracies differ.
+"""Experiments: bake or train the same data in several ways with several seeds, and compare the accuracies.
 
-Each way is baked and trained with the seeds 0 to N - 1. What a seed gives one way is a pair with what it gives
-another way, and the difference is that of the pairs, with its 95 % interval (Student's t).
-What is there already, from an earlier call of the same experiment, is kept.
+Each way is baked and trained with the seeds 0 to N - 1. Differences are paired by seed and have a 95 % interval
+(Student's t). Shards and runs of an earlier call of the same experiment are reused.
 """
 
 import argparse
@@ -33,7 +32,7 @@ class Way:
     """One way to get to a trained model.
 
     Attributes:
-        bake: what differs from the experiment's augmentation, by field of `prebake.precompute.augment.Augmentation`.
+        bake: changed fields of the experiment's augmentation, see `prebake.precompute.augment.Augmentation`.
         train: options of the training command.
     """
 
@@ -43,17 +42,17 @@ class Way:
 
 
 def options(prog: str, description: str | None, *, dataset: str, epochs: int, seeds: int) -> argparse.ArgumentParser:
-    """Return the options that experiments share, with defaults of this one."""
+    """Return the options that all experiments have, with the defaults of this one."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     add = parser.add_argument
     add("--dataset", default=dataset, choices=dataset_names(), help=f"default {dataset}")
     add("--data-dir", type=Path, default=Path("data"), help="torchvision root; default data")
-    add("--images", type=int, help="train on the first so many only; default all")
-    add("--augment", default="standard", metavar="NAME", help="what the ways differ from; default standard")
+    add("--images", type=int, help="number of training images; default all")
+    add("--augment", default="standard", metavar="NAME", help="augmentation that the ways change; default standard")
     add("--recipe", default="default", metavar="NAME", help="default default")
     add("--epochs", type=int, default=epochs, help=f"default {epochs}")
     add("--seeds", type=int, default=seeds, help=f"of each way; default {seeds}")
-    add("--work-dir", type=Path, required=True, help="for shards and runs, which are kept")
+    add("--work-dir", type=Path, required=True, help="directory for shards and runs, which are kept")
     add("--json", action="store_true", help="print JSON")
     return parser
 
@@ -68,16 +67,16 @@ def experiment(
     val_fraction: float = 0.0,
     timed: bool = False,
 ) -> None:
-    """Bake and train all ways, seed after seed, the first one being what the others are held against; print.
+    """Bake and train all ways with all seeds, compare them with the first way, and print the results.
 
     Args:
-        question: its results are `results/QUESTION-DATASET.json`.
+        question: the results are written to `results/QUESTION-DATASET.json`.
         ways: at least two.
         arguments: of `options`.
-        goal: in words.
-        score: key of a run's summary.
-        val_fraction: cut from the training images.
-        timed: tell the seconds of training, too, which mean something where nothing else runs.
+        goal: the goal as text.
+        score: key in the summary of a run.
+        val_fraction: fraction of the training images for validation.
+        timed: also report the training time, which is meaningful on an idle machine only.
     """
     about = machine("torch", "numpy", "torchvision")
     source = _source(arguments.dataset, arguments.data_dir, arguments.images)

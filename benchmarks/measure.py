@@ -1,4 +1,4 @@
-"""Measuring: contestants in turn, on one otherwise idle machine, and what is printed of it."""
+"""Time several contestants in turn on an idle machine, and print and keep the results."""
 
 import argparse
 import json
@@ -38,13 +38,13 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Fact:
-    """One answer that has a goal.
+    """One measured result with a goal.
 
     Attributes:
-        goal: in words.
-        measured: the answer in words; where there is none, "skipped: " and why.
-        n: measurements that it was made from.
-        values: what they came to, by name.
+        goal: the goal as text.
+        measured: the result as text; without one, "skipped: " and the reason.
+        n: number of measurements.
+        values: the measurements, by name.
     """
 
     goal: str
@@ -60,13 +60,13 @@ def interleaved(
     unit: str = "images",
     prepare: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time the contestants in turn; return each one's images/s, the first round thrown away.
+    """Time the contestants in turn; return the images/s of each, without the first round.
 
     Args:
-        contestants: each does its work and returns how many images that was.
-        repetitions: rounds that count.
-        unit: what they count, where it is not images.
-        prepare: called before each contestant's work, outside of the timing.
+        contestants: each does its work and returns the number of images.
+        repetitions: number of rounds after the first.
+        unit: name of the unit, if it is not images.
+        prepare: called before each contestant, outside of the timing.
     """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(repetitions + 1):
@@ -82,12 +82,11 @@ def interleaved(
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Return what the figures depend on: processor, cores, Python, versions of packages, the commit."""
+    """Return processor, cores, load, system, versions of Python and packages, and the commit."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    # The name alone hides the generation on virtual machines.
     commit = "unknown"
     if shutil.which("git"):
         command = ["git", "rev-parse", "--short", "HEAD"]
@@ -104,12 +103,12 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Return what a result keeps of repeated measurements."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def compared(goal: str, rates: Mapping[str, list[float]], unit: str) -> Fact:
-    """Return the first contestant's median rate over the second's as a fact; the unit is one of both rates."""
+    """Return the ratio of the first contestant's median rate to the second's as a fact; `unit` is that of both."""
     first, second = (statistics.median(values) for values in rates.values())
     return Fact(
         goal,
@@ -120,7 +119,7 @@ def compared(goal: str, rates: Mapping[str, list[float]], unit: str) -> Fact:
 
 
 def held_to(goals: Sequence[tuple[str, str, str]], rates: Mapping[str, list[float]]) -> dict[str, Fact]:
-    """Return a fact for each goal (contestant, peer, goal in words); none where the peer was skipped."""
+    """Return a fact for each goal (contestant, peer, goal as text) whose peer was not skipped."""
     return {
         f"{name} / {peer}": compared(goal, {name: rates[name], peer: rates[peer]}, "images/s")
         for name, peer, goal in goals
@@ -138,7 +137,7 @@ def report(
     skipped: Mapping[str, str] | None = None,
     facts: Mapping[str, Fact] | None = None,
 ) -> None:
-    """Print medians, their ratios to one contestant, and facts; keep all in `results/QUESTION.json`."""
+    """Print medians, their ratios to one contestant, and facts; write all to `results/QUESTION.json`."""
     limit = statistics.median(rates[against])
     result: dict[str, Any] = {
         "question": question,
@@ -157,7 +156,7 @@ def report(
 
 
 def report_facts(question: str, facts: Mapping[str, Fact], about: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the facts of a question that no contest of rates answers; keep them in `results/QUESTION.json`."""
+    """Print facts that are not about rates; write them to `results/QUESTION.json`."""
     answers = {name: asdict(fact) for name, fact in facts.items()}
     _publish({"question": question, "machine": dict(about), "facts": answers}, as_json=as_json)
 
@@ -180,19 +179,19 @@ def _publish(result: dict[str, Any], *, as_json: bool) -> None:
 
 
 class Peer:
-    """A contestant in an environment of its own: `INTERPRETER SCRIPT DIRECTORY`, asked over a pipe.
+    """A contestant in its own Python environment: runs `INTERPRETER SCRIPT DIRECTORY`, and talks over pipes.
 
         with Peer(interpreter, script, directory) as peer:
             images = peer()
 
-    The script prints `ready` and its version once it can be asked (what it prints before is ignored); a
-    line on its stdin then asks for a round, and it answers with the number of images.
+    The script prints `ready` and its version when it has started; lines before that are ignored. Each line on its
+    stdin starts one round, and the script answers with the number of images.
 
     Attributes:
-        version: of the package that is measured.
+        version: version of the measured package.
 
     Raises:
-        MachineError: it could not be started (the message is the last line of its stderr), or died later.
+        MachineError: it could not be started (the message is the last line of its stderr), or it ended later.
     """
 
     def __init__(self, interpreter: Path, script: Path, directory: Path) -> None:
@@ -201,7 +200,7 @@ class Peer:
         self.version = ""
 
     def __enter__(self) -> "Peer":
-        self._stderr = tempfile.TemporaryFile()  # a pipe that nobody reads would fill
+        self._stderr = tempfile.TemporaryFile()  # a pipe without a reader would fill
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=self._stderr, text=True)
@@ -229,23 +228,23 @@ class Peer:
             self._questions.write("\n")
             self._questions.flush()
         except BrokenPipeError:
-            pass  # nor will it answer then
+            pass  # the next read finds the end of the file
         answer = self._answers.readline()
         if not answer:
             raise MachineError(
                 f"{self._script.name}: ended while it was measured ({self._last_words()}); "
-                "mend its environment, or leave its --peer out"
+                "repair its environment, or leave out its --peer option"
             )
         return int(answer)
 
     def close(self) -> None:
-        """End the process; all that it leaves lies in its directory."""
+        """End the process."""
         self._process.kill()
-        self._process.communicate()  # closes the pipes, whatever is left in them
+        self._process.communicate()  # closes the pipes
         self._stderr.close()
 
     def _last_words(self) -> str:
-        self._process.kill()  # where it closed its stdout and lives on
+        self._process.kill()  # in case it closed only its stdout
         code = self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").split("\n")
@@ -253,7 +252,7 @@ class Peer:
 
 
 def peer_option(known: Collection[str]) -> Callable[[str], tuple[str, Path]]:
-    """Return the argparse type of `--peer NAME=PYTHON`: a name that is known, an interpreter that is there."""
+    """Return the argparse type of `--peer NAME=PYTHON`, for a known name and an existing interpreter."""
 
     def parse(text: str) -> tuple[str, Path]:
         name, _, interpreter = text.partition("=")

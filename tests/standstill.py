@@ -1,7 +1,6 @@
-"""python -m tests.standstill COMMAND...: run a command on a machine that seems to stand still, again and again.
+"""python -m tests.standstill COMMAND...: run a command, and pause all its processes at random times. Linux only.
 
-All its processes are stopped at random times, and go on some seconds later, as on a machine that others use too or
-that is moved. A test that fails then holds the clock against something else than it means to. Linux only.
+A busy or migrated machine pauses processes like this. A test that fails under it depends on the clock.
 """
 
 import argparse
@@ -17,15 +16,15 @@ from pathlib import Path
 from prebake.console import log
 
 BETWEEN_SECONDS = (1.0, 4.0)
-STILL_SECONDS = (0.3, 3.0)
+PAUSE_SECONDS = (0.3, 3.0)
 
 
 def descendants(first: int) -> list[int]:
-    """Return a process and all that it has started, and these in turn."""
+    """Return a process and all its descendants."""
     started: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            # Behind the name, which may hold anything: state, then the parent. Source: proc(5).
+            # proc(5): state and parent follow the name, which may hold any character.
             parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
             started.setdefault(int(parent), []).append(int(path.name))
     found = [first]
@@ -34,10 +33,10 @@ def descendants(first: int) -> list[int]:
     return found
 
 
-def stand_still(first: int, seconds: float) -> None:
-    """Stop a process with all that it has started, and let them go on after so many seconds."""
+def pause(first: int, seconds: float) -> None:
+    """Pause a process and its descendants for that many seconds."""
     stopped: set[int] = set()
-    while new := set(descendants(first)) - stopped:  # one may have started another meanwhile
+    while new := set(descendants(first)) - stopped:  # a process may have started another one meanwhile
         for process in new:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGSTOP)
@@ -51,17 +50,17 @@ def stand_still(first: int, seconds: float) -> None:
 def main() -> None:
     """Run the command, and exit as it does."""
     options = argparse.ArgumentParser(prog="python -m tests.standstill", description=__doc__)
-    options.add_argument("--seed", type=int, default=0, help="of the times (default 0)")
+    options.add_argument("--seed", type=int, default=0, help="seed of the times; default 0")
     options.add_argument("command", nargs=argparse.REMAINDER)
     arguments = options.parse_args()
     rng, times, still = random.Random(arguments.seed), 0, 0.0  # noqa: S311 - no secret
     running = subprocess.Popen(arguments.command)
     while running.poll() is None:
         time.sleep(rng.uniform(*BETWEEN_SECONDS))
-        seconds = rng.uniform(*STILL_SECONDS)
-        stand_still(running.pid, seconds)
+        seconds = rng.uniform(*PAUSE_SECONDS)
+        pause(running.pid, seconds)
         times, still = times + 1, still + seconds
-    log(f"stood still {times} times, for {still:.0f} s")
+    log(f"paused {times} times, for {still:.0f} s in total")
     sys.exit(running.returncode)
 
 
