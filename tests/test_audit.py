@@ -230,7 +230,10 @@ def test_a_kernel_that_copies_wrongly_is_found(tmp_path: Path, monkeypatch: pyte
         (lambda m: m["source"]["sha256"].update(train="0" * 64), r"source\.sha256\.train is '000"),
         (lambda m: m["source"]["sha256"].update(test="0" * 64), r"source\.sha256\.test is '000"),
         (lambda m: m["splits"]["val"][0].__setitem__(0, 31), r"source\.sha256\.(train|val) is"),
-        (lambda m: m["splits"]["val"][0].__setitem__(0, 300), "300 images are held out there, and images has only 300"),
+        (
+            lambda m: m["splits"]["val"][0].__setitem__(0, 300),
+            "300 validation images were held out, and images has only 300",
+        ),
         (lambda m: m["splits"]["train"][1].__setitem__(0, 269), "the epochs of train are not those"),
         (lambda m: m["splits"]["test"][0].__setitem__(1, 7), "the epochs of test are not those"),
         (lambda m: m["splits"].pop("test"), "the epochs of test are not those"),

@@ -113,15 +113,27 @@ def homeless() -> Path:
     raise MachineError("no home directory")
 
 
-@pytest.mark.parametrize("where", ["pictures/{train,test}.tar", "pictures/t*.tar", "pictures"])
-def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "webdataset:pictures/{train,test}.tar",
+        "webdataset:pictures/t*.tar",
+        "webdataset:pictures",
+        "own.py:pictures",
+    ],
+)
+def test_workers_in_other_directories_find_the_source(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "worker").mkdir()
     for name in ("train", "test"):
         members = {f"{n}.{end}": data for n in range(4) for end, data in (("png", png(n)), ("cls", b"%d" % (n % 2)))}
         write_tar(tmp_path / "pictures" / f"{name}.tar", members)
+
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\ndef pictures(): return [(np.full((9, 9), i, np.uint8), i % 3) for i in range(30)]\n"
+    )
 
     def on_a_worker(_address: str, shared: SharedSet, todo: Sequence[Shard]) -> Iterator[Shard]:
         monkeypatch.chdir(tmp_path / "worker")
@@ -132,7 +144,7 @@ def test_workers_in_other_directories_find_the_pictures_and_heed_the_memory(
 
     def bake(out: str, *options: str) -> dict[str, bytes]:
         monkeypatch.chdir(tmp_path)
-        arguments = ["--dataset", f"webdataset:{where}", "--epochs", "1", "--memory", "1", "--out", out, *options]
+        arguments = ["--dataset", dataset, "--epochs", "1", "--memory", "1", "--out", out, *options]
         monkeypatch.setattr(sys, "argv", ["precompute", *arguments])
         with pytest.raises(SystemExit) as ended:
             run_command(prebake.cli.precompute.main)
@@ -176,7 +188,7 @@ def test_a_worker_takes_half_of_what_dask_grants_it_where_nothing_is_said(
     [
         ({"directory": Path("nowhere")}, r"nowhere: no manifest\.json here"),
         ({"identity": "0" * 32}, f"of another plan \\({'0' * 32} expected\\)"),
-        ({"dataset": "others"}, "not what others as it is here asks for .*source.sha256.train"),
+        ({"dataset": "others"}, "does not match the data set others as it is here .*source.sha256.train"),
     ],
 )
 def test_a_worker_that_does_not_see_what_is_meant_says_so(

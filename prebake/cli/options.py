@@ -1,4 +1,4 @@
-"""Options that commands share which read a data set: where it is, how it is decoded, how much memory it takes."""
+"""Options that several commands share: the source, how it is decoded, and the memory that baking takes."""
 
 import argparse
 from pathlib import Path
@@ -6,21 +6,32 @@ from pathlib import Path
 from prebake.precompute.sources.registry import Decoding
 from prebake.sizes import size_bytes
 
-__all__ = ["add_memory_option", "add_source_options", "decoding", "given_source", "memory_of"]
+__all__ = ["add_memory_option", "add_source_options", "decoding", "given_source", "memory_of", "user_path"]
 
 DATA_DIR = Path("data")
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a user typed; `~` is the home directory, as in `--data-dir=~/data`."""
+    return Path(text).expanduser()
+
+
 def add_source_options(options: argparse.ArgumentParser) -> None:
-    """Add what says where the source is and how it is decoded."""
+    """Add the options that locate the source and say how it is decoded."""
     add = options.add_argument
-    add("--data-dir", type=Path, default=DATA_DIR, help="torchvision root, filled where empty; default data")
-    add("--image-size", type=int, metavar="SIDE", help="resize and crop a user's own pictures to squares of that side")
-    add("--skip-unreadable", action="store_true", help="leave out pictures that can't be read, where else all stops")
+    add(
+        "--data-dir",
+        type=user_path,
+        default=DATA_DIR,
+        metavar="DIR",
+        help="torchvision root, which downloads are written to; default data",
+    )
+    add("--image-size", type=int, metavar="SIDE", help="resize and crop your own pictures to squares of SIDE pixels")
+    add("--skip-unreadable", action="store_true", help="leave out unreadable pictures instead of stopping")
 
 
 def given_source(chosen: argparse.Namespace) -> list[str]:
-    """Return the options that say where the source is and how it is decoded, as another command takes them."""
+    """Return the options of the source that were given, in the form that other commands take them."""
     given: list[str] = []
     if chosen.dataset is not None:
         given += ["--dataset", chosen.dataset]
@@ -32,15 +43,17 @@ def given_source(chosen: argparse.Namespace) -> list[str]:
 
 
 def add_memory_option(options: argparse.ArgumentParser) -> None:
-    """Add what says how much memory baking takes."""
-    options.add_argument("--memory", metavar="SIZE", help="most to hold, such as 4GB; default half of the machine's")
+    """Add `--memory`."""
+    options.add_argument(
+        "--memory", metavar="SIZE", help="memory to use at most, such as 4GB; default half of the machine's memory"
+    )
 
 
 def decoding(chosen: argparse.Namespace, scratch: Path | None) -> Decoding:
-    """Return how pictures are to be decoded; `scratch` as there."""
+    """Return how pictures are decoded; `scratch` is the directory of the temporary file of pixels."""
     return Decoding(chosen.image_size, chosen.skip_unreadable, getattr(chosen, "workers", None), scratch)
 
 
 def memory_of(chosen: argparse.Namespace) -> int | None:
-    """Return the bytes of --memory where it was given; raises UsageError."""
+    """Return `--memory` in bytes, or None where it was not given; raises UsageError."""
     return None if chosen.memory is None else size_bytes(chosen.memory, "--memory")

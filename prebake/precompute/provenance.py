@@ -1,4 +1,4 @@
-"""Origin: what a shard set was baked from, found again from its manifest."""
+"""Find the source that a shard set was baked from, and check that it is the same."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["Provenance", "find_provenance", "match_provenance"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """The source, cut into splits as the plan says, and the augmentation."""
+    """The source with the splits of the plan, and the augmentation."""
 
     source: SourceData
     augmentation: Augmentation
@@ -29,13 +29,13 @@ def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: De
 
     Args:
         data: the shard set.
-        dataset: as `load` takes it; None: the one that the manifest names. No manifest says where pictures are.
+        dataset: as `load` takes it; None: the name in the manifest, which holds no paths.
         data_dir: torchvision root.
-        how: to decode pictures.
+        how: how pictures are decoded.
 
     Raises:
         UsageError: as `load`.
-        DataError: a set of a user's own, no data, or as `match_origin`.
+        DataError: `dataset` is needed and None, the data is missing, or as `match_provenance`.
         MachineError: as `load`.
     """
     if dataset is None and data.name not in dataset_names():
@@ -50,17 +50,19 @@ def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: De
 
 
 def match_provenance(directory: Location, plan: Plan, source: SourceData) -> Provenance:
-    """Cut and plan a source as the manifest in a directory says, and hold that plan against the manifest's.
+    """Plan a source as the manifest in a directory says, and compare both plans.
 
     Raises:
-        DataError: the manifest asks for what this release does not know, or differs; the message names what.
+        DataError: the plans differ, or this release cannot make the manifest's; the message names the fields.
     """
     manifest = directory / MANIFEST
     augmentation = Augmentation.from_json(plan.augmentation, f"{manifest}: augmentation")
     held_out = plan.splits["val"][0].samples if "val" in plan.splits else 0
     images = len(source.splits["train"].labels_N)
     if held_out >= images and "val" not in source.splits:
-        raise DataError(f"{manifest}: {held_out} images are held out there, and {source.name} has only {images}")
+        raise DataError(
+            f"{manifest}: {held_out} validation images were held out, and {source.name} has only {images} images"
+        )
     if held_out and "val" not in source.splits:
         source = cut_off(source, held_out)
     try:
@@ -75,7 +77,7 @@ def match_provenance(directory: Location, plan: Plan, source: SourceData) -> Pro
     ]
     if found:
         raise DataError(
-            f"{manifest}: not what {source.name} as it is here asks for ({'; '.join(found)}). "
+            f"{manifest}: does not match the data set {source.name} as it is here ({'; '.join(found)}). "
             "If it was baked from arrays of your own, use prebake.audit() and prebake.bake() with them"
         )
     return Provenance(source, augmentation)
