@@ -128,7 +128,7 @@ _register(
 _register(
     "svhn",
     "SVHN",
-    "73,257 + 26,032 digits of house numbers, 32x32x3 (needs SciPy)",
+    "73,257 + 26,032 digits of house numbers, 32x32x3",
     train={"split": "train"},
     test={"split": "test"},
 )
