@@ -25,8 +25,9 @@ from tests.helpers.pages import ROOT
 from tests.helpers.trials import trial
 
 DOCS = ROOT / "docs"
-EXAMPLES = ("getting-started", "data-sets", "shards", "adding-a-source")
-SHORTER = {"prebake train --shards shards/": " --epochs 1"}  # a training of 25 epochs shows no more
+EXAMPLES = ("getting-started", "data-sets", "shards", "adding-a-source", "adding-a-model", "python")
+# A longer training of a larger model would show no more.
+SHORTER = {"prebake train --shards shards/": " --epochs 1 --recipe resnet20"}
 
 
 def names(page: str) -> set[str]:
