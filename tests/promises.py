@@ -369,14 +369,13 @@ PROMISES: tuple[Promise, ...] = (
             "tests/test_document.py",
         ),
         (
-            Mechanism(
-                "prebake.loader.shard_reader:RecordBuffer.views", sub.signed_labels, f"{HOSTILE_FILE}[label_negative]"
-            ),
+            Mechanism("prebake.format.record:value_trouble", sub.nothing, f"{HOSTILE_FILE}[label_negative]"),
             Mechanism(
                 "prebake.loader.shard_set:ShardSet.webdataset",
                 sub.webdataset_reads_archives,
                 "tests/attacks/test_attacks.py::test_webdataset_gets_checked_records_and_runs_nothing_of_the_archive_nor_of_its_path",
             ),
+            Mechanism("prebake.format.verify:os", sub.any_end, f"{HOSTILE_FILE}[behind_the_end]"),
             Mechanism("prebake.format.verify:_framed", sub.returns(True), f"{HOSTILE_FILE}[lying_npy_header]"),
             Mechanism(
                 "prebake.format.document:_object",
