@@ -283,6 +283,13 @@ def two_forms(folder: Path) -> None:
     picture(folder / "train" / unicodedata.normalize("NFD", "Café") / "1.png", 1)
 
 
+def splits_in_classes(folder: Path) -> None:
+    shutil.rmtree(folder)
+    for name in ("cat", "dog"):
+        picture(folder / name / "train" / "1.png", 1)
+        picture(folder / name / "test" / "1.png", 2)
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, r"folder:.*cats: no such directory"),
     "an archive": (replaced_by_a_file, "a file; unpack it first"),
@@ -298,6 +305,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         class_named_train,
         r"beside train, .* 2 directories .*: 'bus', 'car'\. If",
     ),
+    "splits in classes": (splits_in_classes, "cats/cat: holds the parts test, train, which would all be used alike"),
     "two forms of a name": (two_forms, "two directories are named 'Café', in two Unicode forms"),
     "a circle": (lambda f: (f / "train" / "cat" / "up").symlink_to(f / "train"), "links to a directory above it"),
     "nothing to read": (all_unreadable, "4 of 8 pictures can't be read"),

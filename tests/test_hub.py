@@ -82,6 +82,15 @@ def test_labels_may_have_any_type(
 
 
 @SLOW
+def test_other_columns_of_classes_are_reported(datasets: Any, tmp_path: Path) -> None:
+    label = datasets.ClassLabel(names=["a", "b"])
+    kept = as_dataset(datasets, IMAGES, [0, 1, 1], label)
+    kept = kept.add_column("coarse", [1, 1, 0]).cast_column("coarse", label)
+    kept.save_to_disk(tmp_path / "set")
+    assert "left out: the columns coarse beside image and label" in read(tmp_path / "set").summary()
+
+
+@SLOW
 def test_a_test_part_without_labels_is_reported(datasets: Any, tmp_path: Path) -> None:
     label = datasets.ClassLabel(names=["a", "b"])
     parts = {"train": [0, 1, 1], "test": [-1, -1, -1]}

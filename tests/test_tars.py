@@ -217,17 +217,20 @@ def test_compressed_archives_are_not_left_out(name: str, tmp_path: Path) -> None
 
 
 def test_archives_below_the_directory_are_read(tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "test").mkdir()
-    for name in ("train/0", "test/0"):
+    for name in ("set/train/0", "far/0"):
+        (tmp_path / name).parent.mkdir(parents=True)
         two_classes(tmp_path / f"{name}.tar")
-    assert list(read(tmp_path).splits) == ["train", "test"]
+    (tmp_path / "set" / "test").symlink_to(tmp_path / "far")
+    assert list(read(tmp_path / "set").splits) == ["train", "test"]
 
 
 def test_an_archive_named_twice_is_refused(tmp_path: Path) -> None:
     two_classes(tmp_path / "a.tar")
-    with pytest.raises(DataError, match=r"1 tar files are named more than once: .*a\.tar"):
+    with pytest.raises(DataError, match=r"1 names mean the same tar files: .*a\.tar"):
         read(tmp_path / "{a,a}.tar")
+    (tmp_path / "b.tar").symlink_to(tmp_path / "a.tar")
+    with pytest.raises(DataError, match=r"2 names mean the same tar files: .*a\.tar, .*b\.tar"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -51,7 +51,7 @@ def nothing():
 """
 
 
-class Samples:
+class Samples(Dataset[Any]):
     """A map-style data set of these samples."""
 
     def __init__(self, samples: list[Any], **attributes: Any) -> None:
@@ -111,6 +111,13 @@ def test_a_torchvision_data_set_keeps_its_class_names(tmp_path: Path) -> None:
     expected = load(f"folder:{folder}", tmp_path)
     assert source.classes == ("cat", "dog")
     assert np.array_equal(source.splits["train"].images_NHWC, expected.splits["train"].images_NHWC)
+
+
+def test_a_subset_keeps_the_names_of_its_data_set() -> None:
+    part = Subset(of(PIXELS, classes=["a", "b", "c"], mirror=True), [0, 1, 3])
+    source = source_from(part)
+    assert (source.classes, source.mirror) == (("a", "b", "c"), True)
+    assert "1 classes have no training image: 'c'" in source.summary()
 
 
 def test_a_tensor_data_set_of_bytes_is_read() -> None:

@@ -55,9 +55,10 @@ def source_from(
         classes = data.get("classes") if classes is None else classes
         mirror = data.get("mirror") if mirror is None else mirror
     train = parts["train"]
-    if not isinstance(train, tuple):
+    while not isinstance(train, tuple) and train is not None:
         classes = _class_names(train) if classes is None else classes
         mirror = getattr(train, "mirror", None) if mirror is None else mirror
+        train = getattr(train, "dataset", None)  # which torch.utils.data.Subset takes its samples from
     pixels: dict[str, Pixels] = {}
     values: dict[str, Any] = {}
     try:
@@ -69,7 +70,7 @@ def source_from(
                 left_out += skipped
         numbered = number_labels(name, values, classes)
     except DataError as error:
-        raise (UsageError if isinstance(train, tuple) else DataError)(str(error)) from None
+        raise (UsageError if isinstance(parts["train"], tuple) else DataError)(str(error)) from None
     for split, images in pixels.items():
         if images.shape[1:] != pixels["train"].shape[1:]:
             raise UsageError(

@@ -21,6 +21,8 @@ from prebake.precompute.sources.registry import Decoding, Source, absolute_path,
 from prebake.precompute.sources.splits import choose_splits, held_out_names, safe_name, split_of
 from prebake.storage.files import open_regular
 
+__all__ = ["walk_files"]
+
 FOREIGN = "__MACOSX"  # which macOS adds to archives
 
 
@@ -127,8 +129,14 @@ def _pictures_of(part: Path, classes: Sequence[str], foreign: list[str]) -> list
 
 
 def _pictures_in(directory: Path, foreign: list[str]) -> list[str]:
+    splits = [name for name in _directories(directory) if split_of(name)]
+    if len(splits) > 1:
+        raise DataError(
+            f"{directory}: holds the parts {listed(splits)}, which would all be used alike; expected train/CLASS/ and "
+            "test/CLASS/, with the parts above the classes"
+        )
     found = []
-    for root, names in sorted(_walk(str(directory), frozenset())):
+    for root, names in sorted(walk_files(directory)):
         for name in sorted(names):
             if name.lower().endswith(EXTENSIONS):
                 found.append(os.path.join(root, name))  # noqa: PTH118 - a Path each would take much memory
@@ -138,11 +146,21 @@ def _pictures_in(directory: Path, foreign: list[str]) -> list[str]:
 
 
 def _any_picture(directory: Path) -> bool:
-    return any(name.lower().endswith(EXTENSIONS) for _, names in _walk(str(directory), frozenset()) for name in names)
+    return any(name.lower().endswith(EXTENSIONS) for _, names in walk_files(directory) for name in names)
+
+
+def walk_files(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield a directory and those below it, each with the names of its files.
+
+    Links are followed; hidden files and directories are skipped.
+
+    Raises:
+        DataError: a link leads to a directory above it.
+    """
+    return _walk(str(directory), frozenset())
 
 
 def _walk(directory: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield a directory and those below it, each with the names of its files; links are followed."""
     real = os.path.realpath(directory)
     if real in above:
         raise DataError(f"{_text(directory)}: links to a directory above it, which makes a circle; remove that link")

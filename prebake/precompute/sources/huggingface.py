@@ -34,6 +34,9 @@ def read_huggingface(argument: str, _data_dir: Path, how: Decoding) -> SourceDat
     features = parts["train"].features
     image = _column(where, features, lambda feature: type(feature).__name__ == "Image", IMAGE_NAMES, "pictures")
     label = _column(where, features, _is_label, LABEL_NAMES, "labels: whole numbers, bool or text")
+    others = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel" and name != label]
+    others += [name for name, feature in features.items() if type(feature).__name__ == "Image" and name != image]
+    left_out += [f"the columns {listed(others)} beside {image} and {label}"] if others else []
     names = getattr(features[label], "names", None)
     labels = {}
     for split, part in parts.items():

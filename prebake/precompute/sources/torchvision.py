@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from prebake.console import log
-from prebake.errors import DataError, MachineError
+from prebake.errors import DataError
+from prebake.optional import import_optional
 from prebake.precompute.images import Images, SourceData
 from prebake.precompute.sources.registry import Decoding, Source, register
 
@@ -31,6 +32,7 @@ class TorchvisionReader:
         class_name: in `torchvision.datasets`.
         mirror: whether its images may be mirrored.
         train, test: arguments of the class for each part.
+        needs: an optional module that the class imports.
     """
 
     name: str
@@ -38,16 +40,17 @@ class TorchvisionReader:
     mirror: bool
     train: dict[str, Any]
     test: dict[str, Any]
+    needs: str = ""
 
     def __call__(self, _argument: str, data_dir: Path, _how: Decoding) -> SourceData:
         import torchvision
 
+        if self.needs:
+            import_optional(self.needs, "demo", self.name)  # scikit-learn depends on SciPy
         dataset_class = getattr(torchvision.datasets, self.class_name)
         try:
             train = _open(self.name, functools.partial(dataset_class, data_dir, **self.train), data_dir)
             test = dataset_class(data_dir, **self.test, download=False)
-        except ImportError as error:  # svhn's format needs SciPy
-            raise MachineError(f"{self.name} needs {error.name}: pip install {error.name}") from None
         except READ_ERRORS as error:
             raise _damaged(self.name, data_dir, _first_line(error)) from None
         splits = {"train": _images(train), "test": _images(test)}
@@ -109,8 +112,9 @@ def _register(
     mirror: bool = False,
     train: dict[str, Any] = TRAIN,
     test: dict[str, Any] = TEST,
+    needs: str = "",
 ) -> None:
-    register(Source(name, TorchvisionReader(name, class_name, mirror, train, test), about))
+    register(Source(name, TorchvisionReader(name, class_name, mirror, train, test, needs), about))
 
 
 _register("cifar10", "CIFAR10", "50,000 + 10,000 photographs, 32x32x3, 10 classes", mirror=True)
@@ -131,4 +135,5 @@ _register(
     "73,257 + 26,032 digits of house numbers, 32x32x3",
     train={"split": "train"},
     test={"split": "test"},
+    needs="scipy.io",
 )

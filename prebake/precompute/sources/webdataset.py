@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from prebake.errors import DataError, UsageError, listed, shown
 from prebake.loader.image_file import EXTENSIONS
 from prebake.precompute.images import SourceData
+from prebake.precompute.sources.folder import walk_files
 from prebake.precompute.sources.labels import number_labels
 from prebake.precompute.sources.pictures import Pictures, decode
 from prebake.precompute.sources.registry import Decoding, Source, absolute_path, register
@@ -81,7 +82,7 @@ def _paths(argument: str) -> tuple[list[Path], list[str]]:
     path = Path(argument).expanduser()
     others: list[str] = []
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        files = sorted(Path(directory, name) for directory, names in walk_files(path) for name in names)
         paths = [file for file in files if file.suffix.lower() == ".tar"]
         others = [str(file.relative_to(path)) for file in files if file not in {*paths}]
     else:
@@ -99,9 +100,10 @@ def _paths(argument: str) -> tuple[list[Path], list[str]]:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
         raise DataError(f"webdataset:{argument}: no such tar files: {listed(missing, 3) or 'the directory holds none'}")
-    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+    real = [os.path.realpath(path) for path in paths]
+    twice = sorted({str(path) for path, target in zip(paths, real, strict=True) if real.count(target) > 1})
     if twice:
-        raise DataError(f"webdataset:{argument}: {len(twice)} tar files are named more than once: {listed(twice, 3)}")
+        raise DataError(f"webdataset:{argument}: {len(twice)} names mean the same tar files: {listed(twice, 3)}")
     return paths, [f"{len(others)} files that are no tar files ({listed(others, 4)})"] if others else []
 
 
