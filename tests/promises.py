@@ -43,6 +43,7 @@ WRITE_ORDER = (
     "tests/test_writer.py::test_bytes_then_name_then_the_name_s_own_way_to_the_disk_and_the_index_after_all_that"
 )
 
+# fmt: off
 PROMISES: tuple[Promise, ...] = (
     Promise(
         "A killed bake leaves no damaged file under a final name. The same command completes it with the same bytes, and rewrites no whole file",
@@ -52,16 +53,8 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.storage.atomic:part_name", sub.final_name, f"{KILLED_BAKE}[bake-13]"),
             Mechanism("prebake.storage.atomic:_sync", sub.nothing, WRITE_ORDER),
             Mechanism("prebake.storage.atomic:os", sub.fsync_directories_only, WRITE_ORDER),
-            Mechanism(
-                "prebake.storage.atomic:remove_shards",
-                sub.remove_in_name_order,
-                "tests/test_writer.py::test_indexes_are_gone_before_the_first_archive_goes",
-            ),
-            Mechanism(
-                "prebake.storage.atomic:os",
-                sub.with_attributes(O_EXCL=os.O_TRUNC),
-                "tests/test_writer.py::test_what_lies_under_the_temporary_name_is_not_written_through",
-            ),
+            Mechanism("prebake.storage.atomic:remove_shards", sub.remove_in_name_order, "tests/test_writer.py::test_indexes_are_gone_before_the_first_archive_goes"),
+            Mechanism("prebake.storage.atomic:os", sub.with_attributes(O_EXCL=os.O_TRUNC), "tests/test_writer.py::test_what_lies_under_the_temporary_name_is_not_written_through"),
             Mechanism("prebake.precompute.bake:is_begun", sub.returns(False), f"{KILLED_BAKE}[overwrite-13]"),
             Mechanism("prebake.precompute.drop:drop_epochs", sub.manifest_before_removal, f"{KILLED_BAKE}[drop-13]"),
         ),
@@ -77,11 +70,7 @@ PROMISES: tuple[Promise, ...] = (
         "each operation with ENOSPC, EIO and EACCES, once and permanently; every audited change of the disk is a counted operation",
         ("tests/test_faults.py",),
         (
-            Mechanism(
-                "prebake.storage.atomic:remove",
-                sub.nothing,
-                "tests/test_writer.py::test_nothing_is_left_of_a_shard_for_which_the_disk_is_too_small",
-            ),
+            Mechanism("prebake.storage.atomic:remove", sub.nothing, "tests/test_writer.py::test_nothing_is_left_of_a_shard_for_which_the_disk_is_too_small"),
         ),
     ),
     Promise(
@@ -98,21 +87,9 @@ PROMISES: tuple[Promise, ...] = (
         "two commands started together, a killed holder, other kinds of files in place of the lock",
         ("tests/test_lock.py",),
         (
-            Mechanism(
-                "prebake.storage.lock:locked",
-                sub.given(shared=True),
-                "tests/test_lock.py::test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it[1]",
-            ),
-            Mechanism(
-                "prebake.storage.lock:os",
-                sub.with_attributes(O_NOFOLLOW=0),
-                "tests/test_lock.py::test_what_is_no_plain_file_is_neither_waited_for_nor_written_to[link]",
-            ),
-            Mechanism(
-                "prebake.storage.lock:stat",
-                sub.with_attributes(S_ISREG=lambda _mode: True),
-                "tests/test_lock.py::test_what_is_no_plain_file_is_neither_waited_for_nor_written_to[fifo]",
-            ),
+            Mechanism("prebake.storage.lock:locked", sub.given(shared=True), "tests/test_lock.py::test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it[1]"),
+            Mechanism("prebake.storage.lock:os", sub.with_attributes(O_NOFOLLOW=0), "tests/test_lock.py::test_what_is_no_plain_file_is_neither_waited_for_nor_written_to[link]"),
+            Mechanism("prebake.storage.lock:stat", sub.with_attributes(S_ISREG=lambda _mode: True), "tests/test_lock.py::test_what_is_no_plain_file_is_neither_waited_for_nor_written_to[fifo]"),
         ),
     ),
     Promise(
@@ -120,21 +97,9 @@ PROMISES: tuple[Promise, ...] = (
         "signals to real bakes, in threads and in processes, at fixed and at random moments; signals inside blocks that must be whole",
         ("tests/test_bake_signals.py", "tests/test_interruptions.py"),
         (
-            Mechanism(
-                "prebake.signals:signal",
-                sub.with_attributes(raise_signal=lambda _number: None),
-                "tests/test_interruptions.py::test_a_signal_waits_until_the_block_that_must_be_whole_is_left",
-            ),
-            Mechanism(
-                "prebake.signals:os",
-                sub.with_attributes(_exit=lambda _code: None),
-                "tests/test_interruptions.py::test_a_second_signal_ends_at_once",
-            ),
-            Mechanism(
-                "prebake.precompute.workers:signal",
-                sub.with_attributes(pthread_sigmask=lambda *_: set()),
-                "tests/test_bake_signals.py::test_a_signal_ends_a_bake_with_one_line_and_leaves_no_process[processes that start]",
-            ),
+            Mechanism("prebake.signals:signal", sub.with_attributes(raise_signal=lambda _number: None), "tests/test_interruptions.py::test_a_signal_waits_until_the_block_that_must_be_whole_is_left"),
+            Mechanism("prebake.signals:os", sub.with_attributes(_exit=lambda _code: None), "tests/test_interruptions.py::test_a_second_signal_ends_at_once"),
+            Mechanism("prebake.precompute.workers:signal", sub.with_attributes(pthread_sigmask=lambda *_: set()), "tests/test_bake_signals.py::test_a_signal_ends_a_bake_with_one_line_and_leaves_no_process[processes that start]"),
         ),
     ),
     Promise(
@@ -142,42 +107,14 @@ PROMISES: tuple[Promise, ...] = (
         "one flipped bit at every byte, every truncation, exchanged, copied, appended, renamed and missing files, an index of another plan, a Git LFS pointer, an HTML page",
         ("tests/attacks/test_detection.py", "tests/attacks/test_archives.py", "tests/attacks/test_changes.py"),
         (
-            Mechanism(
-                "prebake.loader.shard_reader:xxhash",
-                sub.with_attributes(xxh3_64=sub.Hash),
-                f"{FLIPPED_BIT}[train-e000-000.tar-a sample]",
-            ),
-            Mechanism(
-                "prebake.loader.shard_reader:os",
-                sub.with_attributes(pread=lambda *_: sub.AlwaysEqual()),
-                f"{FLIPPED_BIT}[train-e000-000.tar-a sample]",
-            ),
-            Mechanism(
-                "prebake.loader.shard_reader:os",
-                sub.with_attributes(fstat=sub.size_of_any),
-                "tests/attacks/test_detection.py::test_a_file_cut_at_any_length_or_going_on_is_seen[train-e000-000.tar-a sample]",
-            ),
-            Mechanism(
-                "prebake.format.verify:xxhash",
-                sub.with_attributes(xxh3_64_intdigest=lambda _data: sub.AlwaysEqual()),
-                f"{FLIPPED_BIT}[train-e000-000.tar-a sample]",
-            ),
-            Mechanism(
-                "prebake.format.verify:xxhash",
-                sub.with_attributes(xxh3_128=sub.Hash),
-                "tests/attacks/test_documents.py::test_an_index_with_a_false_sum_over_the_archive_is_reported",
-            ),
+            Mechanism("prebake.loader.shard_reader:xxhash", sub.with_attributes(xxh3_64=sub.Hash), f"{FLIPPED_BIT}[train-e000-000.tar-a sample]"),
+            Mechanism("prebake.loader.shard_reader:os", sub.with_attributes(pread=lambda *_: sub.AlwaysEqual()), f"{FLIPPED_BIT}[train-e000-000.tar-a sample]"),
+            Mechanism("prebake.loader.shard_reader:os", sub.with_attributes(fstat=sub.size_of_any), "tests/attacks/test_detection.py::test_a_file_cut_at_any_length_or_going_on_is_seen[train-e000-000.tar-a sample]"),
+            Mechanism("prebake.format.verify:xxhash", sub.with_attributes(xxh3_64_intdigest=lambda _data: sub.AlwaysEqual()), f"{FLIPPED_BIT}[train-e000-000.tar-a sample]"),
+            Mechanism("prebake.format.verify:xxhash", sub.with_attributes(xxh3_128=sub.Hash), "tests/attacks/test_documents.py::test_an_index_with_a_false_sum_over_the_archive_is_reported"),
             Mechanism("prebake.format.document:parse", sub.ignore_checksum, f"{FLIPPED_BIT}[manifest.json-a sample]"),
-            Mechanism(
-                "prebake.format.index:Index.to_bytes",
-                sub.index_bytes_equal_any,
-                f"{FLIPPED_BIT}[train-e000-000.json-a sample]",
-            ),
-            Mechanism(
-                "prebake.format.manifest:shlex",
-                sub.with_attributes(quote=str),
-                "tests/attacks/test_detection.py::test_the_command_names_shard_record_and_what_rebuilds_it",
-            ),
+            Mechanism("prebake.format.index:Index.to_bytes", sub.index_bytes_equal_any, f"{FLIPPED_BIT}[train-e000-000.json-a sample]"),
+            Mechanism("prebake.format.manifest:shlex", sub.with_attributes(quote=str), "tests/attacks/test_detection.py::test_the_command_names_shard_record_and_what_rebuilds_it"),
         ),
     ),
     Promise(
@@ -185,26 +122,10 @@ PROMISES: tuple[Promise, ...] = (
         "eleven kinds of damage; times and inodes of all other files",
         ("tests/test_repair.py", "tests/test_existing.py"),
         (
-            Mechanism(
-                "prebake.precompute.provenance:differences",
-                sub.returns([]),
-                "tests/test_repair.py::test_a_source_that_is_not_the_one_is_refused_and_nothing_changes",
-            ),
-            Mechanism(
-                "prebake.cli.repair:parser",
-                sub.without_named_shards,
-                "tests/test_repair.py::test_a_shard_that_is_named_is_baked_anew_though_its_checksums_fit",
-            ),
-            Mechanism(
-                "prebake.cli.repair:bake_source",
-                sub.given(overwrite=True),
-                "tests/test_repair.py::test_what_is_missing_or_damaged_is_baked_again_and_nothing_else_is_touched",
-            ),
-            Mechanism(
-                "prebake.precompute.resume:damage",
-                sub.nothing,
-                "tests/test_existing.py::test_a_second_bake_repairs_what_is_damaged_and_nothing_else[flip]",
-            ),
+            Mechanism("prebake.precompute.provenance:differences", sub.returns([]), "tests/test_repair.py::test_a_source_that_is_not_the_one_is_refused_and_nothing_changes"),
+            Mechanism("prebake.cli.repair:parser", sub.without_named_shards, "tests/test_repair.py::test_a_shard_that_is_named_is_baked_anew_though_its_checksums_fit"),
+            Mechanism("prebake.cli.repair:bake_source", sub.given(overwrite=True), "tests/test_repair.py::test_what_is_missing_or_damaged_is_baked_again_and_nothing_else_is_touched"),
+            Mechanism("prebake.precompute.resume:damage", sub.nothing, "tests/test_existing.py::test_a_second_bake_repairs_what_is_damaged_and_nothing_else[flip]"),
         ),
     ),
     Promise(
@@ -212,26 +133,10 @@ PROMISES: tuple[Promise, ...] = (
         "forgeries of ten kinds with valid checksums, faults planted in draw, order, kernel and encoder, manifests that do not fit the source",
         ("tests/test_audit.py",),
         (
-            Mechanism(
-                "prebake.precompute.recompute:_difference",
-                sub.nothing,
-                "tests/test_audit.py::test_a_mistake_in_baking_is_found",
-            ),
-            Mechanism(
-                "prebake.precompute.recompute:_difference",
-                sub.truncated_equals,
-                "tests/test_audit.py::test_missing_and_truncated_archives_are_said",
-            ),
-            Mechanism(
-                "prebake.precompute.provenance:make_plan",
-                sub.any_splits,
-                "tests/test_audit.py::test_a_manifest_that_does_not_fit_the_source_is_refused_with_what_differs",
-            ),
-            Mechanism(
-                "prebake.precompute.audit:order",
-                sub.first_seed,
-                "tests/test_audit.py::test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_seed",
-            ),
+            Mechanism("prebake.precompute.recompute:_difference", sub.nothing, "tests/test_audit.py::test_a_mistake_in_baking_is_found"),
+            Mechanism("prebake.precompute.recompute:_difference", sub.truncated_equals, "tests/test_audit.py::test_missing_and_truncated_archives_are_said"),
+            Mechanism("prebake.precompute.provenance:make_plan", sub.any_splits, "tests/test_audit.py::test_a_manifest_that_does_not_fit_the_source_is_refused_with_what_differs"),
+            Mechanism("prebake.precompute.audit:order", sub.first_seed, "tests/test_audit.py::test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_seed"),
         ),
     ),
     Promise(
@@ -249,26 +154,10 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.loader.loader:Loader.load_state_dict", sub.epoch_start, KILLED_RUN),
             Mechanism("prebake.train.optim:Learner.restore", sub.without_schedule, KILLED_RUN),
             Mechanism("prebake.train.metrics:EpochMetrics.restore", sub.nothing, KILLED_RUN),
-            Mechanism(
-                "prebake.train.tensors:xxhash",
-                sub.with_attributes(xxh3_128=sub.FixedHash),
-                "tests/test_tensors.py::test_a_flipped_bit_is_noticed",
-            ),
-            Mechanism(
-                "prebake.train.checkpoint:Checkpoints.load",
-                sub.newest_only,
-                "tests/test_killed_runs.py::test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken",
-            ),
-            Mechanism(
-                "prebake.train.checkpoint:KEPT",
-                sub.constant(1),
-                "tests/test_checkpoint.py::test_the_last_two_are_kept_and_the_newest_is_read",
-            ),
-            Mechanism(
-                "prebake.train.tensors:write_whole",
-                sub.plain_write,
-                "tests/test_killed_runs.py::test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one[rename]",
-            ),
+            Mechanism("prebake.train.tensors:xxhash", sub.with_attributes(xxh3_128=sub.FixedHash), "tests/test_tensors.py::test_a_flipped_bit_is_noticed"),
+            Mechanism("prebake.train.checkpoint:Checkpoints.load", sub.newest_only, "tests/test_killed_runs.py::test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken"),
+            Mechanism("prebake.train.checkpoint:KEPT", sub.constant(1), "tests/test_checkpoint.py::test_the_last_two_are_kept_and_the_newest_is_read"),
+            Mechanism("prebake.train.tensors:write_whole", sub.plain_write, "tests/test_killed_runs.py::test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one[rename]"),
         ),
     ),
     Promise(
@@ -276,21 +165,9 @@ PROMISES: tuple[Promise, ...] = (
         "signals in a step, in evaluation, while compiling, while waiting for shards; DavidNet in a process of its own",
         ("tests/test_stopped_runs.py", "tests/test_resume.py"),
         (
-            Mechanism(
-                "prebake.train.trainer:defer_signals",
-                sub.no_context,
-                "tests/test_stopped_runs.py::test_a_signal_waits_for_the_end_of_the_step",
-            ),
-            Mechanism(
-                "prebake.train.session:_Session._save",
-                sub.not_after("KeyboardInterrupt", "TerminatedError"),
-                "tests/test_stopped_runs.py::test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on[15-143-terminated]",
-            ),
-            Mechanism(
-                "prebake.train.session:_Session._save",
-                sub.not_after("DataError", "OSError"),
-                "tests/test_killed_runs.py::test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_missed_it",
-            ),
+            Mechanism("prebake.train.trainer:defer_signals", sub.no_context, "tests/test_stopped_runs.py::test_a_signal_waits_for_the_end_of_the_step"),
+            Mechanism("prebake.train.session:_Session._save", sub.not_after("KeyboardInterrupt", "TerminatedError"), "tests/test_stopped_runs.py::test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on[15-143-terminated]"),
+            Mechanism("prebake.train.session:_Session._save", sub.not_after("DataError", "OSError"), "tests/test_killed_runs.py::test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_missed_it"),
         ),
     ),
     Promise(
@@ -298,21 +175,9 @@ PROMISES: tuple[Promise, ...] = (
         "losses, weights and statistics that become infinite or NaN at a step",
         ("tests/test_divergence.py",),
         (
-            Mechanism(
-                "prebake.train.trainer:math",
-                sub.with_attributes(isfinite=lambda _loss: True),
-                "tests/test_divergence.py::test_the_first_bad_step_is_named_with_its_rate_and_its_images[nan-nan]",
-            ),
-            Mechanism(
-                "prebake.train.trainer:not_finite",
-                sub.returns([]),
-                "tests/test_divergence.py::test_a_state_that_is_not_finite_is_never_saved[weight]",
-            ),
-            Mechanism(
-                "prebake.train.trainer:Trainer.check_losses",
-                sub.unchecked_losses,
-                "tests/test_divergence.py::test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look",
-            ),
+            Mechanism("prebake.train.trainer:math", sub.with_attributes(isfinite=lambda _loss: True), "tests/test_divergence.py::test_the_first_bad_step_is_named_with_its_rate_and_its_images[nan-nan]"),
+            Mechanism("prebake.train.trainer:not_finite", sub.returns([]), "tests/test_divergence.py::test_a_state_that_is_not_finite_is_never_saved[weight]"),
+            Mechanism("prebake.train.trainer:Trainer.check_losses", sub.unchecked_losses, "tests/test_divergence.py::test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look"),
         ),
     ),
     Promise(
@@ -320,11 +185,7 @@ PROMISES: tuple[Promise, ...] = (
         "errors of CUDA, MPS and the CPU; a real one under a limit",
         ("tests/test_memory.py",),
         (
-            Mechanism(
-                "prebake.train.session:_full",
-                sub.plain_error,
-                "tests/test_memory.py::test_memory_that_is_really_full_ends_so_too",
-            ),
+            Mechanism("prebake.train.session:_full", sub.plain_error, "tests/test_memory.py::test_memory_that_is_really_full_ends_so_too"),
         ),
     ),
     Promise(
@@ -338,24 +199,12 @@ PROMISES: tuple[Promise, ...] = (
         "1, 2 and 4 processes over gloo, forked and under torchrun; signals, SIGKILL, a hang, a bad loss and a damaged shard in one of them; a restart by torchrun",
         ("tests/test_world.py", "tests/test_torchrun.py"),
         (
-            Mechanism(
-                "prebake.loader.loader:Loader.__init__",
-                sub.first_slice,
-                "tests/test_world.py::test_the_sequence_of_global_batches_is_the_same_for_every_number_of_processes[4]",
-            ),
+            Mechanism("prebake.loader.loader:Loader.__init__", sub.first_slice, "tests/test_world.py::test_the_sequence_of_global_batches_is_the_same_for_every_number_of_processes[4]"),
             Mechanism("prebake.train.optim:DistributedDataParallel", sub.plain_model, RANKS),
             Mechanism("prebake.train.optim:Learner.sync_buffers", sub.nothing, RANKS),
             Mechanism("prebake.train.metrics:EpochMetrics.losses", sub.rank_losses, RANKS),
-            Mechanism(
-                "prebake.train.distributed:ProcessGroup.all_reduce_signal",
-                sub.immediate_signal,
-                "tests/test_world.py::test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_goes_on[2-1-15-143-1]",
-            ),
-            Mechanism(
-                "prebake.train.distributed:ProcessGroup.check",
-                sub.nothing,
-                "tests/test_world.py::test_what_several_processes_can_t_do_is_refused_by_all_and_said_by_one",
-            ),
+            Mechanism("prebake.train.distributed:ProcessGroup.all_reduce_signal", sub.immediate_signal, "tests/test_world.py::test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_goes_on[2-1-15-143-1]"),
+            Mechanism("prebake.train.distributed:ProcessGroup.check", sub.nothing, "tests/test_world.py::test_what_several_processes_can_t_do_is_refused_by_all_and_said_by_one"),
         ),
     ),
     Promise(
@@ -370,40 +219,16 @@ PROMISES: tuple[Promise, ...] = (
         ),
         (
             Mechanism("prebake.format.record:value_trouble", sub.nothing, f"{HOSTILE_FILE}[label_negative]"),
-            Mechanism(
-                "prebake.loader.shard_set:ShardSet.webdataset",
-                sub.webdataset_reads_archives,
-                "tests/attacks/test_attacks.py::test_webdataset_gets_checked_records_and_runs_nothing_of_the_archive_nor_of_its_path",
-            ),
+            Mechanism("prebake.loader.shard_set:ShardSet.webdataset", sub.webdataset_reads_archives, "tests/attacks/test_attacks.py::test_webdataset_gets_checked_records_and_runs_nothing_of_the_archive_nor_of_its_path"),
             Mechanism("prebake.format.verify:os", sub.any_end, f"{HOSTILE_FILE}[behind_the_end]"),
             Mechanism("prebake.format.verify:_framed", sub.returns(True), f"{HOSTILE_FILE}[lying_npy_header]"),
-            Mechanism(
-                "prebake.format.document:_object",
-                sub.constant(dict),
-                "tests/test_document.py::test_a_key_twice_in_an_object_is_refused",
-            ),
-            Mechanism(
-                "prebake.format.document:_is_flat",
-                sub.returns(True),
-                "tests/test_document.py::test_sixteen_levels_are_read_and_seventeen_refused",
-            ),
-            Mechanism(
-                "prebake.errors:shown",
-                sub.unescaped,
-                "tests/attacks/test_attacks.py::test_strings_of_a_stranger_reach_the_terminal_escaped",
-            ),
+            Mechanism("prebake.format.document:_object", sub.constant(dict), "tests/test_document.py::test_a_key_twice_in_an_object_is_refused"),
+            Mechanism("prebake.format.document:_is_flat", sub.returns(True), "tests/test_document.py::test_sixteen_levels_are_read_and_seventeen_refused"),
+            Mechanism("prebake.errors:shown", sub.unescaped, "tests/attacks/test_attacks.py::test_strings_of_a_stranger_reach_the_terminal_escaped"),
             Mechanism("prebake.format.manifest:MAX_CLASSES", sub.constant(2**40), f"{HOSTILE_FILE}[many_classes]"),
             Mechanism("prebake.format.manifest:MAX_EPOCHS", sub.constant(2**40), f"{HOSTILE_FILE}[many_epochs]"),
-            Mechanism(
-                "prebake.storage.files:read_bytes",
-                sub.read_any_size,
-                "tests/attacks/test_attacks.py::test_whatever_stands_in_a_file_s_place_is_refused_or_read_right[huge-manifest.json]",
-            ),
-            Mechanism(
-                "prebake.storage.files:os",
-                sub.with_attributes(O_RDONLY=os.O_RDWR),
-                "tests/attacks/test_fuzz.py::test_a_mutated_set_is_refused_or_read_right[a sample]",
-            ),
+            Mechanism("prebake.storage.files:read_bytes", sub.read_any_size, "tests/attacks/test_attacks.py::test_whatever_stands_in_a_file_s_place_is_refused_or_read_right[huge-manifest.json]"),
+            Mechanism("prebake.storage.files:os", sub.with_attributes(O_RDONLY=os.O_RDWR), "tests/attacks/test_fuzz.py::test_a_mutated_set_is_refused_or_read_right[a sample]"),
         ),
     ),
     Promise(
@@ -416,29 +241,14 @@ PROMISES: tuple[Promise, ...] = (
             "tests/test_commands_train_refusals.py",
         ),
         (
-            Mechanism(
-                "prebake.precompute.sources.torchvision:READ_ERRORS",
-                sub.constant((RuntimeError,)),
-                "tests/test_bad_input.py::test_source_files_that_are_none_are_named",
-            ),
-            Mechanism(
-                "prebake.format.manifest:VERSION",
-                sub.constant(sub.EqualInt(2)),
-                "tests/test_bad_input.py::test_a_manifest_of_a_newer_format_names_versions_and_the_way_out",
-            ),
-            Mechanism(
-                "prebake.cli.run:_escape_unencodable_output",
-                sub.nothing,
-                "tests/test_bad_input.py::test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped",
-            ),
-            Mechanism(
-                "prebake.precompute.plan:MAX_EPOCHS",
-                sub.constant(2**40),
-                "tests/test_bad_input.py::test_wrong_options_of_precompute_exit_with_2_and_write_nothing",
-            ),
+            Mechanism("prebake.precompute.sources.torchvision:READ_ERRORS", sub.constant((RuntimeError,)), "tests/test_bad_input.py::test_source_files_that_are_none_are_named"),
+            Mechanism("prebake.format.manifest:VERSION", sub.constant(sub.EqualInt(2)), "tests/test_bad_input.py::test_a_manifest_of_a_newer_format_names_versions_and_the_way_out"),
+            Mechanism("prebake.cli.run:_escape_unencodable_output", sub.nothing, "tests/test_bad_input.py::test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped"),
+            Mechanism("prebake.precompute.plan:MAX_EPOCHS", sub.constant(2**40), "tests/test_bad_input.py::test_wrong_options_of_precompute_exit_with_2_and_write_nothing"),
             Mechanism("prebake.train.jobs:_fixed", sub.any_identity, f"{TRAIN_INPUT}[another_augmentation]"),
             Mechanism("prebake.train.jobs:recipe_from", sub.any_type, f"{TRAIN_INPUT}[strange_settings]"),
         ),
     ),
 )
+# fmt: on
 MECHANISMS = tuple(mechanism for promise in PROMISES for mechanism in promise.mechanisms)
