@@ -226,7 +226,6 @@ def test_a_kernel_that_copies_wrongly_is_found(tmp_path: Path, monkeypatch: pyte
         (lambda m: m["source"].update(mean=[0.5, 0.5, 0.5]), r"source\.mean is \[0\.5"),
         (lambda m: m["source"].update(std=[0.5, 0.5, 0.5]), r"source\.std is \[0\.5"),
         (lambda m: m["source"].update(classes=list("abced")), r"source\.classes is "),
-        (lambda m: m["source"].update(recipe="page2018"), r"source\.recipe is 'page2018'"),
         (lambda m: m["source"]["sha256"].update(train="0" * 64), r"source\.sha256\.train is '000"),
         (lambda m: m["source"]["sha256"].update(test="0" * 64), r"source\.sha256\.test is '000"),
         (lambda m: m["splits"]["val"][0].__setitem__(0, 31), r"source\.sha256\.(train|val) is"),
@@ -243,10 +242,9 @@ def test_a_kernel_that_copies_wrongly_is_found(tmp_path: Path, monkeypatch: pyte
         (lambda m: m["augmentation"].update(flip="upwards"), "flip: expected one of .*use the release that baked it"),
         (lambda m: m["augmentation"].update(blur=1), "unknown fields blur; use the release that baked it"),
         (lambda m: m["augmentation"].pop("pad"), "pad is missing"),
-        (lambda m: m["augmentation"].update(transform="os.system", library="torch 1"), "transform: expected one of"),
         (
-            lambda m: m["augmentation"].update(transform="RandAugment", library="torch 1, torchvision 0"),
-            r"baked with torch 1, torchvision 0, and here is torch .*install the versions that baked it",
+            lambda m: m["augmentation"].update(transform="f", library="torch 1"),
+            "with the transform f; name it with --transform",
         ),
         (lambda m: m.update(seed=1), r"record e000-r00000: images and index and labels differ"),
         (lambda m: m.update(seed=2**63), "--seed: expected 0 to"),
@@ -353,12 +351,12 @@ def test_the_command_names_what_differs_and_its_remedy_mends_it(baked_digits: Pa
     assert (
         f"\n{baked_digits / shard.tar}, record e001-r00003: labels differ from what source and plan give" in found.said
     )
-    remedy = f"python -m precompute repair {baked_digits} {shard.tar}"
+    remedy = f"prebake repair {baked_digits} {shard.tar}"
     assert f"Bake them anew: {remedy}\n" in found.said
     said = precompute_command("audit", baked_digits, "--json").said
     about = json.loads(said[said.index("{") : said.rindex("}") + 1])
     assert (list(about["differing"]), about["missing"], about["records"]) == ([shard.tar], [], 27)
-    assert precompute_command(*remedy.split()[3:]).status == 0
+    assert precompute_command(*remedy.split()[1:]).status == 0
     assert precompute_command("audit", baked_digits).status == 0
     assert files(baked_digits) == files(digits_root / "digits")
 

@@ -19,6 +19,7 @@ from prebake.cli.run import run_command
 from prebake.errors import DataError, MachineError
 from prebake.format.manifest import MANIFEST
 from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import torchvision_transform
 from prebake.storage.cache import Cache
 from tests.helpers.commands import Command
 from tests.helpers.shaky import Shaky, filled
@@ -68,7 +69,7 @@ def test_a_bake_elsewhere_has_the_same_bytes_and_the_right_order(done: Path) -> 
 
 @pytest.mark.slow
 def test_processes_upload_what_they_bake(tmp_path: Path) -> None:
-    turned = replace(AUGMENTATION, transform="RandomRotation(degrees=15)")
+    turned = replace(AUGMENTATION, transform=torchvision_transform("RandomRotation", degrees=15))
     bake(tmp_path / "here", augment=turned)
     (tmp_path / "there").mkdir()
     # They have memories of their own, so that a directory is the store.

@@ -16,6 +16,7 @@ from prebake.cli.run import run_command
 from prebake.errors import MachineError
 from prebake.format.verify import damage
 from prebake.loader.shard_set import ShardSet
+from prebake.precompute.augment import torchvision_transform
 from tests.helpers import small
 from tests.helpers.trials import Trial, trial
 
@@ -127,7 +128,7 @@ def test_a_full_disk_is_said_and_the_same_command_completes(
 
 def test_a_full_dev_shm_is_not_called_a_full_disk(tmp_path: Path) -> None:
     shared = Path("/dev/shm")  # noqa: S108 - where Linux has semaphores
-    computing = replace(small.AUGMENTATION, transform="RandAugment")
+    computing = replace(small.AUGMENTATION, transform=torchvision_transform("RandAugment"))
 
     def act() -> None:
         (shared / "other").write_bytes(bytes(SIZE))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import prebake
 from prebake.errors import UsageError
 from prebake.format.manifest import Shard
-from prebake.precompute.augment import Draw, ViewStore, draw
+from prebake.precompute.augment import Draw, ViewStore, draw, torchvision_transform
 from prebake.precompute.augmenters import augmenter_for
 from prebake.precompute.bake import bake_source
 from prebake.precompute.dask import SharedSet, write_there
@@ -82,7 +82,11 @@ def test_a_full_disk_is_an_error_that_names_the_place(tmp_path: Path) -> None:
             {"augment": prebake.Augmentation("a", 2, "zero", "random", 3, resize="5:1,6")}, marks=pytest.mark.slow
         ),
         pytest.param(
-            {"augment": prebake.Augmentation("a", 2, "zero", "random", 3, transform="RandAugment")},
+            {
+                "augment": prebake.Augmentation(
+                    "a", 2, "zero", "random", 3, transform=torchvision_transform("RandAugment")
+                )
+            },
             marks=pytest.mark.slow,
         ),
     ],

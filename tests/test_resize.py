@@ -13,7 +13,7 @@ import prebake
 from prebake.errors import DataError, UsageError
 from prebake.format.verify import damage
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import Augmentation, at_side, resized, sides
+from prebake.precompute.augment import Augmentation, at_side, resized, sides, torchvision_transform
 from prebake.precompute.images import SourceData
 from tests.helpers.commands import ON_CPU, Command, log_of, summary_of, the_run
 from tests.helpers.small import IMAGES, LABELS, bake, files
@@ -86,7 +86,7 @@ def test_more_epochs_are_added_at_the_size_that_is_planned_for_them(tmp_path: Pa
     ("changes", "said"),
     [
         ({"resize": "1:1,6", "pad": 4}, "--pad: reflecting needs fewer than 1 pixels"),
-        ({"transform": "RandAugment"}, "--resize: goes with no transform"),
+        ({"transform": torchvision_transform("RandAugment")}, "--resize: not with a transform"),
         ({"resize": "6:2"}, "--resize: expected SIDE:EPOCHS"),
     ],
 )

@@ -20,7 +20,7 @@ from prebake.format.manifest import MANIFEST, Plan, Shard
 from prebake.format.record import Frame
 from prebake.format.writer import ShardFile, create_shard
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import Augmentation
+from prebake.precompute.augment import Augmentation, torchvision_transform
 from prebake.precompute.augmenters import Augmenter, augmenter_for
 from prebake.precompute.drop import drop_epochs
 from prebake.precompute.resume import discard_parts
@@ -66,7 +66,7 @@ def test_tasks_bake_their_shares_in_any_order_and_together_the_bytes_of_a_whole_
 
 @pytest.mark.slow  # a process that imports torch takes seconds
 def test_a_transform_s_processes_bake_a_share_too(tmp_path: Path) -> None:
-    augment = Augmentation("any", 2, "reflect", "random", 2, transform="TrivialAugmentWide")
+    augment = Augmentation("any", 2, "reflect", "random", 2, transform=torchvision_transform("TrivialAugmentWide"))
     options: dict[str, Any] = {"augment": augment, "epochs": 1, "workers": 1, "val_fraction": 0}
     bake_share(tmp_path / "set", "1/2", **options)
     assert files(tmp_path / "set").keys() == {"manifest.json", "train-e000-000.tar", "train-e000-000.json"}

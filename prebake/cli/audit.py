@@ -5,7 +5,13 @@ import json
 import shlex
 from pathlib import Path
 
-from prebake.cli.options import add_source_options, decoding, given_source
+from prebake.cli.options import (
+    add_source_options,
+    add_transform_options,
+    decoding,
+    given_source,
+    transforms_of,
+)
 from prebake.cli.parser import CommandParser
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.audit import SAMPLE, audit_records, choose_seed, refuse_differences
@@ -24,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
     add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
     add_source_options(options)
+    add_transform_options(options)
     many = options.add_mutually_exclusive_group()
     many.add_argument("--sample", type=int, default=SAMPLE, help=f"how many records to draw; default {SAMPLE}")
     many.add_argument("--all", action="store_true", help="all records")
@@ -38,9 +45,9 @@ def main() -> None:
     sample = None if chosen.all else chosen.sample
     seed = choose_seed(sample, chosen.seed)
     data = ShardSet(chosen.directory)
-    found = audit_records(
-        data, find_provenance(data, chosen.dataset, chosen.data_dir, decoding(chosen, None)), sample, seed
-    )
+    how = decoding(chosen, None)
+    provenance = find_provenance(data, chosen.dataset, chosen.data_dir, how, *transforms_of(chosen))
+    found = audit_records(data, provenance, sample, seed)
     if chosen.json:
         about = {"directory": str(data.path), "records": found.records, "records_planned": found.planned}
         drawn = {} if sample is None else {"seed": seed}
@@ -49,7 +56,7 @@ def main() -> None:
         for words in (*(f"missing  {name}" for name in found.missing), *found.differing.values()):
             print(words)
     again = shlex.join([str(data.path), *found.differing, *given_source(chosen)])
-    refuse_differences(data, found, f"Bake them anew: python -m precompute repair {again}")
+    refuse_differences(data, found, f"Bake them anew: prebake repair {again}")
     if not chosen.json:
         which = "" if found.records == found.planned else f" (drawn by --seed {seed})"
         counts = f"{found.records:,} of {found.planned:,} records"

@@ -3,10 +3,20 @@
 import argparse
 from pathlib import Path
 
+from prebake.precompute.augment import Pipeline, user_transform
 from prebake.precompute.sources.registry import Decoding
 from prebake.sizes import size_bytes
 
-__all__ = ["add_memory_option", "add_source_options", "decoding", "given_source", "memory_of", "user_path"]
+__all__ = [
+    "add_memory_option",
+    "add_source_options",
+    "add_transform_options",
+    "decoding",
+    "given_source",
+    "memory_of",
+    "transforms_of",
+    "user_path",
+]
 
 DATA_DIR = Path("data")
 
@@ -39,6 +49,9 @@ def given_source(chosen: argparse.Namespace) -> list[str]:
         given += ["--data-dir", str(chosen.data_dir)]
     if chosen.image_size is not None:
         given += ["--image-size", str(chosen.image_size)]
+    for option in ("transform", "test_transform"):
+        if getattr(chosen, option) is not None:
+            given += [f"--{option.replace('_', '-')}", getattr(chosen, option)]
     return given + ["--skip-unreadable"] * chosen.skip_unreadable
 
 
@@ -47,6 +60,20 @@ def add_memory_option(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--memory", metavar="SIZE", help="memory to use at most, such as 4GB; default half of the machine's memory"
     )
+
+
+def add_transform_options(options: argparse.ArgumentParser) -> None:
+    """Add the options that name a user's transforms."""
+    add = options.add_argument
+    add("--transform", metavar="FILE.py:NAME", help="callable that makes the view of a training image")
+    add("--test-transform", metavar="FILE.py:NAME", help="callable that makes the view of a held-out image")
+
+
+def transforms_of(chosen: argparse.Namespace) -> tuple[Pipeline | None, Pipeline | None]:
+    """Return the transforms of --transform and --test-transform; raises UsageError when they are imported."""
+    given = ((chosen.transform, "--transform"), (chosen.test_transform, "--test-transform"))
+    transform, test_transform = (None if text is None else user_transform(text, option) for text, option in given)
+    return transform, test_transform
 
 
 def decoding(chosen: argparse.Namespace, scratch: Path | None) -> Decoding:

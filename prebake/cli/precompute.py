@@ -7,7 +7,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
+from prebake.cli.options import (
+    add_memory_option,
+    add_source_options,
+    add_transform_options,
+    decoding,
+    memory_of,
+    transforms_of,
+)
 from prebake.cli.parser import CommandParser
 from prebake.console import log
 from prebake.errors import UsageError
@@ -49,11 +56,11 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=parse_path, default=Path("shards"), help="root of the shard sets, or its URL; default shards")
     add(
         "--augment",
-        default="standard",
         choices=AUGMENTATIONS,
         metavar="NAME",
-        help=f"one of {', '.join(AUGMENTATIONS)}; default standard",
+        help=f"one of {', '.join(AUGMENTATIONS)}; default standard, or plain with --transform",
     )
+    add_transform_options(options)
     add("--pad", type=int, help="pixels around the image before it is cropped")
     add("--pad-mode", choices=PAD_MODES, help="content of the padding")
     add("--flip", choices=FLIPS, help="when images are mirrored")
@@ -116,6 +123,9 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in arguments.dataset:
         check_name(name, decoding(arguments, None))
     memory_of(arguments)
+    for transform in transforms_of(arguments):
+        if transform is not None:
+            _ = transform.transform  # import it before images are decoded
     check_choices(arguments.epochs, arguments.dtype, arguments.seed)
     if not 0 <= arguments.val_fraction < 1:
         raise UsageError(f"--val-fraction: expected a fraction between 0 and 1, found {arguments.val_fraction}")
@@ -137,11 +147,12 @@ class Job:
 def _plan(name: str, arguments: argparse.Namespace) -> Job:
     changes = {key: getattr(arguments, key) for key in ("pad", "pad_mode", "flip", "cutout")}
     changes["resize"] = _resize(arguments.resize, arguments.epochs)
-    augmentation_for(arguments.augment, **changes)  # which refuses wrong values before anything is decoded
+    preset = arguments.augment or ("plain" if arguments.transform else "standard")
+    augmentation_for(preset, **changes)  # refuses wrong values before images are decoded
     how = decoding(arguments, nearest_directory(arguments.out))
     source = hold_out(load(name, arguments.data_dir, how), arguments.val_fraction)
     log(source.summary())
-    augmentation = source.augmentation(arguments.augment, **changes)
+    augmentation = source.augmentation(preset, **changes).with_transforms(*transforms_of(arguments))
     plan = make_plan(source, augmentation, arguments.epochs, arguments.dtype, arguments.seed)
     directory = arguments.out / source.name
     return Job(name, source, augmentation, reconcile(plan, directory, overwrite=arguments.overwrite), directory)
@@ -178,6 +189,7 @@ def _cluster(job: Job, arguments: argparse.Namespace) -> Pool | None:
         job.directory.absolute() if isinstance(job.directory, Path) else job.directory,
         job.plan.identity,
         memory_of(arguments),
+        *transforms_of(arguments),
     )
     return functools.partial(imap_cluster, arguments.dask, shared)
 

@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from prebake.cli.options import add_memory_option, add_source_options, decoding, memory_of
+from prebake.cli.options import (
+    add_memory_option,
+    add_source_options,
+    add_transform_options,
+    decoding,
+    memory_of,
+    transforms_of,
+)
 from prebake.cli.parser import CommandParser
 from prebake.errors import UsageError, listed
 from prebake.loader.shard_set import ShardSet
@@ -27,7 +34,9 @@ def main() -> None:
             f"{data.path}: no shard named {listed(unknown)} is planned; they are named like train-e000-000.tar"
         )
     memory = memory_of(chosen)
-    provenance = find_provenance(data, chosen.dataset, chosen.data_dir, decoding(chosen, data.path))
+    provenance = find_provenance(
+        data, chosen.dataset, chosen.data_dir, decoding(chosen, data.path), *transforms_of(chosen)
+    )
     if chosen.shards:
         with locked(data.path):
             for name in chosen.shards:
@@ -48,4 +57,5 @@ def parser() -> argparse.ArgumentParser:
     add_source_options(options)
     add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
     add_memory_option(options)
+    add_transform_options(options)
     return options

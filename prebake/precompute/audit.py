@@ -16,7 +16,7 @@ from prebake.cores import usable_cores
 from prebake.errors import DataError, UsageError, listed
 from prebake.format.manifest import MAX_SEED, Shard
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import order
+from prebake.precompute.augment import Pipeline, Transform, order
 from prebake.precompute.progress import Progress
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.recompute import compare
@@ -52,6 +52,8 @@ def audit(
     out: str | Path,
     test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
     classes: Iterable[str] | None = None,
+    transform: Transform | None = None,
+    test_transform: Transform | None = None,
     sample: int | None = SAMPLE,
     seed: int | None = None,
 ) -> None:
@@ -61,6 +63,7 @@ def audit(
         images, labels, test: the arrays that `bake` was given.
         out: the directory of the set. Its manifest holds the other arguments of `bake`.
         classes: names of the classes; by default those of the manifest.
+        transform, test_transform: those that `bake` was given.
         sample: number of records, drawn at random; None: all.
         seed: of this draw, 0 to 2^63 - 1; None: a random one, which nobody can know beforehand.
 
@@ -73,7 +76,13 @@ def audit(
     source = source_from(images, labels, test=test, classes=classes, name=data.name)
     if classes is None:
         source = replace(source, classes=data.classes)
-    provenance = match_provenance(data.location, data.plan, source)
+    provenance = match_provenance(
+        data.location,
+        data.plan,
+        source,
+        None if transform is None else Pipeline.of(transform),
+        None if test_transform is None else Pipeline.of(test_transform),
+    )
     found = audit_records(data, provenance, sample, seed)
     remedy = "remove the indexes (.json) of those that differ, and call prebake.bake() with the same arrays"
     refuse_differences(data, found, f"Bake them anew: {remedy}")
@@ -112,7 +121,7 @@ def audit_records(data: ShardSet, provenance: Provenance, sample: int | None, se
         return shard, compare(data, shard, chosen[shard], provenance, stopped)
 
     # A transform draws from the global generators of this process.
-    workers = 1 if provenance.augmentation.transform != "none" else usable_cores()
+    workers = 1 if provenance.augmentation.transform is not None else usable_cores()
     differing: dict[str, str] = {}
     with Progress(data.name, "audit", [*chosen] if sample is None else []) as progress:
         for shard, difference in imap_threads(audit_shard, list(chosen), workers):

@@ -2,33 +2,41 @@
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prebake.errors import UsageError
 from prebake.format.manifest import Plan, Shard
 from prebake.format.record import Frame
 from prebake.format.writer import empty_records
 from prebake.precompute.augment import (
+    AUGMENTATIONS,
     Augmentation,
     Cutout,
     Draw,
     Encoder,
     ViewStore,
     at_side,
-    augmentation_for,
+    crop_and_flip,
     draw,
     order,
-    transform,
     transform_seeds,
 )
 from prebake.precompute.images import Images, Resized, SourceData
 from prebake.precompute.memory import resident_bytes, usual_bytes
 
-__all__ = ["Augmenter", "LookupAugmenter", "PipelineAugmenter", "augmenter_for"]
+__all__ = [
+    "Augmenter",
+    "LookupAugmenter",
+    "PipelineAugmenter",
+    "augmentation_of",
+    "augmenter_for",
+    "encode_views",
+]
 
 
 class Augmenter(Protocol):
@@ -85,46 +93,62 @@ class LookupAugmenter:
 
 
 class PipelineAugmenter:
-    """Makes records with a transform that computes, image by image.
+    """Makes records with a transform, image by image.
 
-    Crop and flip come first, then the transform, on uint8 pixels; then the pixels are encoded and cut out.
+    Training images are cropped and mirrored first, as uint8; then transformed; then encoded and cut out. Floats that
+    the transform returns are not encoded.
 
     Args:
-        images: of the split, in memory or in a file.
-        augmentation: one with a transform.
-        plan: for its source, encoding and seed.
+        images: of one split, in memory or in a file.
+        augmentation: of this split, with a transform.
+        plan: gives mean, std, dtype and seed.
     """
 
     def __init__(self, images: Images, augmentation: Augmentation, plan: Plan) -> None:
-        self._images = images
-        self._augmentation, self._seed = augmentation, plan.seed
-        source = plan.source
-        self._uint8 = Encoder(source.mean, source.std, "uint8")
-        self._encoder = Encoder(source.mean, source.std, plan.dtype)
+        assert augmentation.transform is not None  # noqa: S101 - see the arguments
+        self._images, self._pipeline, self._seed = images, augmentation.transform, plan.seed
+        self._floats = plan.by_pipeline
+        self._geometry = replace(augmentation, transform=None, test_transform=None)
+        mean, std = plan.source.mean, plan.source.std
+        self._uint8, self._encoder = Encoder(mean, std, "uint8"), Encoder(mean, std, plan.dtype)
         self._cut = Cutout(augmentation.cutout, self._encoder.zero)
 
     def records(self, shard: Shard) -> Iterator[Frame]:
         """Yield the records of a shard in order; each frame is valid until the next step."""
         pixels, labels_N = self._images.pixels, self._images.labels_N
-        count, shape = len(pixels), pixels.shape[1:]
-        ordered, draws = _draws(True, shard.epoch, self._augmentation, self._seed, shape, count)
+        train, count = shard.split == "train", len(labels_N)
+        ordered, draws = _draws(train, shard.epoch, self._geometry, self._seed, shard.image_shape, count)
         seeds = transform_seeds(self._seed, shard.epoch, count)
         for first, frame in empty_records(shard):
             index_N = ordered[first : first + frame.layout.samples]
-            drawn = draws[index_N]
-            moved_NHWC = self._move(pixels[index_N], drawn)
-            changed_NHWC = transform(self._augmentation.transform, moved_NHWC, seeds[index_N])
-            frame.images_NHWC[:] = self._encoder.encode(changed_NHWC)
-            self._cut(drawn, frame.images_NHWC)
             frame.index_N[:] = index_N
             frame.labels_N[:] = labels_N[index_N]
+            moved_NHWC = crop_and_flip(pixels[index_N], draws[index_N], self._geometry, self._uint8)
+            columns = {"index": index_N, "label": labels_N[index_N]}
+            views = self._pipeline.apply(moved_NHWC, seeds[index_N], columns)
+            encode_views(views, index_N, None if self._floats else self._encoder, frame.images_NHWC)
+            self._cut(draws[index_N], frame.images_NHWC)
             yield frame
 
-    def _move(self, images_NHWC: NDArray[np.uint8], drawn: Draw) -> NDArray[np.uint8]:
-        moved_NHWC = np.empty_like(images_NHWC)
-        store = ViewStore(images_NHWC, self._uint8, replace(self._augmentation, cutout=0))
-        store.make(np.arange(len(images_NHWC)), drawn, moved_NHWC)
-        return moved_NHWC
+
+def encode_views(
+    views: Sequence[NDArray[Any]], index_N: NDArray[np.int64], encoder: Encoder | None, out_NHWC: NDArray[Any]
+) -> None:
+    """Write the results of a transform to `out_NHWC`: uint8 encoded; floats, where `encoder` is None, as they are.
+
+    Raises:
+        UsageError: a view has another shape or kind of dtype than the plan.
+    """
+    planned = out_NHWC.shape[1:], "uint8" if encoder else "floats"
+    for view, index in zip(views, index_N.tolist(), strict=True):
+        found = view.shape, "uint8" if view.dtype == np.uint8 else "floats"
+        if found != planned:
+            raise UsageError(
+                f"--transform: expected {planned[0]} {planned[1]} for all samples, found {found[0]} {found[1]} for "
+                f"sample {index}; end the transform with a resize or a crop to one size, and with one dtype"
+            )
+    images_NHWC = np.stack(views)
+    out_NHWC[...] = encoder.encode(images_NHWC) if encoder else images_NHWC
 
 
 def augmenter_for(
@@ -140,15 +164,21 @@ def augmenter_for(
     `workers` and `memory` are those of `LookupAugmenter`.
     """
     images, shape = source.splits[shard.split], shard.image_shape
-    if shard.split == "train" and augmentation.transform != "none":
+    augmentation = augmentation_of(augmentation, shard.split)
+    if augmentation.transform is not None:
         return PipelineAugmenter(images, augmentation, plan)
     if shard.split == "train":
         augmentation, _ = at_side(augmentation, images.pixels.shape[1:], min(shape[:2]))
-    else:
-        augmentation = augmentation_for("plain")
     if images.pixels.shape[1:] != shape:
         images = Images(Resized(images.pixels, shape), images.labels_N)
     return LookupAugmenter(images, augmentation, plan, workers, memory)
+
+
+def augmentation_of(augmentation: Augmentation, split: str) -> Augmentation:
+    """Return the augmentation of a split: held-out splits have none, or only the test transform."""
+    if split == "train":
+        return replace(augmentation, test_transform=None)
+    return replace(AUGMENTATIONS["plain"], transform=augmentation.test_transform)
 
 
 _drawing = threading.Lock()  # threads begin an epoch at the same time; one of them draws for all

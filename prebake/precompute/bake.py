@@ -16,8 +16,8 @@ from prebake.console import log
 from prebake.cores import usable_cores
 from prebake.errors import UsageError
 from prebake.format.manifest import MANIFEST, Plan, Shard
-from prebake.precompute.augment import Augmentation
-from prebake.precompute.augmenters import PipelineAugmenter, augmenter_for
+from prebake.precompute.augment import Augmentation, Pipeline, Transform
+from prebake.precompute.augmenters import PipelineAugmenter, augmentation_of, augmenter_for
 from prebake.precompute.images import Images, SourceData, hold_out
 from prebake.precompute.pixels import PixelFile, blocks, nearest_directory
 from prebake.precompute.plan import check_space, estimate, make_plan, out_of_space
@@ -45,7 +45,9 @@ def bake(
     *,
     epochs: int,
     out: str | Location,
-    augment: Augmentation | str = "standard",
+    augment: Augmentation | str | None = None,
+    transform: Transform | None = None,
+    test_transform: Transform | None = None,
     test: Any = None,
     classes: Iterable[str] | None = None,
     mirror: bool | None = None,
@@ -58,32 +60,36 @@ def bake(
     memory: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Bake a user's own arrays, or map-style data set, into the shard set `out`.
+    """Bake arrays, or a map-style data set, into the shard set `out`. The same call resumes an interrupted bake.
 
     Args:
         data: images, uint8 (N, H, W, C) or (N, H, W); or a map-style data set of (image, label), or a mapping of the
             names of splits to such, see `prebake.precompute.sources.arrays.source_from`.
         labels: (N,) whole numbers, bool or text, where `data` is an array.
-        epochs: how many views of each image.
+        epochs: number of views of each image.
         out: the directory of this one set, or its URL.
-        augment: an `Augmentation`, or the name of a preset.
+        augment: an `Augmentation`, or the name of a preset; by default `standard`, or `plain` with a transform.
+        transform: makes the view of a training image, after the crops and flips of `augment` and before its cutout;
+            see `Transform`.
+        test_transform: makes the view of a validation or test image. Needed if `transform` returns floats.
         test: images and labels of a test split, or a map-style data set; it is stored without augmentation.
         classes: names of the classes; by default the data set's own, or the labels.
         mirror: whether images may be mirrored where `augment` is a preset; by default no.
         name: of the data set.
         image_size: side in pixels that the images of a map-style data set are resized and cropped to.
-        val_fraction: share of the images to cut off as a validation split.
-        encoding: float16, uint8 or float32.
+        val_fraction: share of the images to hold out as a validation split.
+        dtype: of the stored images: float16, uint8 or float32.
         seed: of all draws, 0 to 2^63 - 1.
-        workers: threads, or processes where the augmentation has a transform; by default one a core. A script
-            that bakes in processes does so under `if __name__ == "__main__":`, since each imports it anew.
-        memory: bytes that this process may hold, the arrays included, unless they are mapped; by default half of what
-            the machine has. With less than all prepared images take, each is prepared anew when it is needed.
-        overwrite: replace what stands there; this very plan, begun and not finished, is gone on with.
+        workers: number of threads, or of processes for a transform; by default one per core. Processes import the
+            script that bakes, so it must call `bake` under `if __name__ == "__main__":`.
+        memory: bytes that this process may use, including the arrays unless they are memory-mapped; by default half of
+            the machine's. With too little for all prepared images, each is prepared when it is needed.
+        overwrite: replace another set in `out`.
 
     Raises:
-        UsageError: an argument outside its range, or arrays that don't fit each other.
-        DataError: another plan's shards stand there, or another process is baking them.
+        UsageError: an argument outside its range, arrays that do not fit each other, or a transform whose result
+            depends on more than image and seed.
+        DataError: `out` holds another set, or another process is baking it.
         MachineError: not enough space, or a process was killed.
     """
     if workers is not None and workers < 1:
@@ -93,7 +99,13 @@ def bake(
     source = source_from(data, labels, test=test, classes=classes, mirror=mirror, name=name, how=how)
     source = hold_out(source, val_fraction)
     log(source.summary())
+    if augment is None:
+        augment = "standard" if transform is None else "plain"
     augmentation = source.augmentation(augment) if isinstance(augment, str) else augment
+    augmentation = augmentation.with_transforms(
+        None if transform is None else Pipeline.of(transform),
+        None if test_transform is None else Pipeline.of(test_transform),
+    )
     plan = make_plan(source, augmentation, epochs, dtype, seed)
     check_writable(directory)
     bake_source(source, plan, augmentation, directory, workers=workers, memory=memory, overwrite=overwrite)
@@ -224,16 +236,21 @@ class LocalPool:
 
     def _start(self, shards: Sequence[Shard]) -> Iterator[Shard]:
         """Start to write shards of one split and image size; the memory of the group before is free by now."""
-        if shards[0].split == "train" and self.augmentation.transform != "none":
-            return self._in_processes(self.source.splits["train"], shards)
-        augmenter = augmenter_for(self.source, self.augmentation, self.plan, shards[0], self.workers, self.memory)
-        return imap_threads(functools.partial(self.writer.write, augmenter), shards, self.workers)
+        split, workers = shards[0].split, self.workers
+        augmentation = augmentation_of(self.augmentation, split)
+        if augmentation.transform is not None:
+            if augmentation.transform.is_picklable():
+                return self._in_processes(augmentation, self.source.splits[split], shards)
+            log("one thread bakes, since other processes cannot load the transform; define it in a module")
+            workers = 1
+        augmenter = augmenter_for(self.source, self.augmentation, self.plan, shards[0], workers, self.memory)
+        return imap_threads(functools.partial(self.writer.write, augmenter), shards, workers)
 
-    def _in_processes(self, images: Images, shards: Sequence[Shard]) -> Iterator[Shard]:
+    def _in_processes(self, augmentation: Augmentation, images: Images, shards: Sequence[Shard]) -> Iterator[Shard]:
         directory = self.writer.directory
         with contextlib.nullcontext(directory) if isinstance(directory, Path) else scratch() as here:
             shared = SharedImages.write(images, here, self.writer.token)
-            write = _ProcessWriter(self.writer, self.plan, self.augmentation, shared)
+            write = _ProcessWriter(self.writer, self.plan, augmentation, shared)
             yield from imap_processes(write, shards, self.workers)
             shared.remove()
 

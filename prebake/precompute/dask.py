@@ -20,6 +20,7 @@ from prebake.console import log
 from prebake.errors import DataError, MachineError, PrebakeError, UsageError
 from prebake.format.manifest import Plan, Shard
 from prebake.optional import import_optional
+from prebake.precompute.augment import Pipeline
 from prebake.precompute.augmenters import Augmenter, PipelineAugmenter, augmenter_for
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.shard_writer import ShardWriter
@@ -44,6 +45,7 @@ class SharedSet:
         how: options for decoding.
         directory: the set.
         identity: of its plan.
+        transform, test_transform: the user's; modules that the workers can import.
         memory: bytes that each worker process may use; None: half of its limit in Dask.
     """
 
@@ -53,6 +55,8 @@ class SharedSet:
     directory: Location
     identity: str
     memory: int | None
+    transform: Pipeline | None = None
+    test_transform: Pipeline | None = None
 
 
 def imap_cluster(address: str, shared: SharedSet, shards: Sequence[Shard]) -> Iterator[Shard]:
@@ -189,6 +193,7 @@ def _provenance(shared: SharedSet) -> tuple[Plan, Provenance]:
         plan = Plan.read(shared.directory)
         if plan.identity != shared.identity:
             raise DataError(f"{shared.directory}: of another plan ({shared.identity} expected)")
-        return plan, match_provenance(shared.directory, plan, load(shared.dataset, shared.data_dir, shared.how))
+        source = load(shared.dataset, shared.data_dir, shared.how)
+        return plan, match_provenance(shared.directory, plan, source, shared.transform, shared.test_transform)
     except DataError as error:
         raise DataError(f"{error}. Workers must see --out and --data-dir under the same paths") from None

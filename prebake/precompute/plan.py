@@ -1,4 +1,4 @@
-"""Planning a bake: pure, but for a look at the free space."""
+"""Plan a bake: what to write, and whether the disk has space for it."""
 
 import errno
 import math
@@ -11,10 +11,12 @@ from pathlib import Path
 from prebake.errors import MachineError, UsageError
 from prebake.format.columns import IMAGE_DTYPES
 from prebake.format.manifest import MAX_EPOCHS, MAX_SEED, NAME, Epoch, Plan, Shard, Source
-from prebake.precompute.augment import BY_RECIPE, Augmentation, at_side, sides
+from prebake.precompute.augment import Augmentation, at_side, sides
+from prebake.precompute.augment.presets import RECIPES
 from prebake.precompute.images import SourceData, channel_statistics, sha256
 from prebake.precompute.progress import gigabytes
 from prebake.precompute.resume import files_of, is_begun
+from prebake.precompute.try_transforms import try_transforms
 from prebake.storage.files import Location, present
 
 __all__ = ["Estimate", "check_choices", "check_space", "estimate", "make_plan", "out_of_space"]
@@ -22,10 +24,13 @@ __all__ = ["Estimate", "check_choices", "check_space", "estimate", "make_plan", 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a bake has still to write, of how much in all, and the space for it; sizes in bytes.
+    """What a bake still has to write; sizes in bytes.
 
-    `epoch_bytes` is what one more epoch would take; what `train --replay` plays again takes nothing.
-    What lies elsewhere has no end of space that we know of: None.
+    Attributes:
+        shards, size_bytes: what is missing.
+        planned_shards, planned_bytes: the whole set.
+        epoch_bytes: one more epoch; epochs that `train --replay` repeats take nothing.
+        free_bytes: free space on the disk; None for a remote set.
     """
 
     shards: int
@@ -37,7 +42,7 @@ class Estimate:
 
 
 def check_choices(epochs: int, dtype: str, seed: int) -> None:
-    """Raise UsageError where one of them is outside its range, whatever the source."""
+    """Raise UsageError if one of them is outside its range."""
     if epochs < 1:
         raise UsageError(f"--epochs: expected at least 1, found {epochs}")
     if epochs > MAX_EPOCHS:
@@ -49,10 +54,10 @@ def check_choices(epochs: int, dtype: str, seed: int) -> None:
 
 
 def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, dtype: str, seed: int) -> Plan:
-    """Plan the shard set of a source.
+    """Plan the shard set of a source. A transform is tried on a few images, twice.
 
     Raises:
-        UsageError: a value outside its range, or more of something than readers take.
+        UsageError: a value outside its range, more of something than readers accept, or an unusable transform.
     """
     epochs, seed = _whole("--epochs", epochs), _whole("--seed", seed)
     check_choices(epochs, dtype, seed)
@@ -61,13 +66,12 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, dtype
     if not all(isinstance(name, str) for name in source.classes):
         raise UsageError(f"classes: expected strings, found {source.classes!r}")
     train = source.splits["train"].pixels
-    held_out, *shapes = _shapes(train.shape[1:], augmentation, epochs)
-    if augmentation.transform != "none" and train.shape[3] not in (1, 3):
-        raise UsageError(
-            f"transform: {augmentation.transform} is for images of 1 or 3 channels, found {train.shape[3]}; "
-            "take an augmentation without one"
-        )
     mean, std = channel_statistics(train)
+    shape, floats = try_transforms(source, augmentation, mean, std, dtype, seed)
+    if augmentation.transform is None:
+        held_out, *shapes = _shapes(shape, augmentation, epochs)
+    else:
+        held_out, shapes = shape, [shape] * epochs
     plan = Plan(
         source=Source(
             name=source.name,
@@ -75,11 +79,12 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, dtype
             mean=mean,
             std=std,
             sha256={name: sha256(split) for name, split in source.splits.items()},
-            recipe=_recipe(source.name, augmentation.name),
+            recipe=augmentation.recipe or RECIPES.get(source.name, "default"),
         ),
         augmentation=augmentation.to_json(),
         dtype=dtype,
         seed=seed,
+        by_pipeline=floats,
         splits={
             name: tuple(Epoch(len(split.labels_N), shape) for shape in (shapes if name == "train" else [held_out]))
             for name, split in source.splits.items()
@@ -90,7 +95,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, dtype
 
 
 def _shapes(shape: tuple[int, ...], augmentation: Augmentation, epochs: int) -> list[tuple[int, int, int]]:
-    """Return the shape of held-out images, which is what the augmentation names last, and then that of each epoch."""
+    """Return the shape of the held-out images, which is that of the last side, and then the shape of each epoch."""
     *planned, last = sides(augmentation.resize, epochs, min(shape[:2]))
     found = {}
     for side in dict.fromkeys([last, *planned]):
@@ -102,9 +107,9 @@ def _shapes(shape: tuple[int, ...], augmentation: Augmentation, epochs: int) -> 
 def estimate(
     plan: Plan, directory: Location, *, overwrite: bool = False, share: Sequence[Shard] | None = None
 ) -> Estimate:
-    """Say what is still to be written, judging by which indexes are there; with `overwrite`, all of another plan.
+    """Estimate what is missing from the indexes that exist; with `overwrite`, those of another plan do not count.
 
-    `share` is what this bake is to write of the plan; by default all.
+    `share` is what this bake has to write of the plan; by default all.
     """
     shards = plan.shards()
     overwrite = overwrite and not is_begun(plan, directory)
@@ -123,7 +128,7 @@ def estimate(
 
 def _free_bytes(plan: Plan, directory: Path, todo: bool, overwrite: bool) -> int:
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    # A transform's processes share the source through files, of one byte a pixel value and eight a label.
+    # The processes of a transform share the source in files: one byte per pixel value, eight per label.
     first = plan.splits["train"][0]
     shared = first.samples * (math.prod(first.image_shape) + 8) if todo and "transform" in plan.augmentation else 0
     reclaimed = sum(path.stat().st_size for path in files_of(directory)) if overwrite else 0
@@ -131,7 +136,7 @@ def _free_bytes(plan: Plan, directory: Path, todo: bool, overwrite: bool) -> int
 
 
 def check_space(estimates: Sequence[Estimate], directory: Location) -> None:
-    """Raise MachineError where what is to be written under `directory`, all together, does not fit."""
+    """Raise MachineError if all that is missing does not fit on the disk of `directory`."""
     needed = sum(estimate.size_bytes for estimate in estimates)
     known = [estimate.free_bytes for estimate in estimates if estimate.free_bytes is not None]
     if not known:
@@ -145,26 +150,20 @@ def check_space(estimates: Sequence[Estimate], directory: Location) -> None:
 
 
 def out_of_space(error: OSError, plan: Plan, directory: Path) -> OSError | MachineError:
-    """Return what to raise for an error of the system: one that tells of the space, where that ran out."""
+    """Return the error to raise for an OSError: if the disk is full, one that tells the space."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     left = estimate(plan, directory)
     return MachineError(
         f"{error.filename or directory}: {error.strerror}; {gigabytes(left.size_bytes)} are still to be written, "
-        f"{gigabytes(max(0, left.free_bytes or 0))} are free. Free some space; then the same command goes on where "
-        "this one ended"
+        f"{gigabytes(max(0, left.free_bytes or 0))} are free. Free some space; then the same command "
+        "resumes the bake"
     )
 
 
 def _whole(option: str, value: object) -> int:
-    """Take any whole number, NumPy's too, as the int that a manifest holds."""
+    """Return an int, as a manifest holds it, also for a number of NumPy."""
     try:
         return int(operator.index(value))  # type: ignore[arg-type]
     except TypeError:
         raise UsageError(f"{option}: expected a whole number, found {value!r}") from None
-
-
-def _recipe(dataset: str, augmentation: str) -> str:
-    if augmentation in BY_RECIPE:
-        return augmentation
-    return "digits" if dataset == "digits" else "default"

@@ -6,7 +6,7 @@ from pathlib import Path
 from prebake.errors import DataError, UsageError
 from prebake.format.manifest import MANIFEST, Plan, differences
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import Augmentation
+from prebake.precompute.augment import Augmentation, Pipeline
 from prebake.precompute.images import SourceData, cut_off
 from prebake.precompute.plan import make_plan
 from prebake.precompute.sources import dataset_names, load, sources
@@ -24,7 +24,14 @@ class Provenance:
     augmentation: Augmentation
 
 
-def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: Decoding) -> Provenance:
+def find_provenance(
+    data: ShardSet,
+    dataset: str | None,
+    data_dir: Path,
+    how: Decoding,
+    transform: Pipeline | None = None,
+    test_transform: Pipeline | None = None,
+) -> Provenance:
     """Load the data set that a shard set was baked from, and match it.
 
     Args:
@@ -32,6 +39,7 @@ def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: De
         dataset: as `load` takes it; None: the name in the manifest, which holds no paths.
         data_dir: torchvision root.
         how: how pictures are decoded.
+        transform, test_transform: the user's, if the set was baked with them.
 
     Raises:
         UsageError: as `load`.
@@ -46,17 +54,30 @@ def find_provenance(data: ShardSet, dataset: str | None, data_dir: Path, how: De
             "the same ones to repair the shards, or prebake.audit() to audit them"
         )
     source = load(dataset or data.name, data_dir, how)
-    return match_provenance(data.location, data.plan, replace(source, name=data.name))  # a folder may have been renamed
+    source = replace(source, name=data.name)  # a folder may have been renamed
+    return match_provenance(data.location, data.plan, source, transform, test_transform)
 
 
-def match_provenance(directory: Location, plan: Plan, source: SourceData) -> Provenance:
+def match_provenance(
+    directory: Location,
+    plan: Plan,
+    source: SourceData,
+    transform: Pipeline | None = None,
+    test_transform: Pipeline | None = None,
+) -> Provenance:
     """Plan a source as the manifest in a directory says, and compare both plans.
 
     Raises:
         DataError: the plans differ, or this release cannot make the manifest's; the message names the fields.
     """
     manifest = directory / MANIFEST
-    augmentation = Augmentation.from_json(plan.augmentation, f"{manifest}: augmentation")
+    augmentation = Augmentation.from_json(
+        plan.augmentation,
+        f"{manifest}: augmentation",
+        recipe=plan.source.recipe,
+        transform=transform,
+        test_transform=test_transform,
+    )
     held_out = plan.splits["val"][0].samples if "val" in plan.splits else 0
     images = len(source.splits["train"].labels_N)
     if held_out >= images and "val" not in source.splits:

@@ -6,7 +6,6 @@ This shares draws and kernels with the bake, but not its order of work, its cach
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,17 +15,17 @@ from prebake.format.manifest import Plan, Shard
 from prebake.format.record import Frame, Layout
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import (
-    AUGMENTATIONS,
     Cutout,
     Encoder,
     ViewStore,
     at_side,
+    crop_and_flip,
     draw,
     order,
     resized,
-    transform,
     transform_seeds,
 )
+from prebake.precompute.augmenters import augmentation_of, encode_views
 from prebake.precompute.provenance import Provenance
 
 __all__ = ["compare"]
@@ -85,28 +84,29 @@ def _recompute(shard: Shard, provenance: Provenance, plan: Plan) -> Callable[[in
     """Return a function that fills the record that begins with a given sample of the epoch."""
     images = provenance.source.splits[shard.split]
     train = shard.split == "train"
-    augmentation = AUGMENTATIONS["plain"]
-    if train:
-        augmentation, _ = at_side(provenance.augmentation, images.pixels.shape[1:], min(shard.image_shape[:2]))
+    augmentation = augmentation_of(provenance.augmentation, shard.split)
+    pipeline = augmentation.transform
+    if train and pipeline is None:
+        augmentation, _ = at_side(augmentation, images.pixels.shape[1:], min(shard.image_shape[:2]))
     source, count = plan.source, len(images.labels_N)
     ordered = order(plan.seed, shard.epoch, count) if train else np.arange(count)
     drawn = draw(augmentation, plan.seed, shard.epoch, 0, count, shard.image_shape)
     seeds = transform_seeds(plan.seed, shard.epoch, count)
-    computes = augmentation.transform != "none"
     encoder = Encoder(source.mean, source.std, plan.dtype)
-    looked_up = Encoder(source.mean, source.std, "uint8") if computes else encoder
+    uint8 = Encoder(source.mean, source.std, "uint8")
 
     def fill(first: int, frame: Frame) -> None:
         index_N = ordered[first : first + frame.layout.samples]
-        choices = drawn[index_N]
-        images_NHWC = resized(images.pixels[index_N], shard.image_shape)
-        store = ViewStore(images_NHWC, looked_up, replace(augmentation, cutout=0))
-        moved_NHWC = np.empty(frame.images_NHWC.shape, looked_up.tables.dtype)
-        store.make(np.arange(len(index_N)), choices, moved_NHWC)
-        frame.images_NHWC[...] = (
-            encoder.encode(transform(augmentation.transform, moved_NHWC, seeds[index_N])) if computes else moved_NHWC
-        )
-        Cutout(augmentation.cutout, encoder.zero)(choices, frame.images_NHWC)
+        choices, images_NHWC = drawn[index_N], images.pixels[index_N]
+        if pipeline is None:
+            store = ViewStore(resized(images_NHWC, shard.image_shape), encoder, augmentation)
+            store.make(np.arange(len(index_N)), choices, frame.images_NHWC)
+        else:
+            columns = {"index": index_N, "label": images.labels_N[index_N]}
+            moved_NHWC = crop_and_flip(images_NHWC, choices, augmentation, uint8)
+            views = pipeline.apply(moved_NHWC, seeds[index_N], columns)
+            encode_views(views, index_N, None if plan.by_pipeline else encoder, frame.images_NHWC)
+            Cutout(augmentation.cutout, encoder.zero)(choices, frame.images_NHWC)
         frame.index_N[:] = index_N
         frame.labels_N[:] = images.labels_N[index_N]
 

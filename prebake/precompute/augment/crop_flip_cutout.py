@@ -9,6 +9,7 @@ are the same bits on every machine.
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from prebake.precompute.augment.draw import Draw
 from prebake.precompute.augment.presets import Augmentation
 from prebake.precompute.pixels import Pixels
 
-__all__ = ["Cutout", "Encoder", "ViewStore"]
+__all__ = ["Cutout", "Encoder", "ViewStore", "crop_and_flip"]
 
 BLOCK_BYTES = 1024 * 1024  # source pixels that are prepared at once
 CACHED_BYTES = 128 * 1024  # what a core's second-level cache keeps beside everything else
@@ -164,3 +165,15 @@ def _pad(images_NHWC: NDArray[np.generic], encoder: Encoder, pad: int, mode: str
     padded[...] = colour
     padded[:, pad : pad + height, pad : pad + width] = images_NHWC
     return padded
+
+
+def crop_and_flip(
+    images_NHWC: NDArray[np.uint8], draw: Draw, augmentation: Augmentation, encoder: Encoder
+) -> NDArray[np.uint8]:
+    """Return cropped and mirrored copies of uint8 images, for a transform; `encoder` is one for uint8."""
+    if not augmentation.pad and augmentation.flip == "none":
+        return images_NHWC.copy()
+    moved_NHWC = np.empty_like(images_NHWC)
+    store = ViewStore(images_NHWC, encoder, replace(augmentation, cutout=0))
+    store.make(np.arange(len(images_NHWC)), draw, moved_NHWC)
+    return moved_NHWC

@@ -1,57 +1,41 @@
-"""What is done to an image: names, parameters, and the defaults of each data set."""
+"""Augmentations: their parameters, the presets, and the defaults of each data set.
+
+A preset is one entry of `AUGMENTATIONS`. Its `recipe` is the training recipe that the manifest suggests.
+"""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 from prebake.errors import DataError, UsageError
 from prebake.format.document import Fields
+from prebake.precompute.augment.pipeline import Pipeline, torchvision_transform
 
-__all__ = [
-    "AUGMENTATIONS",
-    "BY_RECIPE",
-    "FLIPS",
-    "PAD_MODES",
-    "TRANSFORMS",
-    "Augmentation",
-    "augmentation_for",
-]
+__all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "Augmentation", "augmentation_for"]
 
 PAD_MODES = ("reflect", "zero", "black")
 FLIPS = ("random", "alternate", "none")
-# Of torchvision.transforms.v2, with the parameters that are not the class's own defaults.
-TRANSFORMS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "TrivialAugmentWide": {},
-    "RandAugment": {},
-    "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)": {
-        "brightness": 0.2,
-        "contrast": 0.2,
-        "saturation": 0.2,
-    },
-    "RandomRotation(degrees=15)": {"degrees": 15},
-}
-LIBRARIES = ("torch", "torchvision")  # what the result of such a transform depends on
+RESIZE_LIBRARIES = ("torch", "torchvision")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad, crop back to the original size, mirror, transform, cut out; in this order.
+    """Pad, crop to the original size, mirror, transform, cut out, in this order.
 
     Attributes:
         name: of the preset.
-        pad: pixels added on every side before cropping; 0 crops nothing.
-        pad_mode: `reflect` (without repeating the edge), `zero` (normalized zero, the mean colour) or
+        pad: pixels added on every side before the crop; 0: no crop.
+        pad_mode: `reflect` (without repeating the edge), `zero` (the mean colour, normalized zero) or
             `black` (pixel value 0).
-        flip: `random` (each epoch by chance), `alternate` (by chance in epoch 0, then every other
-            epoch; Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024) or `none`.
-        cutout: side in pixels of a square set to normalized zero; 0 cuts nothing. DeVries and Taylor,
-            2017; fully inside the image as in davidcpage/cifar10-fast.
-        transform: a class of torchvision.transforms.v2 out of `TRANSFORMS`: `TrivialAugmentWide` (Mueller and
-            Hutter, 2021), `RandAugment` (Cubuk et al., 2020), `ColorJitter(...)`, `RandomRotation(...)`, or `none`.
-            It computes, so it takes its time, and its result depends on the build of torch and torchvision.
-        resize: `SIDE:EPOCHS,...,SIDE`, the images' shorter side in turn, see `resize`; or `none`.
+        flip: `random` (by chance in each epoch), `alternate` (by chance in epoch 0, then turned in each epoch;
+            Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024) or `none`.
+        cutout: side in pixels of a square set to normalized zero; 0: none. DeVries and Taylor, 2017; the square is
+            inside the image, as in davidcpage/cifar10-fast.
+        resize: `SIDE:EPOCHS,...,SIDE`, the shorter side of the images in turn, see `resize`; or `none`.
+        recipe: name of the training recipe that the manifest suggests; empty: that of the data set.
+        transform: applied to the training images between flip and cutout, or None.
+        test_transform: applied to the images of the held-out splits, or None.
 
     Raises:
         UsageError: a value outside these.
@@ -62,106 +46,137 @@ class Augmentation:
     pad_mode: str
     flip: str
     cutout: int
-    transform: str = "none"
     resize: str = "none"
+    recipe: str = ""
+    transform: Pipeline | None = None
+    test_transform: Pipeline | None = None
 
     def __post_init__(self) -> None:
-        choices = (
-            (self.pad_mode, PAD_MODES, "--pad-mode"),
-            (self.flip, FLIPS, "--flip"),
-            (self.transform, TRANSFORMS, "transform"),
-        )
-        for choice, allowed, option in choices:
+        for choice, allowed, option in ((self.pad_mode, PAD_MODES, "--pad-mode"), (self.flip, FLIPS, "--flip")):
             if choice not in allowed:
                 raise UsageError(f"{option}: expected one of {', '.join(allowed)}, found {choice!r}")
-        if self.transform != "none" and self.resize != "none":
-            raise UsageError(f"--resize: goes with no transform that computes yet, found {self.transform}")
+        if self.transform is not None and self.resize != "none":
+            raise UsageError("--resize: not with a transform")
+        if self.test_transform is not None and self.transform is None:
+            raise UsageError("--test-transform: only with --transform")
         for value, option in ((self.pad, "pad"), (self.cutout, "cutout")):
-            # The manifest can't hold NumPy's numbers, nor does a float come back from it as a number of pixels.
+            # A manifest cannot hold NumPy's numbers, and a float is no number of pixels.
             if type(value) is not int or value < 0:
                 raise UsageError(f"--{option}: expected 0 or more pixels, found {value!r}")
 
-    def check(self, height: int, width: int) -> None:
-        """Raise UsageError unless the parameters fit images of this size."""
-        side = min(height, width)
-        if self.pad_mode == "reflect" and self.pad >= side:
-            raise UsageError(
-                f"--pad: reflecting needs fewer than {side} pixels for images of {height}x{width}, found {self.pad}"
-            )
-        if self.pad > side:
-            raise UsageError(f"--pad: expected at most {side} pixels for images of {height}x{width}, found {self.pad}")
-        if self.cutout > side:
-            raise UsageError(
-                f"--cutout: expected at most {side} pixels for images of {height}x{width}, found {self.cutout}"
-            )
+    def check(self, height: int, width: int, *, pad: bool = True, cutout: bool = True) -> None:
+        """Raise UsageError unless padding and cutout fit images of this size."""
+        side, size = min(height, width), f"{height}x{width}"
+        if pad and self.pad_mode == "reflect" and self.pad >= side:
+            raise UsageError(f"--pad: reflecting needs fewer than {side} pixels for images of {size}, found {self.pad}")
+        for name, value, checked in (("pad", self.pad, pad), ("cutout", self.cutout, cutout)):
+            if checked and value > side:
+                raise UsageError(f"--{name}: expected at most {side} pixels for images of {size}, found {value}")
+
+    def with_transforms(self, transform: Pipeline | None, test_transform: Pipeline | None) -> "Augmentation":
+        """Return this augmentation with the given transforms; None keeps its own."""
+        return replace(
+            self, transform=transform or self.transform, test_transform=test_transform or self.test_transform
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return name and parameters as a manifest holds them, and the versions that a transform depends on."""
-        # What is as it was before there was a choice is left out: sets that were baked then keep their identity.
-        left_out = {"transform": "none", "resize": "none"}
-        content = {key: value for key, value in asdict(self).items() if left_out.get(key) != value}
-        if self.transform == "none" and self.resize == "none":
-            return content
-        return {**content, "library": ", ".join(f"{name} {version(name)}" for name in LIBRARIES)}
+        """Return name and parameters as a manifest holds them, with the identity of the transforms."""
+        content: dict[str, Any] = {name: getattr(self, name) for name in ("name", "pad", "pad_mode", "flip", "cutout")}
+        libraries = set()
+        if self.resize != "none":
+            content["resize"] = self.resize
+            libraries |= {f"{name} {version(name)}" for name in RESIZE_LIBRARIES}
+        for prefix, pipeline in (("", self.transform), ("test_", self.test_transform)):
+            if pipeline is not None:
+                identity = dict(pipeline.identity)
+                libraries |= set(filter(None, identity.pop("library", "").split(", ")))
+                content.update({f"{prefix}{key}": value for key, value in identity.items()})
+        return {**content, "library": ", ".join(sorted(libraries))} if libraries else content
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str) -> "Augmentation":
-        """Take back what `to_json` has returned; `where` names it in errors.
+    def from_json(
+        cls,
+        content: Mapping[str, Any],
+        where: str,
+        *,
+        recipe: str = "",
+        transform: Pipeline | None = None,
+        test_transform: Pipeline | None = None,
+    ) -> "Augmentation":
+        """Return the augmentation of a manifest.
+
+        Args:
+            content: what `to_json` has returned.
+            where: names it in errors.
+            recipe: stands elsewhere in the manifest.
+            transform: the user's transform; by default that of the preset.
+            test_transform: likewise, for the held-out splits.
 
         Raises:
-            DataError: it holds what this release does not know, or needs other versions of torch and torchvision.
+            DataError: this release does not know a field, or the transform or a library is not that of the bake.
         """
         taken = Fields(dict(content), where)
-        given = [field for field in fields(cls) if field.name in content or field.default is MISSING]
+        given = [
+            field
+            for field in fields(cls)
+            if field.type in (int, str) and field.name != "recipe"
+            if field.name in content or field.default is MISSING
+        ]
         values: dict[str, Any] = {
             field.name: (taken.integer if field.type is int else taken.text)(field.name) for field in given
         }
+        preset = AUGMENTATIONS.get(values["name"])
+        if "transform" in content and transform is None and preset is not None:
+            transform = preset.transform
+        for option, pipeline in (("transform", transform), ("test_transform", test_transform)):
+            if option in content and pipeline is None:
+                raise DataError(
+                    f"{where}: baked with the {option} {taken.text(option)}; "
+                    f"name it with --{option.replace('_', '-')} FILE.py:NAME"
+                )
         try:
-            augmentation = cls(**values)
+            augmentation = cls(**values, recipe=recipe, transform=transform, test_transform=test_transform)
         except UsageError as error:
             raise DataError(f"{where}: {error}; use the release that baked it") from None
         known = augmentation.to_json()
-        unknown = sorted({*content} - {*known})
+        unknown = sorted({*content} - {*known, "source", "test_source", "library"})
         if unknown:
             raise DataError(f"{where}: unknown fields {', '.join(unknown)}; use the release that baked it")
-        if content.get("library") != known.get("library"):
-            raise DataError(
-                f"{where}: baked with {content.get('library')}, and here is {known['library']}: "
-                "what computes may compute other pixels; install the versions that baked it"
-            )
+        for key in sorted({*content, *known}):
+            if content.get(key) != known.get(key):
+                raise DataError(
+                    f"{where}: {key} is {content.get(key)!r} there, {known.get(key)!r} here: other code may make other "
+                    "pixels. Use the transform and the versions that baked it"
+                )
         return augmentation
 
 
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
+RECIPES = {"digits": "digits"}  # of data sets, where the preset suggests none
 PRESET_SIDE = 32  # of the images that the presets were made for
-# Those of recipes bear their recipe's name, which the manifest then suggests.
-WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0)
-BY_RECIPE = {
+WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0, recipe="wrn22")
+JITTER = torchvision_transform("ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2)
+AUGMENTATIONS = {
     augmentation.name: augmentation
     for augmentation in (
-        replace(STANDARD, name="page2018"),
-        replace(STANDARD, name="cnn94"),
-        replace(WRN22, name="resnet20", transform="ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)"),
+        STANDARD,
+        PLAIN,
+        replace(STANDARD, name="trivial-augment-wide", transform=torchvision_transform("TrivialAugmentWide")),
+        replace(STANDARD, name="rand-augment", transform=torchvision_transform("RandAugment")),
+        replace(STANDARD, name="color-jitter", transform=JITTER),
+        replace(STANDARD, name="rotation", transform=torchvision_transform("RandomRotation", degrees=15)),
+        replace(STANDARD, name="page2018", recipe="page2018"),
+        replace(STANDARD, name="cnn94", recipe="cnn94"),
+        replace(WRN22, name="resnet20", recipe="resnet20", transform=JITTER),
         WRN22,
-        replace(WRN22, name="resnet18-concat"),
-        replace(WRN22, name="resnet50"),
-        replace(WRN22, name="resnet34-wide"),
-        replace(STANDARD, name="fast", pad=2, flip="alternate", cutout=0),
+        replace(WRN22, name="resnet18-concat", recipe="resnet18-concat"),
+        replace(WRN22, name="resnet50", recipe="resnet50"),
+        replace(WRN22, name="resnet34-wide", recipe="resnet34-wide"),
+        replace(STANDARD, name="fast", recipe="fast", pad=2, flip="alternate", cutout=0),
     )
 }
-AUGMENTATIONS = {
-    STANDARD.name: STANDARD,
-    PLAIN.name: PLAIN,
-    "trivial-augment-wide": replace(STANDARD, name="trivial-augment-wide", transform="TrivialAugmentWide"),
-    "rand-augment": replace(STANDARD, name="rand-augment", transform="RandAugment"),
-    "color-jitter": replace(
-        STANDARD, name="color-jitter", transform="ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)"
-    ),
-    "rotation": replace(STANDARD, name="rotation", transform="RandomRotation(degrees=15)"),
-    "default": STANDARD,  # by the name of its recipe, as those that follow
-    **BY_RECIPE,
-}
+AUGMENTATIONS["default"] = STANDARD  # the name of its recipe
 
 
 def augmentation_for(
