@@ -71,16 +71,16 @@ def load_weights(path: Path, model: AnyModel | None = None) -> Trained:
         recipe = recipe_from(about.fields("recipe").content)
     except (DataError, UsageError, ValueError) as error:
         raise _unusable(path, error) from None
+    found = None
     if is_users_own(recipe.model):
         if model is None:
             raise UsageError(
                 f"{path}: trained with a model of your own, {shown(recipe.model)}. prebake imports no code that a run "
                 "names: give the option --model FILE.py:NAME again"
             )
-    else:
-        model = recipe.model
+        found = find_model(model)
     try:
-        return _trained(tensors, about, recipe, find_model(model))
+        return _trained(tensors, about, recipe, found or find_model(recipe.model))
     except (DataError, UsageError, TypeError, ValueError, RuntimeError) as error:
         raise _unusable(path, error) from None
 
