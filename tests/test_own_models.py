@@ -17,7 +17,7 @@ from prebake.train.models import find_model
 from prebake.train.weights import load_weights
 from tests.helpers.commands import ON_CPU, Command, log_of, summary_of, the_run
 from tests.helpers.nets import MLP, TIED, mlp
-from tests.test_resume import interrupted_at
+from tests.helpers.runs import interrupted_at
 
 FILE = """
 from torch import nn
