@@ -34,7 +34,7 @@ from prebake.cli.run import run_command
 from prebake.console import log
 from prebake.loader.data_wait import STALL_SECONDS, DataWaitMeter
 from prebake.precompute.bake import bake
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 from prebake.train.device import choose_device, synchronize
 from prebake.train.summary import epoch_line, summarize
 
@@ -229,7 +229,7 @@ def main() -> None:
                 answers[name] = asdict(fact)
                 if not arguments.json:
                     print(f"{name}: {fact.measured}; goal: {fact.goal}; n = {fact.n}", flush=True)
-            write_whole(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
+            write_atomic(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
     if arguments.json:
         print(json.dumps(result))
 

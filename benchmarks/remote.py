@@ -19,10 +19,12 @@ import numpy as np
 from benchmarks.measure import Fact, compared, interleaved, machine, report
 from prebake.cli.run import run_command
 from prebake.errors import MachineError
+from prebake.loader.cache_room import shards_held
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.stream import Stream
 from prebake.precompute.bake import bake
-from prebake.storage.cache import Cache, held_at_once
+from prebake.storage.cache import Cache
+from prebake.storage.remote import Remote
 from prebake.train.device import choose_device, choose_precision
 from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
@@ -42,7 +44,7 @@ def main() -> None:
     options.add_argument("--repetitions", type=int, default=5, help="rounds that count; default 5")
     options.add_argument("--json", action="store_true", help="print JSON")
     arguments = options.parse_args()
-    about = machine("torch", "numpy", "xxhash", "fsspec", "s3fs", "aiohttp")
+    about = machine("torch", "numpy", "xxhash", "obstore", "botocore")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as servers:
         work, skipped = Path(name), {}
         _bake(work / "here" / "stream", arguments.images, arguments.epochs)
@@ -92,11 +94,8 @@ def _http(work: Path) -> Iterator[str]:
 def _s3(work: Path) -> Iterator[str]:
     with s3(work / "moto") as port:
         os.environ.update(environment(port))
-        import fsspec
-
-        files = fsspec.filesystem("s3")
         for path in (work / "here").glob("*/*[rn]"):
-            files.put_file(str(path), f"bucket/{path.parent.name}/{path.name}")
+            Remote(f"s3://bucket/{path.parent.name}/{path.name}").upload(path)
         yield "s3://bucket"
 
 
@@ -115,7 +114,7 @@ def _utilization(root: str, work: Path, arguments: argparse.Namespace) -> Fact:
     found = []
     for repetition in range(arguments.repetitions):
         data = ShardSet(f"{root}/training", Cache(work / f"{root.rpartition('/')[2]}{repetition}", 10**12))
-        size_bytes = held_at_once(data.plan) * max(shard.size_bytes for shard in data.plan.shards())
+        size_bytes = shards_held(data.plan) * max(shard.size_bytes for shard in data.plan.shards())
         if data.cache is not None:
             data = ShardSet(data.location, Cache(data.cache.directory, size_bytes))
         device = choose_device("auto")

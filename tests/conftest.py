@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 import prebake
 import prebake.cli.main
+import prebake.storage.store
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.augment import Augmentation
 from prebake.precompute.images import SourceData
@@ -21,6 +23,7 @@ from prebake.train.recipes import recipe_for
 from prebake.train.state import Settings
 from prebake.train.trainer import Trainer
 from tests.helpers.commands import ON_CPU, Command, Ended, in_a_process
+from tests.helpers.fake_s3 import FakeS3, serving
 from tests.helpers.small import bake
 
 # The nets here are tiny: a second thread would cost more than it gives.
@@ -113,6 +116,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def there(done: Path, tmp_path: Path) -> Path:
     """A copy of it, times and all."""
     return Path(shutil.copytree(done, tmp_path / "there"))
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    """An S3 server in this process, as the environment names it; failed requests are repeated at once."""
+    monkeypatch.setattr(prebake.storage.store, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(prebake.storage.store, "MAX_PAUSE_SECONDS", 0.02)
+    with serving(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture

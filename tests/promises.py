@@ -87,9 +87,9 @@ PROMISES: tuple[Promise, ...] = (
         "two commands started together, a killed holder, other kinds of files in place of the lock",
         ("tests/test_lock.py",),
         (
-            Mechanism("prebake.storage.lock:locked", sub.given(shared=True), "tests/test_lock.py::test_of_two_bakes_started_at_once_one_proceeds_and_the_other_names_it[1]"),
-            Mechanism("prebake.storage.lock:os", sub.with_attributes(O_NOFOLLOW=0), "tests/test_lock.py::test_what_is_no_plain_file_is_neither_waited_for_nor_written_to[link]"),
-            Mechanism("prebake.storage.lock:stat", sub.with_attributes(S_ISREG=lambda _mode: True), "tests/test_lock.py::test_what_is_no_plain_file_is_neither_waited_for_nor_written_to[fifo]"),
+            Mechanism("prebake.storage.lock:locked", sub.given(shared=True), "tests/test_lock.py::test_of_two_bakes_at_once_one_runs_and_the_other_names_it[1]"),
+            Mechanism("prebake.storage.lock:os", sub.with_attributes(O_NOFOLLOW=0), "tests/test_lock.py::test_an_irregular_lock_file_is_refused_without_waiting[link]"),
+            Mechanism("prebake.storage.lock:stat", sub.with_attributes(S_ISREG=lambda _mode: True), "tests/test_lock.py::test_an_irregular_lock_file_is_refused_without_waiting[fifo]"),
         ),
     ),
     Promise(
@@ -157,7 +157,7 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.train.tensors:xxhash", sub.with_attributes(xxh3_128=sub.FixedHash), "tests/test_tensors.py::test_a_flipped_bit_is_noticed"),
             Mechanism("prebake.train.checkpoint:Checkpoints.load", sub.newest_only, "tests/test_killed_runs.py::test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken"),
             Mechanism("prebake.train.checkpoint:KEPT", sub.constant(1), "tests/test_checkpoint.py::test_the_last_two_are_kept_and_the_newest_is_read"),
-            Mechanism("prebake.train.tensors:write_whole", sub.plain_write, "tests/test_killed_runs.py::test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one[rename]"),
+            Mechanism("prebake.train.tensors:write_atomic", sub.plain_write, "tests/test_killed_runs.py::test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one[rename]"),
         ),
     ),
     Promise(

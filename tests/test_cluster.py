@@ -26,12 +26,12 @@ from prebake.precompute.dask import SharedSet, _augmenters, _provenance, write_t
 from prebake.precompute.images import SourceData
 from prebake.precompute.sources import load
 from prebake.precompute.sources.registry import Decoding
-from prebake.storage.lock import is_held
+from prebake.storage.lock import is_locked
 from prebake.storage.remote import Remote
 from tests.helpers.clusters import cluster
+from tests.helpers.fake_s3 import URL, FakeS3
 from tests.helpers.servers import environment, files_in_bucket, s3
 from tests.helpers.sessions import Session
-from tests.helpers.shaky import Shaky
 from tests.helpers.small import files
 from tests.helpers.tars import png, write_tar
 
@@ -96,17 +96,15 @@ def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_
     assert files(tmp_path) == files(baked.path)
 
 
-def test_a_worker_bakes_to_a_store_elsewhere_and_needs_no_home_for_a_cache(
-    shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_bakes_to_a_remote_store_without_a_home(
+    s3: FakeS3, shared: SharedSet, baked: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prebake.storage.cache._home", homeless)
-    Shaky.clear()
-    elsewhere = Remote("shaky://bucket/set")
-    (elsewhere / "manifest.json").write((baked.path / "manifest.json").read_bytes())
+    monkeypatch.setattr("prebake.storage.cache._default_directory", homeless)
+    remote = Remote(URL)
+    (remote / "manifest.json").write((baked.path / "manifest.json").read_bytes())
     for shard in baked.plan.shards():
-        write_there(replace(shared, directory=elsewhere), shard)
-    assert Shaky("x").names("bucket/set") == files(baked.path)
-    Shaky.clear()
+        write_there(replace(shared, directory=remote), shard)
+    assert s3.set() == files(baked.path)
 
 
 def homeless() -> Path:
@@ -257,7 +255,7 @@ def test_a_bake_without_workers_waits_for_them_and_joins_whoever_comes(whole: Pa
         baking = start(found.address, tmp_path / "out")
         baking.wait_for((tmp_path / "out" / "digits" / "manifest.json").exists, PATIENCE)
         time.sleep(1)
-        assert is_held(tmp_path / "out" / "digits")
+        assert is_locked(tmp_path / "out" / "digits")
         found.add_worker()
         baking.wait_for(lambda: shards_of(tmp_path / "out") > 20, PATIENCE)
         found.add_worker()
@@ -331,7 +329,7 @@ def test_a_signal_cancels_what_is_left_and_the_cluster_serves_the_next_bake(
         assert (ended, said) == (code, "")
         assert err.splitlines()[-1].endswith("the same command resumes the bake")
         assert "Traceback" not in err
-        assert not is_held(out / "digits")
+        assert not is_locked(out / "digits")
         time.sleep(1)
         there = shards_of(out)
         assert there < EPOCHS

@@ -13,7 +13,7 @@ from prebake.errors import DataError
 from prebake.loader.follow import wait_for_epoch
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.images import SourceData
-from prebake.storage.lock import is_held, locked
+from prebake.storage.lock import is_locked, locked
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +30,7 @@ def unfinished(digits: SourceData, tmp_path: Path) -> ShardSet:
 
 def test_a_whole_epoch_is_not_waited_for(unfinished: ShardSet) -> None:
     wait_for_epoch(unfinished, "train", 0, threading.Event())
-    assert not is_held(unfinished.path)
+    assert not is_locked(unfinished.path)
 
 
 def test_what_nobody_bakes_is_an_error_that_names_it(unfinished: ShardSet) -> None:
@@ -41,7 +41,7 @@ def test_what_nobody_bakes_is_an_error_that_names_it(unfinished: ShardSet) -> No
 def test_what_somebody_bakes_is_waited_for(unfinished: ShardSet, capsys: pytest.CaptureFixture[str]) -> None:
     waiter = threading.Thread(target=wait_for_epoch, args=(unfinished, "train", 1, threading.Event()))
     with locked(unfinished.path):
-        assert is_held(unfinished.path)
+        assert is_locked(unfinished.path)
         waiter.start()
         waiter.join(0.3)
         assert waiter.is_alive()

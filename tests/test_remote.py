@@ -1,20 +1,20 @@
-"""Shards elsewhere: read as those here, whatever the store does on the way; errors name URLs without credentials."""
+"""Remote shard sets: read as local ones, whatever the store does meanwhile; errors name URLs without credentials."""
 
+import json
+import os
 import re
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
-from fsspec.asyn import AsyncFileSystem
 
+import prebake.cli.shards
 import prebake.storage.remote
 import prebake.storage.store
-from prebake.cli.main import main
 from prebake.errors import DataError, MachineError, UsageError
 from prebake.loader.describe import digest
 from prebake.loader.prefetcher import Prefetcher
@@ -23,41 +23,33 @@ from prebake.loader.stream import Stream
 from prebake.storage.cache import Cache
 from prebake.storage.files import parse_path
 from prebake.storage.remote import Remote
-from prebake.storage.store import Question, Store
-from tests.helpers.shaky import Shaky, filled
+from tests.helpers.fake_s3 import PREFIX, URL, FakeS3
+from tests.helpers.trials import trial
 
 MB = 10**6
+TAR = "train-e000-000.tar"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let nobody pause long, and no file go unfetched because of another test."""
-    monkeypatch.setattr(prebake.storage.store, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(prebake.storage.store, "MAX_PAUSE", 0.02)
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make shards consist of several pieces."""
     monkeypatch.setattr(prebake.storage.remote, "PIECE_BYTES", 16 * 1024)
-    yield
-    Shaky.clear()
 
 
 @pytest.fixture
-def url(done: Path) -> str:
-    return filled(done)
+def there(s3: FakeS3, done: Path, tmp_path: Path) -> ShardSet:
+    return ShardSet(s3.copy(done), Cache(tmp_path / "cache", MB))
 
 
-@pytest.fixture
-def there(url: str, tmp_path: Path) -> ShardSet:
-    return ShardSet(url, Cache(tmp_path / "cache", MB))
-
-
-def once_each(error: Callable[[], Exception]) -> Callable[[str, str], Exception | None]:
-    """Return a trouble that lets each first, third and so on call on a file fail."""
+def once_each(trouble: int | str) -> Callable[[str, str], int | str | None]:
+    """Return a trouble that makes each first, third and so on request for a file fail."""
     calls: dict[tuple[str, str], int] = {}
 
-    def trouble(method: str, name: str) -> Exception | None:
+    def decide(method: str, name: str) -> int | str | None:
         calls[method, name] = calls.get((method, name), 0) + 1
-        return error() if calls[method, name] % 2 else None
+        return trouble if calls[method, name] % 2 else None
 
-    return trouble
+    return decide
 
 
 def assert_same(found: ShardSet, expected: ShardSet) -> None:
@@ -68,14 +60,14 @@ def assert_same(found: ShardSet, expected: ShardSet) -> None:
                 assert all(np.array_equal(one[name], other[name]) for name in ("images", "index", "labels"))
 
 
-def test_a_set_elsewhere_is_read_as_one_here(there: ShardSet, done: Path) -> None:
+def test_a_remote_set_is_read_as_a_local_one(there: ShardSet, done: Path) -> None:
     here = ShardSet(done)
     assert (there.plan, there.missing(), digest(there)) == (here.plan, [], digest(here))
     assert_same(there, here)
 
 
 @pytest.mark.parametrize("start", [0, 130])
-def test_a_stream_gives_the_same_batches_from_elsewhere(there: ShardSet, done: Path, start: int) -> None:
+def test_a_stream_gives_the_same_batches(there: ShardSet, done: Path, start: int) -> None:
     options = {"start": start, "shuffle_seed": 3, "first_epoch": 1}
     with (
         Stream(there, "train", [0, 2, 1], 64, **options) as found,  # type: ignore[arg-type] # of several types
@@ -86,151 +78,190 @@ def test_a_stream_gives_the_same_batches_from_elsewhere(there: ShardSet, done: P
             assert labels.equal(other_labels)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        lambda: OSError("gone away"),
-        pytest.param(lambda: TimeoutError(), marks=pytest.mark.slow),
-        pytest.param(lambda: ConnectionError("reset"), marks=pytest.mark.slow),
-    ],
-)
-def test_what_fails_is_asked_again(url: str, done: Path, tmp_path: Path, error: Callable[[], Exception]) -> None:
-    Shaky.trouble = staticmethod(once_each(error))
-    assert_same(ShardSet(url, Cache(tmp_path, MB)), ShardSet(done))
+@pytest.mark.parametrize("trouble", [503, "cut", pytest.param(429, marks=pytest.mark.slow)])
+def test_failed_requests_are_repeated(there: ShardSet, s3: FakeS3, done: Path, trouble: int | str) -> None:
+    s3.trouble = once_each(trouble)
+    assert_same(there, ShardSet(done))
 
 
-def test_short_bodies_are_asked_for_again(url: str, done: Path, tmp_path: Path) -> None:
+def test_short_answers_are_repeated(there: ShardSet, s3: FakeS3, done: Path) -> None:
     calls = iter(range(10**6))
-    Shaky.spoil = staticmethod(lambda data: data[: len(data) // 2] if next(calls) % 3 == 0 else data)
-    assert_same(ShardSet(url, Cache(tmp_path, MB)), ShardSet(done))
+    s3.spoil = lambda data: data[: len(data) // 2] if next(calls) % 3 == 0 else data
+    assert_same(there, ShardSet(done))
+    assert len(ShardSet(URL).plan.to_bytes()) == len(s3.set()["manifest.json"])
 
 
-def test_a_server_that_gives_more_than_a_range_is_not_asked_again(there: ShardSet) -> None:
-    Shaky.spoil = staticmethod(lambda data: data + b"more" if len(data) == 1 else data)
-    with pytest.raises(MachineError, match=r"2 bytes were asked for, 5 came: .*no.* range requests"):
-        next(there.batches("train", batch_size=1))
-    assert Shaky.asked.count(("read", "train-e000-000.tar")) == 1
-
-
-def test_without_an_answer_it_ends_after_the_deadline_and_names_the_url(
-    there: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_end_after_the_deadline(there: ShardSet, s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.3)
-    Shaky.trouble = staticmethod(lambda _method, _name: OSError("no route to host"))
-    with pytest.raises(MachineError, match=r"shaky://bucket/set.*no answer in \d+ s.*no route to host"):
+    s3.trouble = lambda _method, _name: 503
+    with pytest.raises(MachineError, match=rf"{URL}.*: no answer in \d+ s.*503 Service Unavailable"):
         next(there.batches("train", batch_size=1))
 
 
-def test_patience_begins_anew_with_each_answer(there: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of all pieces, asked for together, half is answered each time: together that takes longer than the patience.
-    monkeypatch.setattr(prebake.storage.remote, "PIECE_BYTES", 1024)
-    monkeypatch.setattr(prebake.storage.remote, "AT_ONCE", 128)
-    clock = [0.0]
+def test_time_of_a_long_transfer_is_not_counted(there: ShardSet, s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(prebake.storage.store, "STALL_SECONDS", 0)
+    slow = once_each("cut")
 
-    def sleep(seconds: float) -> None:
-        clock[0] += seconds
+    def cut_late(method: str, name: str) -> int | str | None:
+        trouble = slow(method, name)
+        if trouble is not None and name == TAR:
+            time.sleep(0.3)
+        return trouble
 
-    monkeypatch.setattr(prebake.storage.store, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.04)
-    Shaky.trouble = staticmethod(once_each(lambda: OSError("busy")))
+    s3.trouble = cut_late
     assert len(list(there.batches("train", batch_size=100))) == 3
 
 
-def test_what_is_too_much_at_once_for_a_slow_link_is_asked_for_a_little_at_a_time(
-    there: ShardSet, done: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prebake.storage.remote, "PIECE_BYTES", 8 * 1024)
-    ask_once, asked = Store._ask_once, []
-
-    def share_a_link(self: Store, method: str, questions: Sequence[Question], seconds: float) -> list[Any]:
-        asked.append(len(questions))
-        if len(questions) > 1:
-            return [TimeoutError()] * len(questions)  # none of them within its seconds
-        return ask_once(self, method, questions, seconds)
-
-    monkeypatch.setattr(Store, "_ask_once", share_a_link)
-    assert_same(there, ShardSet(done))
-    assert max(asked) == prebake.storage.remote.AT_ONCE
-
-
 @pytest.mark.parametrize(
-    ("error", "code", "words"),
+    ("status", "code", "words"),
     [
-        (PermissionError("Access Denied"), 4, "access denied (403 Forbidden)"),
-        (OSError("Forbidden: bucket"), 4, "access denied (403 Forbidden)"),
-        (FileNotFoundError("x"), 3, "no manifest.json here"),
+        (403, 4, "access denied (403 Forbidden)"),
+        (401, 4, "access denied (401 Unauthorized)"),
+        (400, 4, "refused with status 400"),
+        (301, 4, "the bucket is in another region; name it in AWS_REGION"),
+        (404, 3, "no manifest.json here"),
     ],
 )
-def test_what_asking_again_will_not_change_ends_at_once(url: str, error: Exception, code: int, words: str) -> None:
-    Shaky.trouble = staticmethod(lambda _method, _name: error)
+def test_final_answers_are_not_repeated(s3: FakeS3, status: int, code: int, words: str) -> None:
+    s3.trouble = lambda method, _name: None if method == "list" else status
     with pytest.raises((DataError, MachineError), match=re.escape(words)) as raised:
-        ShardSet(url)
+        ShardSet(URL)
     assert raised.value.exit_code == code
-    assert len(Shaky.asked) == 1
+    assert [method for method, _ in s3.asked].count("read") == 1
 
 
-class Old(AsyncFileSystem):  # type: ignore[misc] # fsspec ships no types
-    """An asynchronous file system of before there were claims."""
-
-    protocol = "old"
-    cachable = False
-    files: dict[str, bytes] = {}  # noqa: RUF012 - of all instances
-
-    async def _pipe_file(self, path: str, value: bytes) -> None:
-        self.files[path] = value
-
-    async def _cat_file(self, path: str, start: int, end: int) -> bytes:
-        if path not in self.files:
-            raise FileNotFoundError(path)
-        return self.files[path][start:end]
+def test_missing_credentials_are_named(s3: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setattr("botocore.session.Session.get_credentials", lambda _self: None)
+    with pytest.raises(MachineError, match=r"s3://bucket: no credentials found; set AWS_ACCESS_KEY_ID"):
+        ShardSet(URL)
+    assert s3.asked == []
 
 
-def test_a_file_system_of_before_there_were_claims_takes_one() -> None:
-    fsspec.register_implementation("old", Old, clobber=True)
-    Old.files.clear()
-    assert Remote("old://b/x").write(b"1", claim=True)
-    assert not Remote("old://b/x").write(b"2", claim=True)
-    assert Old.files == {"b/x": b"1"}
-
-
-def test_a_missing_archive_is_named(there: ShardSet) -> None:
-    del Shaky.store["/bucket/set/train-e000-000.tar"]
-    with pytest.raises(DataError, match=r"shaky://bucket/set/train-e000-000\.tar: no such file.*same --out"):
-        next(there.batches("train", batch_size=1))
-
-
-@pytest.mark.parametrize("change", [lambda data: data[:-100], lambda data: data + b"x"])
-def test_an_archive_of_another_size_is_refused(
-    there: ShardSet, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+def test_credentials_come_from_the_profile_of_the_aws_tools(
+    s3: FakeS3, done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.3)
-    path = "/bucket/set/train-e000-000.tar"
-    data = Shaky("x").store[path].getvalue()
-    del Shaky.store[path]
-    Shaky("x").pipe_file(path, change(data))
-    with pytest.raises((DataError, MachineError), match=r"train-e000-000\.tar.*(more found|came)"):
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = me\naws_secret_access_key = secret\n")
+    (tmp_path / "config").write_text(f"[profile mine]\nregion = eu-west-1\nendpoint_url = {endpoint}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    assert ShardSet(s3.copy(done)).missing() == []
+    assert "Credential=me/" in s3.authorization
+    assert "/eu-west-1/s3/" in s3.authorization
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    prebake.storage.store.open_store.cache_clear()
+    with pytest.raises(MachineError, match=r"no credentials found \(The config profile \(other\) could not be found"):
+        ShardSet(URL)
+
+
+def test_public_buckets_are_read_without_credentials(s3: FakeS3, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert ShardSet(s3.copy(done)).missing() == []
+    assert s3.authorization == ""
+
+
+def test_a_set_is_read_from_google_cloud_storage(s3: FakeS3, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", "/nowhere")
+    s3.copy(done)
+    remote = parse_path("gs://bucket/set")
+    assert isinstance(remote, Remote)
+    assert_same(ShardSet(remote), ShardSet(done))
+    assert ShardSet(remote).missing() == []
+    assert (remote / "a").write(b"1", create=True)
+    assert not (remote / "a").write(b"2", create=True)
+    remote.remove(["a", "b"])
+    assert not (remote / "a").exists()
+
+
+def test_credentials_come_from_a_google_service_account(
+    s3: FakeS3, done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    pem = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    account = {"type": "service_account", "client_email": "me@host", "private_key": pem.decode(), "project_id": "p"}
+    (tmp_path / "key.json").write_text(json.dumps({**account, "token_uri": f"{endpoint}/token"}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+    s3.copy(done)
+    assert ShardSet("gs://bucket/set").missing() == []
+    assert s3.authorization == "Bearer of-google"
+
+
+def test_a_missing_archive_is_named(there: ShardSet, s3: FakeS3) -> None:
+    del s3.files[PREFIX + TAR]
+    with pytest.raises(DataError, match=rf"{URL}/{TAR}: no such file.*same --out"):
         next(there.batches("train", batch_size=1))
 
 
-def test_verify_reads_what_is_there_and_not_the_cache(
-    there: ShardSet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", [lambda data: data[:-100], lambda data: data + b"x", lambda _data: b""])
+def test_an_archive_of_another_size_is_refused(there: ShardSet, s3: FakeS3, change: Callable[[bytes], bytes]) -> None:
+    s3.files[PREFIX + TAR] = change(s3.files[PREFIX + TAR])
+    with pytest.raises(DataError, match=rf"{TAR}: (expected \d+ bytes, found \d+|has fewer bytes than expected)"):
+        next(there.batches("train", batch_size=1))
+
+
+def test_verify_reads_the_store_and_not_the_cache(
+    there: ShardSet, s3: FakeS3, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in there.batches("train", batch_size=100):
         pass
-    archive = Shaky.store["/bucket/set/train-e000-000.tar"]
-    archive.getbuffer()[3000] ^= 1
-    monkeypatch.setattr("sys.argv", ["prebake", "verify", str(there.location)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr()
-    assert ended.value.code == 3
-    assert "1 shards damaged (train-e000-000.tar)" in said.err
-    assert "train-e000-000.tar, record e000-r00000: bytes differ" in said.out
+    changed = bytearray(s3.files[PREFIX + TAR])
+    changed[3000] ^= 1
+    s3.files[PREFIX + TAR] = bytes(changed)
+    monkeypatch.setattr("sys.argv", ["shards", "verify", str(there.location)])
+    with pytest.raises(DataError, match=rf"1 shards damaged \({TAR}\)"):
+        prebake.cli.shards.main()
+    assert f"{TAR}, record e000-r00000: bytes differ" in capsys.readouterr().out
 
 
-def test_what_needs_a_directory_says_so(there: ShardSet) -> None:
-    with pytest.raises(UsageError, match="shaky://bucket/set: expected a directory on this machine"):
+def test_a_remote_set_has_no_local_path(there: ShardSet) -> None:
+    with pytest.raises(UsageError, match=rf"{URL}: expected a directory on this machine"):
         _ = there.path
+
+
+def test_a_signal_interrupts_a_request(s3: FakeS3) -> None:
+    started, end = threading.Event(), threading.Event()
+
+    def stall(_method: str, _name: str) -> None:
+        started.set()
+        end.wait(60)
+
+    s3.trouble = stall
+
+    def interrupt() -> None:
+        started.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Remote(URL).read(10)
+    end.set()
+    assert time.monotonic() - began < 30
+
+
+def test_a_forked_child_says_what_to_do_and_does_not_hang(there: ShardSet) -> None:
+    def act() -> None:
+        with pytest.raises(UsageError, match=f"{URL}.*forked.*multiprocessing_context='spawn'"):
+            ShardSet(there.location)
+
+    ended = trial(act, seconds=30)
+    assert ended.status == 0, ended.said
 
 
 @pytest.mark.parametrize(
@@ -244,7 +275,7 @@ def test_what_needs_a_directory_says_so(there: ShardSet) -> None:
         ("https://me:p@s%2Fs@host/a", "https://host/a", "https://me:p@s%2Fs@host/a/m"),
     ],
 )
-def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: str, below: str) -> None:
+def test_a_url_is_shown_without_its_credentials(text: str, shown: str, below: str) -> None:
     found = parse_path(text)
     assert isinstance(found, Remote)
     assert (str(found), repr(found), f"{found}") == (shown, shown, shown)
@@ -264,56 +295,67 @@ def test_a_url_is_told_without_credentials_and_used_with_them(text: str, shown: 
         "HTTPS:/host/x?token=secret",
     ],
 )
-def test_a_url_whose_password_may_be_taken_for_its_path_is_refused_and_not_repeated(text: str) -> None:
+def test_an_ambiguous_password_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_path(text)
     assert not re.search("sec|ret", str(raised.value))
-    assert re.search("%2F for /|expected a URL such as", str(raised.value))
+    assert re.search("%2F for /|expected a URL such as|unknown kind of URL", str(raised.value))
 
 
-@pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x", "s3:"])
-def test_all_else_is_a_path(text: str) -> None:
-    assert parse_path(text) == Path(text)
+@pytest.mark.parametrize("text", ["shards", "/a/b", "./s3:/x", "a b://c", "://x", "s3:", "a b/\u00fc", "a b/u\u0308"])
+def test_any_other_text_is_a_path(text: str) -> None:
+    assert str(parse_path(text)) == str(Path(text))
 
 
-def test_a_url_of_a_file_here_is_a_path() -> None:
+def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_path("~/a") == parse_path(Path("~/a")) == tmp_path / "a"
+    assert parse_path("a/~") == Path("a/~")
+    with pytest.raises(UsageError, match="no home directory for ~nobody-of-that-name; write the full path"):
+        parse_path("~nobody-of-that-name/a")
+
+
+def test_a_file_url_is_a_path() -> None:
     assert parse_path("file:///a%20b/c") == Path("/a b/c")
 
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///x", "s3:/bucket/x", "https://", "gs:/", "file://host/x", "file:/x"])
-def test_a_url_that_says_too_little_is_no_path(text: str) -> None:
+def test_an_incomplete_url_is_not_a_path(text: str) -> None:
     with pytest.raises(UsageError, match=rf"{text}: expected a URL such as s3://BUCKET/shards"):
         ShardSet(text)
 
 
-def test_no_error_repeats_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "https://me:hid%2Fden@host/a/b?X-Sig=secret&x=1"
-    said = [
-        f"400, url='{url}'",
+@pytest.mark.parametrize("text", ["nothing://x", "memory://x", "ftp://host/x"])
+def test_an_unknown_kind_of_url_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown kind of URL; expected one of s3, gs, https, http"):
+        ShardSet(text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "400, url='https://me:hid%2Fden@host/a/b?X-Sig=secret&x=1'",
         "GET https://other/b?token=secret failed",
         "//you:hidden@other",
         "me:hid/den",
         "?X-Sig=secret&x=1",
-    ]
+    ],
+)
+def test_no_error_repeats_credentials(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from obstore.exceptions import GenericError
 
-    def fail(_self: Store, _method: str, _questions: object, _seconds: float) -> list[Exception]:
-        return [OSError(said[0])]
+    class Failing:
+        def get(self, *_arguments: object, **_options: object) -> None:
+            raise GenericError(said)
 
-    monkeypatch.setattr(Store, "_ask_once", fail)
+    monkeypatch.setattr(prebake.storage.store, "open_store", lambda _root, _upload: Failing())
     monkeypatch.setattr(prebake.storage.store, "PATIENCE_SECONDS", 0.0)
-    for _ in range(len(said)):
-        with pytest.raises(MachineError, match=r"https://host/a/b: no answer") as raised:
-            Remote(url).read(10)
-        assert not re.search("secret|hid|den", str(raised.value))
-        said.append(said.pop(0))
+    with pytest.raises(MachineError, match=r"https://host/a/b: no answer") as raised:
+        Remote("https://me:hid%2Fden@host/a/b?X-Sig=secret&x=1").read(10)
+    assert not re.search("secret|hid|den", str(raised.value))
 
 
-def test_what_is_no_scheme_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"nothing://x.*nothing:// is unknown"):
-        ShardSet("nothing://x")
-
-
-def test_a_lookahead_gives_what_it_took_in_turn_and_no_more_than_it_may() -> None:
+def test_a_prefetcher_keeps_the_order_and_its_limit() -> None:
     taken: list[int] = []
     dropped: list[int] = []
 
@@ -333,7 +375,7 @@ def test_a_lookahead_gives_what_it_took_in_turn_and_no_more_than_it_may() -> Non
     assert dropped == []
 
 
-def test_a_lookahead_drops_what_nobody_took_and_ends_when_stopped() -> None:
+def test_a_stopped_prefetcher_drops_the_rest_and_ends() -> None:
     dropped: list[int] = []
     stopped = threading.Event()
     with Prefetcher(iter(range(100)), 3, dropped.append) as ahead:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from prebake.errors import MachineError
+from prebake.loader.cache_room import shards_held
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.cache import held_at_once
 from tests.helpers.commands import ON_CPU, ROOT, Ended, the_run
 from tests.helpers.proxy import FAULTS, proxied
 from tests.helpers.servers import environment, files_in_bucket, nginx, s3
@@ -87,7 +87,7 @@ def small_cache(baked: Path, cache: Path) -> tuple[object, ...]:
     """Return options for a cache that a training just takes, smaller than the set."""
     plan = ShardSet(baked).plan
     shards = plan.shards()
-    size = held_at_once(plan) * max(shard.size_bytes for shard in shards)
+    size = shards_held(plan) * max(shard.size_bytes for shard in shards)
     assert size < sum(shard.size_bytes for shard in shards)
     return "--cache", cache, "--cache-size", size
 
@@ -190,7 +190,7 @@ def test_bakes_that_are_killed_go_on_in_the_bucket(port: int, here: Path) -> Non
         ("nothing", 3, "/nothing holds no manifest.json, and over HTTP nothing can be listed"),
         ("lacking", 3, "/lacking: unfinished, 1 shards are missing (train-e001-000.tar)"),
         ("gone", 3, "/gone/train-e001-000.tar: no such file"),
-        ("cut", 3, "/cut/train-e001-000.tar: has fewer bytes than expected"),
+        ("cut", 3, "/cut/train-e001-000.tar: expected "),
     ],
 )
 def test_what_is_wrong_on_a_server_is_said(here: Path, tmp_path: Path, place: str, code: int, words: str) -> None:
@@ -234,8 +234,7 @@ def test_a_server_without_range_requests_is_named_at_once(here: Path, tmp_path: 
         done = run("train", "--shards", url, "--out", tmp_path / "runs", "--cache", tmp_path / "cache", *TRAIN)
         server.shutdown()
     assert done.code == 4, done.err
-    assert f"error: {url}/train-e000-000.tar: 2 bytes were asked for" in done.err
-    assert "the server does not answer range requests" in done.err
+    assert re.search(rf"error: {url}/\S+: the server does not answer range requests", done.err), done.err
 
 
 def test_a_server_that_does_not_answer_ends_the_command_after_the_deadline() -> None:
@@ -248,5 +247,7 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr
-    assert re.search(r"error: http://127\.0\.0\.1:9/x/manifest\.json: no answer in [12] s of asking again", done.stderr)
+    assert re.search(
+        r"error: http://127\.0\.0\.1:9/x/manifest\.json: no answer in [12] s of repeated requests", done.stderr
+    )
     assert "secret" not in done.stderr

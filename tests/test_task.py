@@ -26,8 +26,8 @@ from prebake.precompute.drop import drop_epochs
 from prebake.precompute.resume import discard_parts
 from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.task import Task
-from prebake.storage.atomic import write_whole
-from prebake.storage.lock import bake_seconds, is_held, locked
+from prebake.storage.atomic import write_atomic
+from prebake.storage.lock import bake_seconds, is_locked, locked
 from tests.helpers.faults import Operations
 from tests.helpers.sessions import Session
 from tests.helpers.small import AUGMENTATION, bake, bake_share, files, flip_byte, source_and_plan, stamps
@@ -135,14 +135,14 @@ def test_what_killed_tasks_left_goes_when_the_set_is_whole_and_nobody_is_at_work
 def test_a_task_and_a_whole_bake_keep_each_other_out(there: Path) -> None:
     before = files(there)
     with locked(there, shared=True):
-        assert is_held(there)
+        assert is_locked(there)
         for act in (lambda: bake(there, overwrite=True), lambda: drop_epochs(ShardSet(there), 1)):
             with pytest.raises(DataError, match=rf"process {os.getpid()} on .*, or a task beside it, is baking here"):
                 act()
         assert bake_share(there, "0/2") == []
     with locked(there), pytest.raises(DataError, match=rf"process {os.getpid()} on '[^']*' is baking here"):
         bake_share(there, "0/2")
-    assert not is_held(there)
+    assert not is_locked(there)
     assert files(there) == before
 
 
@@ -174,7 +174,7 @@ def test_another_plan_that_takes_the_directory_over_is_not_baked_into(
     def creating(directory: Path, *arguments: Any) -> Iterator[ShardFile]:
         with create_shard(directory, *arguments) as archive:
             yield archive
-        write_whole(directory / MANIFEST, other.to_bytes())
+        write_atomic(directory / MANIFEST, other.to_bytes())
 
     monkeypatch.setattr("prebake.precompute.shard_writer.create_shard", creating)
     with pytest.raises(DataError, match=r"manifest\.json: of another plan now .* End one of the two") as caught:
@@ -194,7 +194,7 @@ def test_tasks_do_without_the_locks_that_a_file_system_lacks_and_a_whole_bake_is
     tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_locks(monkeypatch)
-    with pytest.raises(MachineError, match=r"bake\.lock: the file system there has no locks .* --task 0/1"):
+    with pytest.raises(MachineError, match=r"bake\.lock: this file system has no locks .* --task 0/1"):
         bake(tmp_path / "set")
     bake_share(tmp_path / "set", "1/2")
     bake_share(tmp_path / "set", "0/2")
@@ -213,8 +213,8 @@ def test_a_reader_for_whom_the_lock_is_not_to_be_written_still_sees_a_whole_bake
 
     monkeypatch.setattr(fcntl, "flock", of_nfs)
     with locked(tmp_path):
-        assert is_held(tmp_path)
-    assert not is_held(tmp_path)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_the_seconds_of_all_tasks_are_added_up(tmp_path: Path) -> None:

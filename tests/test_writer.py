@@ -19,7 +19,7 @@ from prebake.format.manifest import Epoch, Plan, Shard, Source
 from prebake.format.record import Frame
 from prebake.format.verify import damage
 from prebake.format.writer import create_shard, empty_records
-from prebake.storage.atomic import PART, remove_shards, write_whole
+from prebake.storage.atomic import PART, remove_shards, write_atomic
 from tests.helpers.trials import trial
 
 PLAN = Plan(
@@ -272,13 +272,13 @@ def test_a_small_file_keeps_its_old_content_when_its_successor_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "manifest.json"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, no_space)
             with pytest.raises(OSError, match="No space left"):
-                write_whole(path, b"new")
+                write_atomic(path, b"new")
         assert path.read_bytes() == b"old"
-    write_whole(path, b"new")
+    write_atomic(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
     assert path.read_bytes() == b"new"

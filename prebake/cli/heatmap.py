@@ -7,7 +7,7 @@ from prebake.cli.parser import CommandParser, add_model_option
 from prebake.cli.report import open_shards
 from prebake.errors import DataError, UsageError
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 from prebake.storage.files import parse_path
 from prebake.train.device import choose_device, choose_precision
 from prebake.train.evaluate import final_split, predict
@@ -71,7 +71,7 @@ def main() -> None:
             row.append(pairs[position][1])
     columns = len(rows[0]) * chosen.images
     heading = f"left: {chosen.run.name}\nright: {chosen.against.name}" if chosen.against else chosen.run.name
-    write_whole(chosen.out, sheet([tile for row in rows for tile in row], columns, heading))
+    write_atomic(chosen.out, sheet([tile for row in rows for tile in row], columns, heading))
     print(f"{chosen.out}: {len(rows)} images")
 
 

@@ -10,7 +10,7 @@ from prebake.format.index import Index
 from prebake.format.manifest import Plan, Shard
 from prebake.format.record import BLOCK_BYTES, Frame, Layout, value_trouble
 from prebake.format.soft_labels import SoftLabelPlan
-from prebake.storage.files import Location, open_anew
+from prebake.storage.files import Location, open_uncached
 
 __all__ = ["damage"]
 
@@ -26,7 +26,7 @@ def damage(directory: Location, shard: Shard, plan: Plan | SoftLabelPlan) -> str
         return f"{path}: missing, though its index is there"
     try:
         index = Index.read(directory, shard, plan.identity)
-        with os.fdopen(open_anew(path, index.size_bytes), "rb", buffering=0) as file:
+        with os.fdopen(open_uncached(path, index.size_bytes), "rb", buffering=0) as file:
             found = os.fstat(file.fileno()).st_size
             if found != index.size_bytes:
                 return f"{path}: {index.size_bytes} bytes expected, {found} found"

@@ -9,7 +9,7 @@ import xxhash
 from prebake.format.index import Index
 from prebake.format.record import BLOCK_BYTES, Frame, Layout
 from prebake.format.shard import Shard
-from prebake.storage.atomic import whole_file, write_all, write_whole
+from prebake.storage.atomic import atomic_file, write_all, write_atomic
 
 __all__ = ["ShardFile", "create_shard", "empty_records"]
 
@@ -70,8 +70,8 @@ def create_shard(directory: Path, shard: Shard, identity: str, token: str = "") 
     Raises:
         OSError: no space, no permission.
     """
-    with whole_file(directory / shard.tar, token) as file:
+    with atomic_file(directory / shard.tar, token) as file:
         archive = ShardFile(file)
         yield archive
         index = archive.finish(shard, identity)
-    write_whole(directory / shard.index, index.to_bytes(), token)
+    write_atomic(directory / shard.index, index.to_bytes(), token)

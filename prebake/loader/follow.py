@@ -5,7 +5,7 @@ import threading
 from prebake.console import log
 from prebake.errors import DataError, listed
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.lock import is_held
+from prebake.storage.lock import is_locked
 
 __all__ = ["wait_for_epoch"]
 
@@ -22,7 +22,7 @@ def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Ev
     said = False
     while not stopped.is_set():
         # In this order: a bake that ends between the two questions has written its last index before.
-        baking = is_held(data.path)
+        baking = is_locked(data.path)
         missing = data.missing(split, epoch)
         if not missing:
             return

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prebake.errors import DataError, UsageError, shown
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 
 __all__ = ["draw_grid", "to_pixels", "views"]
 
@@ -70,7 +70,7 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
             grid.paste(picture, (MARGIN_LEFT + column * (CELL + GAP), top))
     png = io.BytesIO()
     grid.save(png, format="PNG")
-    write_whole(out, png.getvalue())
+    write_atomic(out, png.getvalue())
 
 
 def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:

@@ -64,7 +64,7 @@ class ShardReader:
                 raise DataError(f"{archive}: missing, though its index is there. {self._remedy}")
             return archive, open_regular(archive)
         try:
-            copy, descriptor = (cache or Cache.default()).open(archive, self.index)
+            copy, descriptor = (cache or Cache.default()).open(archive, self.index.size_bytes, self.index.xxh3)
         except DataError as error:
             raise DataError(f"{error}. {self._remedy}") from None
         self._remedy = f"It is a copy of {archive}: remove it, and it is fetched again"

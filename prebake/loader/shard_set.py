@@ -15,7 +15,7 @@ from prebake.format.manifest import Epoch, Plan
 from prebake.format.record import normalized
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
 from prebake.storage.cache import Cache
-from prebake.storage.files import Location, parse_path, present
+from prebake.storage.files import Location, existing, parse_path
 from prebake.storage.remote import Remote
 
 __all__ = ["Record", "ShardSet"]
@@ -123,7 +123,7 @@ class ShardSet:
     def missing(self, split: str | None = None, epoch: int | None = None) -> list[str]:
         """List planned shards that are not whole yet, by file name."""
         planned = self.plan.shards(split, epoch)
-        there = present(self.location, [shard.index for shard in planned])
+        there = existing(self.location, [shard.index for shard in planned])
         return [shard.tar for shard in planned if shard.index not in there]
 
     def open_shards(self, split: str, epoch: int = 0, *, numbers: Sequence[int] | None = None) -> Iterator[ShardReader]:

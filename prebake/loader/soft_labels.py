@@ -10,7 +10,7 @@ from prebake.format.manifest import NAME, Shard
 from prebake.format.soft_labels import DIRECTORY, SoftLabelPlan
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.files import present
+from prebake.storage.files import existing
 
 __all__ = ["SoftLabelReader", "SoftLabels"]
 
@@ -59,7 +59,7 @@ class SoftLabels:
     def missing(self, epochs: int) -> list[str]:
         """List the planned shards of the first epochs that do not exist yet, by file name."""
         planned = [shard for shard in self.plan.shards() if shard.epoch < epochs]
-        there = present(self.location, [shard.index for shard in planned])
+        there = existing(self.location, [shard.index for shard in planned])
         return [shard.tar for shard in planned if shard.index not in there]
 
     def open(self, shard: Shard) -> "SoftLabelReader":

@@ -22,17 +22,17 @@ from prebake.precompute.images import Images, SourceData, hold_out
 from prebake.precompute.pixels import PixelFile, blocks, nearest_directory
 from prebake.precompute.plan import check_space, estimate, make_plan, out_of_space
 from prebake.precompute.progress import Progress
-from prebake.precompute.remote import check_scratch, check_writable, claim
+from prebake.precompute.remote import check_temp_space, check_writable, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, files_of, is_begun, reconcile
 from prebake.precompute.shard_writer import ShardWriter
 from prebake.precompute.sources.arrays import source_from
 from prebake.precompute.sources.registry import Decoding
 from prebake.precompute.workers import imap_processes, imap_threads
-from prebake.storage.atomic import make_directory, part_name, remove, remove_shards, write_plainly, write_whole
-from prebake.storage.files import Location, parse_path, present
+from prebake.storage.atomic import make_dirs, part_name, remove, remove_shards, write_atomic, write_file
+from prebake.storage.files import Location, existing, parse_path
 from prebake.storage.lock import add_bake_seconds, locked
 from prebake.storage.remote import Remote
-from prebake.storage.temp_dir import scratch
+from prebake.storage.temp_dir import temp_dir
 
 __all__ = ["LocalPool", "Pool", "bake", "bake_source", "has_manifest", "timed_bake", "write_manifest", "write_shards"]
 
@@ -131,7 +131,7 @@ def bake_source(
     workers = workers or usable_cores()
     if isinstance(directory, Remote):
         plan, missing = claim(plan, directory, overwrite=overwrite)
-        check_scratch(missing, workers)
+        check_temp_space(missing, workers)
         if not missing:
             log(f"{plan.source.name}: {directory} already has all {plan.epochs} epochs")
             return
@@ -140,7 +140,7 @@ def bake_source(
         write_shards(pool, plan, missing)
         return
     try:
-        make_directory(directory)
+        make_dirs(directory)
         with locked(directory):
             plan, missing = _prepare_directory(plan, directory, workers, overwrite=overwrite)
             writer = ShardWriter(directory, plan.identity)
@@ -171,7 +171,7 @@ def _prepare_directory(plan: Plan, directory: Path, workers: int, *, overwrite: 
     discard_parts(directory)
     discard_damaged(plan, directory, workers, plan.shards())
     check_space([estimate(plan, directory)], directory)  # now with the damaged shards
-    there = present(directory, [shard.index for shard in plan.shards()])
+    there = existing(directory, [shard.index for shard in plan.shards()])
     return plan, [shard for shard in plan.shards() if shard.index not in there]
 
 
@@ -185,7 +185,7 @@ def write_manifest(plan: Plan, directory: Path, token: str) -> None:
     """Write the manifest, unless it is there; `token` is a part of its temporary name. Raises OSError."""
     if not has_manifest(plan, directory):
         try:
-            write_whole(directory / MANIFEST, plan.to_bytes(), token)
+            write_atomic(directory / MANIFEST, plan.to_bytes(), token)
         except FileNotFoundError:
             if not has_manifest(plan, directory):  # else another process wrote the same, and removed temporary files
                 raise
@@ -248,7 +248,7 @@ class LocalPool:
 
     def _in_processes(self, augmentation: Augmentation, images: Images, shards: Sequence[Shard]) -> Iterator[Shard]:
         directory = self.writer.directory
-        with contextlib.nullcontext(directory) if isinstance(directory, Path) else scratch() as here:
+        with contextlib.nullcontext(directory) if isinstance(directory, Path) else temp_dir() as here:
             shared = SharedImages.write(images, here, self.writer.token)
             write = _ProcessWriter(self.writer, self.plan, augmentation, shared)
             yield from imap_processes(write, shards, self.workers)
@@ -269,12 +269,12 @@ class SharedImages:
         shared = cls(
             directory / part_name("pixels", token), images.pixels.shape, directory / part_name("labels", token)
         )
-        write_plainly(shared.pixels)
+        write_file(shared.pixels)
         file, first = PixelFile.at(shared.pixels, shared.shape, write=True), 0
         for images_NHWC in blocks(images.pixels):
             file.write(first, images_NHWC)
             first += len(images_NHWC)
-        write_plainly(shared.labels, images.labels_N.tobytes())
+        write_file(shared.labels, images.labels_N.tobytes())
         return shared
 
     def open(self) -> Images:

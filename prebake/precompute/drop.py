@@ -5,7 +5,7 @@ import re
 from prebake.errors import UsageError
 from prebake.format.manifest import MANIFEST, Plan
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.atomic import remove_shards, write_whole
+from prebake.storage.atomic import remove_shards, write_atomic
 from prebake.storage.lock import locked
 
 __all__ = ["drop_epochs"]
@@ -28,5 +28,5 @@ def drop_epochs(data: ShardSet, first: int) -> int:
         plan = Plan.read(data.path)  # again: a bake may have changed it until the lock was ours
         found = [(path, TRAIN_FILE.fullmatch(path.name)) for path in data.path.iterdir()]
         freed = remove_shards(path for path, match in found if match and int(match[1]) >= first)
-        write_whole(data.path / MANIFEST, plan.with_epochs(min(first, plan.epochs)).to_bytes())
+        write_atomic(data.path / MANIFEST, plan.with_epochs(min(first, plan.epochs)).to_bytes())
     return freed

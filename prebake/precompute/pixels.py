@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.storage.atomic import naming
+from prebake.storage.atomic import with_path_in_errors
 from prebake.storage.files import Location
 
 __all__ = ["Chosen", "PixelFile", "Pixels", "blocks", "nearest_directory"]
@@ -83,7 +83,7 @@ class PixelFile:
     @classmethod
     def unnamed(cls, shape: tuple[int, ...], directory: Path) -> "PixelFile":
         """Create a file without a name in a directory: it is gone when this process is, however that ends."""
-        with naming(directory), tempfile.TemporaryFile(dir=directory) as file:
+        with with_path_in_errors(directory), tempfile.TemporaryFile(dir=directory) as file:
             return cls(os.dup(file.fileno()), shape, directory)
 
     @classmethod
@@ -108,7 +108,7 @@ class PixelFile:
         """Write consecutive images; safe to call from many threads. Raises OSError: no space."""
         data = np.ascontiguousarray(images_NHWC).data.cast("B")
         offset = first * self._image_bytes
-        with naming(self._where):
+        with with_path_in_errors(self._where):
             while data:
                 written = os.pwrite(self._file, data, offset)
                 data, offset = data[written:], offset + written
@@ -116,7 +116,7 @@ class PixelFile:
     def _read(self, first: int, images_NHWC: NDArray[np.uint8]) -> None:
         data = images_NHWC.data.cast("B")
         offset = first * self._image_bytes
-        with naming(self._where):
+        with with_path_in_errors(self._where):
             while data:
                 count = os.preadv(self._file, [data], offset)
                 if not count:

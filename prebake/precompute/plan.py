@@ -17,7 +17,7 @@ from prebake.precompute.images import SourceData, channel_statistics, sha256
 from prebake.precompute.progress import gigabytes
 from prebake.precompute.resume import files_of, is_begun
 from prebake.precompute.try_transforms import try_transforms
-from prebake.storage.files import Location, present
+from prebake.storage.files import Location, existing
 
 __all__ = ["Estimate", "check_choices", "check_space", "estimate", "make_plan", "out_of_space"]
 
@@ -114,7 +114,7 @@ def estimate(
     shards = plan.shards()
     overwrite = overwrite and not is_begun(plan, directory)
     mine = shards if share is None else share
-    there = set() if overwrite else present(directory, [shard.index for shard in mine])
+    there = set() if overwrite else existing(directory, [shard.index for shard in mine])
     todo = [shard for shard in mine if shard.index not in there]
     return Estimate(
         shards=len(todo),

@@ -11,7 +11,7 @@ from prebake.precompute.resume import SHARD_FILE, is_begun, reconcile
 from prebake.storage.files import Location
 from prebake.storage.remote import Remote
 
-__all__ = ["check_scratch", "check_writable", "claim"]
+__all__ = ["check_temp_space", "check_writable", "claim"]
 
 
 def check_writable(out: Location) -> None:
@@ -41,15 +41,15 @@ def claim(plan: Plan, out: Remote, *, overwrite: bool) -> tuple[Plan, list[Shard
             out.remove([name for name in old if name.endswith(ending)])
         manifest.write(plan.to_bytes())
         return plan, plan.shards()  # an index that a writer of the old ones has still brought is not trusted
-    if not manifest.write(plan.to_bytes(), claim=True):
+    if not manifest.write(plan.to_bytes(), create=True):
         plan = reconcile(plan, out, overwrite=False)  # somebody was there before, perhaps just now
         if Plan.read(out).to_bytes() != plan.to_bytes():
             manifest.write(plan.to_bytes())  # of more epochs than there were
-    there = out.present([shard.index for shard in plan.shards()])
+    there = out.existing([shard.index for shard in plan.shards()])
     return plan, [shard for shard in plan.shards() if shard.index not in there]
 
 
-def check_scratch(todo: Sequence[Shard], workers: int) -> None:
+def check_temp_space(todo: Sequence[Shard], workers: int) -> None:
     """Raise MachineError where the shards that are written at one time don't fit among the temporary files."""
     needed = workers * max((shard.size_bytes for shard in todo), default=0)
     root = tempfile.gettempdir()

@@ -13,7 +13,7 @@ from prebake.format.verify import damage
 from prebake.precompute.progress import Progress
 from prebake.precompute.workers import imap_threads
 from prebake.storage.atomic import remove
-from prebake.storage.files import Location, present
+from prebake.storage.files import Location, existing
 
 __all__ = ["discard_damaged", "discard_parts", "files_of", "is_begun", "reconcile"]
 
@@ -54,7 +54,7 @@ def is_begun(plan: Plan, directory: Location) -> bool:
     except DataError:
         return False
     indexes = [shard.index for shard in plan.shards()]
-    return there.to_bytes() == plan.to_bytes() and len(present(directory, indexes)) < len(indexes)
+    return there.to_bytes() == plan.to_bytes() and len(existing(directory, indexes)) < len(indexes)
 
 
 def files_of(directory: Path) -> list[Path]:

@@ -13,9 +13,9 @@ from prebake.format.index import Index
 from prebake.format.manifest import MANIFEST, Shard
 from prebake.format.writer import create_shard
 from prebake.precompute.augmenters import Augmenter
-from prebake.storage.files import Location, present, read_bytes
+from prebake.storage.files import Location, existing, read_bytes
 from prebake.storage.remote import Remote
-from prebake.storage.temp_dir import scratch
+from prebake.storage.temp_dir import temp_dir
 
 __all__ = ["ShardWriter"]
 
@@ -41,7 +41,7 @@ class ShardWriter:
     def has(self, shard: Shard) -> bool:
         """Whether a shard exists. No lock protects a remote set: there its index must name this plan."""
         if isinstance(self.directory, Path):
-            return bool(present(self.directory, [shard.index]))
+            return bool(existing(self.directory, [shard.index]))
         try:
             Index.read(self.directory, shard, self.identity)
         except DataError:
@@ -66,7 +66,7 @@ class ShardWriter:
         if self.has(shard):
             return shard
         try:
-            with contextlib.nullcontext(self.directory) if isinstance(self.directory, Path) else scratch() as here:
+            with contextlib.nullcontext(self.directory) if isinstance(self.directory, Path) else temp_dir() as here:
                 with create_shard(here, shard, self.identity, self.token) as archive:
                     for frame in augmenter.records(shard):
                         if stopped.is_set():

@@ -17,12 +17,12 @@ from prebake.precompute.augment import Augmentation
 from prebake.precompute.bake import LocalPool, has_manifest, timed_bake, write_manifest, write_shards
 from prebake.precompute.images import SourceData
 from prebake.precompute.plan import check_space, estimate, out_of_space
-from prebake.precompute.remote import check_scratch, claim
+from prebake.precompute.remote import check_temp_space, claim
 from prebake.precompute.resume import discard_damaged, discard_parts, reconcile
 from prebake.precompute.shard_writer import ShardWriter
-from prebake.storage.atomic import make_directory
-from prebake.storage.files import Location, present
-from prebake.storage.lock import HeldError, locked
+from prebake.storage.atomic import make_dirs
+from prebake.storage.files import Location, existing
+from prebake.storage.lock import LockedError, locked
 from prebake.storage.remote import Remote
 
 __all__ = ["Task", "bake_task"]
@@ -89,12 +89,12 @@ def bake_task(
         plan, missing = claim(plan, directory, overwrite=False)
         share = set(task.share(plan))
         todo = [shard for shard in missing if shard in share]
-        check_scratch(todo, workers)
+        check_temp_space(todo, workers)
         writer = ShardWriter(directory, plan.identity)
         write_shards(LocalPool(source, plan, augmentation, writer, workers, memory), plan, todo)
         return _missing(plan, directory)
     try:
-        make_directory(directory)
+        make_dirs(directory)
         with contextlib.ExitStack() as held:
             plan = _join(plan, directory, held)
             writer, share_of_task = ShardWriter(directory, plan.identity), task.share(plan)
@@ -116,7 +116,7 @@ def bake_task(
 
 
 def _missing(plan: Plan, directory: Location) -> list[str]:
-    there = present(directory, [shard.index for shard in plan.shards()])
+    there = existing(directory, [shard.index for shard in plan.shards()])
     return [shard.tar for shard in plan.shards() if shard.index not in there]
 
 
@@ -132,12 +132,12 @@ def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
                     write_manifest(plan, directory, ShardWriter(directory, plan.identity).token)
             held.enter_context(locked(directory, shared=True, needed=False))
             return plan
-        except HeldError:
+        except LockedError:
             if time.monotonic() > ends:
                 raise
 
 
 def _remove_parts(directory: Path) -> None:
     """Remove the temporary files of killed tasks, unless another task is running: the last one does it."""
-    with contextlib.suppress(HeldError), locked(directory, needed=False):
+    with contextlib.suppress(LockedError), locked(directory, needed=False):
         discard_parts(directory)

@@ -1,1 +1,6 @@
-"""Files on disk and in object stores: atomic writes, locks, and a cache of remote shards."""
+"""Local files with atomic writes and locks, remote files, and a cache of them."""
+
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("prebake does not support Windows; use Linux or macOS (WSL 2 works: it is Linux)")

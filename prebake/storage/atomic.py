@@ -1,6 +1,7 @@
-"""Writing and removing: a file gets its name only when it is whole, and on the disk.
+"""Atomic writes: a file gets its name after its content is complete and on the disk.
 
-What changes a disk is called on `os`, here and in `prebake.storage.lock`, so that tests can count and fail each call.
+Every call that changes a disk is made through `os`, here and in the other modules of storage, so that tests can count
+the calls and make each of them fail.
 """
 
 import contextlib
@@ -11,35 +12,35 @@ from pathlib import Path
 
 __all__ = [
     "PART",
-    "make_directory",
-    "naming",
+    "atomic_file",
+    "make_dirs",
     "part_name",
     "remove",
     "remove_shards",
-    "whole_file",
+    "with_path_in_errors",
     "write_all",
-    "write_plainly",
-    "write_whole",
+    "write_atomic",
+    "write_file",
 ]
 
 PART = ".part"
 
 
-def write_whole(path: Path, data: bytes, token: str = "") -> None:
-    """Write a small file whole or not at all; on return it is on the disk under its name.
+def write_atomic(path: Path, data: bytes, token: str = "") -> None:
+    """Write a small file completely or not at all; afterwards it is on the disk under its name.
 
     `token` is a part of the temporary name.
 
     Raises:
         OSError: no space, no permission.
     """
-    with whole_file(path, token) as file:
+    with atomic_file(path, token) as file:
         write_all(file, data)
 
 
-def write_plainly(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file that nobody needs after this run, under its own name; raises OSError."""
-    with naming(path):
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file under its own name, not atomically: for files that are not used after this run; raises OSError."""
+    with with_path_in_errors(path):
         file = _create(path)
         try:
             for part in parts:
@@ -49,26 +50,26 @@ def write_plainly(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def part_name(name: str, token: str) -> str:
-    """Return the name that a file has until it is whole."""
+    """Return the name that a file has until it is complete."""
     return f"{name}.{token}{PART}" if token else name + PART
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it, where they are missing; raises OSError."""
+def make_dirs(path: Path) -> None:
+    """Create a directory and its parents where they are missing; raises OSError."""
     if not path.is_dir():
-        os.makedirs(path, exist_ok=True)  # noqa: PTH103 - pathlib keeps functions of its own before Python 3.11
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103 - Path.mkdir makes other system calls before Python 3.11
 
 
 def remove(path: Path) -> None:
-    """Remove a file, where it is there; raises OSError."""
+    """Remove a file if it exists; raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108 - as above
 
 
 def remove_shards(paths: Iterable[Path]) -> int:
-    """Remove archives and indexes, and return the bytes that they had; raises OSError.
+    """Remove tar files and their indexes; return the bytes that they took; raises OSError.
 
-    The indexes are gone from the disk before the first archive goes: without its index, an archive counts for nothing.
+    The removal of the indexes reaches the disk before the first tar is removed: a tar without its index is ignored.
     """
     paths = sorted(paths, key=lambda path: (path.suffix == ".tar", path.name))
     archives = [path for path in paths if path.suffix == ".tar"]
@@ -82,8 +83,8 @@ def remove_shards(paths: Iterable[Path]) -> int:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system say which file it is about, where the call that failed knew a descriptor only."""
+def with_path_in_errors(path: Path) -> Iterator[None]:
+    """Add the path to an OSError that has none, as those of calls on a descriptor."""
     try:
         yield
     except OSError as error:
@@ -93,10 +94,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, token: str) -> Iterator[int]:
-    """Open a file under another name; give it its own, for good, when the block is left without an error."""
+def atomic_file(path: Path, token: str) -> Iterator[int]:
+    """Open a file under a temporary name; rename it when the block ends without an error."""
     part = path.with_name(part_name(path.name, token))
-    with naming(path):
+    with with_path_in_errors(part):
         try:
             file = _create(part)
             try:
@@ -106,7 +107,7 @@ def whole_file(path: Path, token: str) -> Iterator[int]:
                 os.close(file)
             os.replace(part, path)  # noqa: PTH105 - as above
         except BaseException:
-            # The first error is the one to tell; the next bake removes what is left.
+            # The first error is the one to report; the next bake removes the part.
             with contextlib.suppress(OSError):
                 remove(part)
             raise
@@ -114,7 +115,7 @@ def whole_file(path: Path, token: str) -> Iterator[int]:
 
 
 def _create(path: Path) -> int:
-    """Create a file and return its descriptor; what a kill left there goes, and no link is followed."""
+    """Create a file and return its descriptor; a file that a killed process left is replaced, and no link followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o666)
@@ -124,20 +125,20 @@ def _create(path: Path) -> int:
 
 
 def write_all(file: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all bytes, in as many calls as the system takes; raises OSError."""
+    """Write all bytes to a descriptor; raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
 
 
 def _sync(directory: Path) -> None:
-    """Bring the names of a directory to the disk; raises OSError."""
-    with naming(directory):
+    """Flush the names in a directory to the disk; raises OSError."""
+    with with_path_in_errors(directory):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            # There are file systems which do that at once, or never, and know no call for it.
+            # Some file systems can't flush a directory.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
         finally:

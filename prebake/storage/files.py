@@ -1,4 +1,4 @@
-"""Opening files of a shard set, which may come from a stranger, and may lie elsewhere."""
+"""Read files, local or remote, which may come from a stranger."""
 
 import errno
 import os
@@ -10,85 +10,94 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from prebake.errors import DataError, UsageError
-from prebake.storage.remote import Remote, is_url
+from prebake.storage.remote import SCHEMES, Remote
 
-__all__ = ["Location", "open_anew", "open_regular", "parse_path", "present", "read_bytes"]
+__all__ = ["Location", "existing", "expand_user", "open_regular", "open_uncached", "parse_path", "read_bytes"]
 
 Location = Path | Remote
-NO_PLACE = re.compile("file:/|(gs|https?|s3):/(?!/[^/])", re.IGNORECASE)  # a host or bucket lacks, or a slash
+URL = re.compile("([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
+INCOMPLETE_URL = re.compile("file:/|(gs|https?|s3):/(?!/[^/])", re.IGNORECASE)  # without host or bucket, or a slash
 HOST_ENDS = re.compile("[/?#]")
 
-# What stands in a file's place can't be opened as one; permission and the machine's own troubles are another matter.
+# Errors that mean that the path names no regular file.
 NO_FILE = {errno.ENXIO, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENODEV, errno.EISDIR}
 
 
 def parse_path(text: str | Location) -> Location:
-    """Return what a text names: a URL a place elsewhere, all else a path here.
+    """Return what a text names: a remote place if it is a URL, otherwise a local path, in which ~ is expanded.
 
     Raises:
-        UsageError: a URL without a host or bucket, with one slash where two belong, or whose password can't be told
-            from its path.
+        UsageError: a URL of an unknown kind, without a host or bucket, or whose password can't be told from its path.
     """
-    if not isinstance(text, str):
+    if isinstance(text, Remote):
         return text
-    scheme, _, rest = text.partition("://")
-    if is_url(text):
-        scheme = scheme.lower()
-        text = f"{scheme}://{rest}"
+    if isinstance(text, Path):
+        return expand_user(text)
     if text.startswith("file:///"):
         return Path(unquote(text.removeprefix("file://")))
-    if NO_PLACE.match(text):
+    if INCOMPLETE_URL.match(text):
         shown = f"{text.partition('/')[0]}/..." if set("@?") & set(text) else text
-        raise UsageError(f"{shown}: expected a URL such as s3://BUCKET/shards; a path of that name here is ./{shown}")
-    if not is_url(text):
-        return Path(text)
+        raise UsageError(f"{shown}: expected a URL such as s3://BUCKET/shards; a local path of that name is ./{shown}")
+    url = URL.fullmatch(text)
+    if url is None:
+        return expand_user(Path(text))
+    scheme, rest = url[1].lower(), url[2]
     host, *behind = HOST_ENDS.split(rest, maxsplit=1)
+    if scheme not in SCHEMES:
+        raise UsageError(f"{scheme}://...: unknown kind of URL; expected one of {', '.join(SCHEMES)}")
     if "@" in "".join(behind) and (scheme in ("http", "https") or ":" in host.rpartition("@")[2]):
         raise UsageError(
-            f"{scheme}://...: an @ behind the host, as if a password went on there; write %2F for /, %3F for ? and "
+            f"{scheme}://...: an @ after the host, as if a password continued there; write %2F for /, %3F for ? and "
             "%23 for # in a password, and %40 for @ in a path or query"
         )
-    return Remote(text)
+    return Remote(f"{scheme}://{rest}")
 
 
-def present(directory: Location, names: Sequence[str]) -> set[str]:
-    """Return those of these files of a directory that are there; elsewhere, raises as `Store.ask`."""
+def expand_user(path: Path) -> Path:
+    """Replace ~ or ~USER at the start of a path; raises UsageError if there is no such home directory."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: no home directory for {path.parts[0]}; write the full path, or ./{path}") from None
+
+
+def existing(directory: Location, names: Sequence[str]) -> set[str]:
+    """Return the names of those files of a directory that exist; for a remote one, raises as `Remote.existing`."""
     if isinstance(directory, Remote):
-        return directory.present(names)
-    # Not by `Path`, which takes longer than the question; a plan may have thousands of shards.
+        return directory.existing(names)
+    # Path objects would take longer than the calls; a plan may have thousands of shards.
     return {name for name in names if os.path.isfile(f"{directory}/{name}")}  # noqa: PTH113
 
 
-def open_anew(path: Location, size_bytes: int) -> int:
-    """Open a file as it is now, not as a cache has it, for reading; return its descriptor.
+def open_uncached(path: Location, size_bytes: int) -> int:
+    """Open a file for reading, without the cache; return its descriptor.
 
     Args:
-        path: which one; what lies elsewhere is brought into a temporary file first.
-        size_bytes: which that is to have.
+        path: the file; a remote one is downloaded into a temporary file.
+        size_bytes: the expected size of a remote one.
 
     Raises:
-        DataError: no such file, or none that is regular; elsewhere, one of another size.
+        DataError: no such regular file; a remote one of another size.
         OSError: no permission, too many open files, no space.
     """
     if isinstance(path, Path):
         return open_regular(path)
     with tempfile.TemporaryFile() as file:
-        path.fill(file.fileno(), size_bytes)
+        path.download(file.fileno(), size_bytes)
         return os.dup(file.fileno())
 
 
 def open_regular(path: Path) -> int:
-    """Open a regular file for reading; return its descriptor.
+    """Open a regular file, or a link to one, for reading; return its descriptor.
 
-    A link to a regular file is one too: to keep shards elsewhere is common, and reading does no harm. A
-    pipe, a socket, a device or a directory is refused, and never waited for.
+    A pipe, a socket, a device or a directory is refused, and never waited for.
 
     Raises:
-        DataError: no such file, or none that is regular.
-        OSError: no permission, or too many open files.
+        DataError: no such regular file.
+        OSError: no permission, too many open files.
     """
     try:
-        # Looked at before it is opened too, since to open a device can act on it.
+        # Check before opening, too: to open a device can have effects.
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -105,28 +114,28 @@ def open_regular(path: Path) -> int:
     raise DataError(f"{path}: expected a regular file, found {_kind(mode)}")
 
 
-def read_bytes(path: Location, most: int) -> bytes:
-    """Read a small file whole.
+def read_bytes(path: Location, max_bytes: int) -> bytes:
+    """Read a small file.
 
     Args:
-        path: which one.
-        most: bytes that it may have.
+        path: the file.
+        max_bytes: the size that it may have.
 
     Raises:
-        DataError: no such file, none that is regular, or a larger one.
+        DataError: no such regular file, or a larger one.
     """
     if isinstance(path, Remote):
-        return path.read(most)
+        return path.read(max_bytes)
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = os.fstat(descriptor).st_size
-        # Not by its size alone: it may grow while it is read, and some files don't tell theirs.
-        parts, left = [], most + 1
-        while left and size <= most and (part := file.read(min(left, max(size, 4096) + 1))):
+        # The size is not enough: the file may grow meanwhile, and some files have none.
+        parts, left = [], max_bytes + 1
+        while left and size <= max_bytes and (part := file.read(min(left, max(size, 4096) + 1))):
             parts.append(part)
             left -= len(part)
-    if size > most or not left:
-        raise DataError(f"{path}: expected at most {most} bytes, found {max(size, most + 1)}")
+    if size > max_bytes or not left:
+        raise DataError(f"{path}: expected at most {max_bytes} bytes, found {max(size, max_bytes + 1)}")
     return b"".join(parts)
 
 

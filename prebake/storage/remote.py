@@ -1,39 +1,33 @@
-"""Directories and files elsewhere, named by URL."""
+"""Directories and files in object stores and on HTTP servers, named by URL."""
 
 import functools
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, TypeVar
 
-from prebake.errors import DataError, MachineError, UsageError
-from prebake.storage.store import ANSWER_SECONDS, Store, UnsupportedError
+from prebake.errors import DataError, UsageError
+from prebake.storage.store import IncompleteError, MissingFileError, UnsupportedError, send
 
-__all__ = ["Remote", "is_url"]
+__all__ = ["SCHEMES", "Remote"]
 
+SCHEMES = ("s3", "gs", "https", "http")
 PIECE_BYTES = 8 * 1024 * 1024
-AT_ONCE = 8  # as many pieces are asked for together, and lie in memory
-LEAST_RATE = 256 * 1024  # bytes/s, at which a whole file goes up
-READ_AGAIN = 5
 
-
-def is_url(text: str) -> bool:
-    """Say whether a text names something by URL rather than by path."""
-    scheme, colon, _ = text.partition("://")
-    return bool(colon) and scheme[:1].isalpha() and all(c.isalnum() or c in "+-." for c in scheme)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A directory or a file elsewhere, as a `Path` is one here.
+    """A remote directory or file, as `Path` is a local one.
 
-    What it prints as has no credentials: no user, no password, no query, which is where signatures stand.
-    All that asks the store raises as `Store.ask`.
+    Its string holds no credentials: no user, no password and no query, which may be a signature.
+    Each method raises what `prebake.storage.store.send` raises.
 
     Attributes:
-        url: with credentials, where it has any.
+        url: with its credentials.
     """
 
     url: str = field(repr=False)
@@ -51,7 +45,7 @@ class Remote:
 
     @property
     def writable(self) -> bool:
-        """Say whether files can be written there at all."""
+        """Whether files can be written there."""
         return not self._is_http
 
     @property
@@ -60,95 +54,104 @@ class Remote:
 
     @property
     def _parts(self) -> tuple[str, str, str]:
-        """What comes before the query, its question mark, and the query; elsewhere a name may have such a mark."""
+        """The URL without its query, a question mark, and the query; the names of objects may hold such a mark."""
         return self.url.partition("?") if self._is_http else (self.url, "", "")
 
-    @functools.cached_property
-    def _path(self) -> str:
-        """What fsspec calls it."""
-        return self.url if self._is_http else self.url.partition("://")[2].rstrip("/")
-
-    @functools.cached_property
-    def _store(self) -> Store:
-        scheme, _, rest = self.url.partition("://")
-        secrets = [rest.partition("/")[0].rpartition("@")[0], self._parts[2]]
+    @property
+    def _root(self) -> str:
+        """The URL of the store: a bucket, or the directory of an HTTP server."""
+        path, mark, query = self._parts
         if self._is_http:
-            password = urlsplit(self.url).password or ""
-            secrets += [password, unquote(password)]
-        return Store(scheme, str(self), tuple(secret for secret in secrets if secret))
+            return f"{path.rpartition('/')[0]}{mark}{query}"
+        scheme, _, rest = path.partition("://")
+        return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+
+    @property
+    def _key(self) -> str:
+        """The name of the file in its store."""
+        path = self._parts[0].rstrip("/")
+        return path.rpartition("/")[2] if self._is_http else path.partition("://")[2].partition("/")[2]
+
+    def _send(self, request: Callable[[Any], Answer], *, upload: bool = False) -> Answer:
+        (answer,) = send([request], self._root, str(self), upload=upload)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def exists(self) -> bool:
-        """Say whether this file is there."""
-        (answer,) = self._store.ask("cat_file", [(self._path, {"start": 0, "end": 1})])
-        return not isinstance(answer, FileNotFoundError)
+        """Return whether this file exists."""
+        try:
+            self._send(functools.partial(_read_range, key=self._key, start=0, end=1))
+        except MissingFileError:
+            return False
+        return True
 
-    def present(self, names: Sequence[str]) -> set[str]:
-        """Return those of the files of this directory that are there."""
+    def existing(self, names: Sequence[str]) -> set[str]:
+        """Return the names of those files of this directory that exist."""
         if not self._is_http:
             return set(names) & set(self.names())
-        # There is no listing over HTTP: each is asked for its first byte.
-        answers: list[Any] = []
-        for first in range(0, len(names), AT_ONCE):
-            asked = [((self / name)._path, {"start": 0, "end": 1}) for name in names[first : first + AT_ONCE]]
-            answers += self._store.ask("cat_file", asked)
-        pairs = zip(names, answers, strict=True)
-        return {name for name, answer in pairs if not isinstance(answer, FileNotFoundError)}
+        # HTTP has no listing: ask for the first byte of each.
+        requests = [functools.partial(_read_range, key=name, start=0, end=1) for name in names]
+        answers = send(requests, (self / "x")._root, str(self))
+        return {name for name, answer in zip(names, answers, strict=True) if not isinstance(answer, Exception)}
 
     def names(self) -> list[str]:
-        """List what stands in this directory, which may be nothing; over HTTP that can't be known: UsageError."""
-        if self._is_http:
-            raise UsageError(f"{self}: nothing can be listed over HTTP; name the URL of one shard set")
-        (answer,) = self._store.ask("ls", [(self._path, {"detail": False})])
-        if isinstance(answer, FileNotFoundError):
-            return []
-        return [path.rstrip("/").rpartition("/")[2] for path in answer]
+        """Return the names of the files and directories in this directory, which may be none.
 
-    def read(self, most: int) -> bytes:
-        """Read a document whole.
+        Raises:
+            UsageError: HTTP has no listing.
+        """
+        if self._is_http:
+            raise UsageError(f"{self}: a directory can't be listed over HTTP; name the URL of one shard set")
+        listing = self._send(lambda store: store.list_with_delimiter(self._key or None))
+        paths = [found["path"] for found in listing["objects"]] + list(listing["common_prefixes"])
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+    def read(self, max_bytes: int) -> bytes:
+        """Read a small file.
 
         Args:
-            most: bytes that it may have.
+            max_bytes: the size that it may have.
 
         Raises:
             DataError: no such file, or a larger one.
         """
-        for _ in range(READ_AGAIN):
-            data = self._piece(0, most + 1)
-            # A document ends so, and has no other newline: what does not may have been cut off on its way.
-            if data.endswith(b"\n"):
-                break
-        if len(data) > most:
-            raise DataError(f"{self}: expected at most {most} bytes, found more")
-        return data
+        data, size_bytes = self._send(functools.partial(_read_range, key=self._key, start=0, end=max_bytes + 1))
+        if size_bytes > max_bytes:
+            raise DataError(f"{self}: expected at most {max_bytes} bytes, found {size_bytes}")
+        return bytes(data)
 
-    def fill(self, file: int, size_bytes: int) -> None:
-        """Write this file's bytes into an open one here, from its beginning on, several ranges at a time.
+    def download(self, file: int, size_bytes: int) -> None:
+        """Write the content of this file into an open local file, by several range requests at a time.
 
         Args:
             file: a descriptor.
-            size_bytes: how many there are to be.
+            size_bytes: the expected size.
 
         Raises:
             DataError: no such file, or one of another size.
             OSError: no space here.
         """
-        if len(self._piece(size_bytes - 1, size_bytes + 1)) > 1:
-            raise DataError(f"{self}: {size_bytes} bytes expected, more found")
-        window = PIECE_BYTES * AT_ONCE
-        for first in range(0, size_bytes, window):
-            last = min(first + window, size_bytes)
-            ranges = [(start, min(start + PIECE_BYTES, last)) for start in range(first, last, PIECE_BYTES)]
-            asked = [(self._path, {"start": start, "end": end}) for start, end in ranges]
-            for (start, _), data in zip(ranges, self._store.ask("cat_file", asked, self._wrong_length), strict=True):
-                _write_at(file, self._found(data), start)
+        copy = _Duplicate(file)
 
-    def write(self, data: bytes, *, claim: bool = False) -> bool:
+        def fetch(store: Any, start: int) -> None:
+            data, found_bytes = _read_range(store, self._key, start, min(start + PIECE_BYTES, size_bytes))
+            if found_bytes != size_bytes:
+                raise DataError(f"{self}: expected {size_bytes} bytes, found {found_bytes}")
+            _write_at(copy.descriptor, data, start)
+
+        requests = [functools.partial(fetch, start=start) for start in range(0, size_bytes, PIECE_BYTES)]
+        for answer in send(requests, self._root, str(self)):
+            if isinstance(answer, Exception):
+                raise answer
+
+    def write(self, data: bytes, *, create: bool = False) -> bool:
         """Write a small file, whole or not at all.
 
         Args:
-            data: its bytes.
-            claim: only where no file stands there, which the store decides when it writes; one that can't is asked
-                first.
+            data: its content.
+            create: write only if there is no such file. The store decides that in one step, or, where it does not
+                know such a request, is asked first.
 
         Returns:
             Whether it was written.
@@ -156,56 +159,53 @@ class Remote:
         Raises:
             DataError: no such bucket.
         """
+        mode = "create" if create else "overwrite"
         try:
-            (answer,) = self._store.ask("pipe_file", [(self._path, data, {"mode": "create"} if claim else {})])
+            self._send(lambda store: store.put(self._key, data, mode=mode, use_multipart=False))
+        except FileExistsError:
+            return False
         except UnsupportedError:
-            if not claim:
+            if not create:
                 raise
             return not self.exists() and self.write(data)
-        if isinstance(answer, FileExistsError):
-            return False
-        self._found(answer)
         return True
 
     def upload(self, path: Path) -> None:
-        """Write a file from here, whole or not at all; raises DataError where there is no such bucket."""
-        seconds = ANSWER_SECONDS + path.stat().st_size / LEAST_RATE
-        (answer,) = self._store.ask("put_file", [(str(path), self._path, {})], seconds=seconds)
-        self._found(answer)
+        """Write a local file, whole or not at all; raises DataError if there is no such bucket."""
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with its last user
+        self._send(lambda store: store.put(self._key, content, use_multipart=False), upload=True)
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files of this directory, where they are there."""
-        for first in range(0, len(names), AT_ONCE):
-            self._store.ask("rm_file", [((self / name)._path, {}) for name in names[first : first + AT_ONCE]])
-
-    def _piece(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to before `end`, or to the end of the file; there is at least one."""
-        (answer,) = self._store.ask("cat_file", [(self._path, {"start": start, "end": end})], self._wrong_end)
-        data: bytes = self._found(answer)
-        return data
-
-    def _wrong_length(self, asked: dict[str, Any], data: bytes) -> Exception | None:
-        return self._wrong(asked["end"] - asked["start"], asked, data)
-
-    def _wrong_end(self, asked: dict[str, Any], data: bytes) -> Exception | None:
-        return self._wrong(1, asked, data)
-
-    def _wrong(self, least: int, asked: dict[str, Any], data: bytes) -> Exception | None:
-        most = asked["end"] - asked["start"]
-        if len(data) > most:
-            raise MachineError(
-                f"{self}: {most} bytes were asked for, {len(data)} came: the server does not answer range requests, "
-                "as nginx and every object store do"
-            )
-        return None if len(data) >= least else OSError(f"{least} to {most} bytes were asked for, {len(data)} came")
-
-    def _found(self, answer: Any) -> Any:
-        if isinstance(answer, FileNotFoundError):
-            raise DataError(f"{self}: no such file")
-        return answer
+        """Remove files of this directory; those that do not exist are ignored."""
+        requests = [functools.partial(_delete, key=(self / name)._key) for name in names]
+        send(requests, self._root, str(self))
 
 
-def _write_at(file: int, data: bytes, offset: int) -> None:
+class _Duplicate:
+    """A second descriptor of a file, closed with its last user: a request may outlive the one who sent it."""
+
+    def __init__(self, file: int) -> None:
+        self.descriptor = os.dup(file)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def _read_range(store: Any, key: str, start: int, end: int) -> tuple[Any, int]:
+    """Return the bytes from `start` to before `end`, or to the end of the file, and the size of the file."""
+    answer = store.get(key, options={"range": (start, end)})
+    data, (first, last) = answer.bytes(), answer.range
+    if len(data) != last - first:
+        raise IncompleteError(f"{last - first} bytes were announced, {len(data)} came")
+    return data, answer.meta["size"]
+
+
+def _delete(store: Any, key: str) -> None:
+    store.delete(key)
+
+
+def _write_at(file: int, data: Any, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(file, view, offset)

@@ -1,6 +1,7 @@
-"""Scratch: directories that are nobody's once their process has ended, however it ended."""
+"""Temporary directories that are removed even if their process was killed."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -8,32 +9,30 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["scratch"]
+__all__ = ["temp_dir"]
 
-PREFIX = "prebake-scratch-"
+PREFIX = "prebake-temp-dir-"  # all directories of this name may be removed
 YOUNG_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Make a directory among the temporary ones, and remove it in the end, as well as those that kills have left.
+def temp_dir() -> Iterator[Path]:
+    """Create a temporary directory and remove it at the end; also remove those that killed processes left.
 
     Raises:
         OSError: no space, no permission.
     """
-    _sweep()
+    _remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
-        lock = _locked(Path(name))
+        lock = _lock(Path(name))
         try:
             yield Path(name)
         finally:
             os.close(lock)
 
 
-def _locked(directory: Path) -> int:
-    """Lock a directory; the kernel frees it when the process ends. Raises BlockingIOError where another has it."""
-    import fcntl  # Windows has none, and is to be told so in words
-
+def _lock(directory: Path) -> int:
+    """Lock a directory until the descriptor is closed or the process ends; raises BlockingIOError if it is locked."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,12 +42,12 @@ def _locked(directory: Path) -> int:
     return descriptor
 
 
-def _sweep() -> None:
-    """Remove what nobody holds, but for what was made just now: whoever made it may be about to lock it."""
+def _remove_abandoned() -> None:
+    """Remove the directories that nobody has locked, except new ones: their process may not have locked them yet."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # in use, another user's, or gone meanwhile
+        with contextlib.suppress(OSError):  # locked, of another user, or gone
             if time.time() - path.stat().st_mtime > YOUNG_SECONDS:
-                lock = _locked(path)
+                lock = _lock(path)
                 try:
                     shutil.rmtree(path)
                 finally:

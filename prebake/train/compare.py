@@ -11,7 +11,7 @@ from typing import Any
 from prebake.console import log
 from prebake.errors import MachineError
 from prebake.optional import import_optional
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 from prebake.train.repeats import aggregate, describe_scores
 from prebake.train.run_record import SCORES, SEEDS, RunRecord
 from prebake.train.statistics import Difference, welch_test
@@ -173,7 +173,7 @@ def draw(path: Path, groups: Sequence[Group]) -> None:
         axes.grid(alpha=0.3)
     png = io.BytesIO()
     figure.savefig(png, dpi=110, format="png")
-    write_whole(path, png.getvalue())
+    write_atomic(path, png.getvalue())
     log(f"drawn: {path}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from prebake.console import log
 from prebake.errors import DataError, MachineError, UsageError, listed
 from prebake.format.manifest import MAX_SEED
+from prebake.loader.cache_room import check_cache
 from prebake.loader.shard_set import ShardSet
 from prebake.sizes import size_bytes
 from prebake.storage.cache import Cache
@@ -287,7 +288,7 @@ def _epochs(data: ShardSet, recipe: Recipe, options: TrainOptions) -> int:
 def _check(data: ShardSet, settings: Settings, model: Model, processes: ProcessGroup, *, follow: bool) -> None:
     """Raise an error where these shards cannot be trained on with these settings."""
     if data.cache:
-        data.cache.check(data.plan)
+        check_cache(data.cache, data.plan)
     recipe, samples = settings.recipe, data.samples("train")
     missing = [name for epoch in range(min(recipe.epochs, data.epochs)) for name in data.missing("train", epoch)]
     missing += [name for split in data.splits if split != "train" for name in data.missing(split)]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prebake.errors import DataError, DivergedError, UsageError
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 from prebake.storage.files import Location
 from prebake.train.checkpoint import Checkpoints
 from prebake.train.run_record import LOG, SUMMARY, RunRecord, read_events, read_summary
@@ -127,7 +127,7 @@ class RunDir:
             "settings": self.settings,
             "versions": versions(world_size),
         }
-        write_whole(self._log, b"".join(map(_line, [*events, start])))
+        write_atomic(self._log, b"".join(map(_line, [*events, start])))
 
     def log(self, event: str, **content: object) -> None:
         """Append one line to `log.jsonl`."""
@@ -137,7 +137,7 @@ class RunDir:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as finished, and remove the checkpoints."""
         self.log("end", **summary)
-        write_whole(self.path / SUMMARY, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(self.path / SUMMARY, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
         self.drop_checkpoints()
 
     def drop_checkpoints(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prebake.errors import DataError
 from prebake.format.document import Fields, parse, serialize
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 
 __all__ = ["read_tensors", "write_tensors"]
 
@@ -39,7 +39,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     first_names = {tensor.data_ptr(): name for name, tensor in reversed(there.items())}
     there = {name: t if first_names[t.data_ptr()] == name else t.clone() for name, t in there.items()}
     document = serialize({**about, **_sums(there)})
-    write_whole(path, save(there, metadata={KEY: document.decode("ascii")}))
+    write_atomic(path, save(there, metadata={KEY: document.decode("ascii")}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Fields]:

@@ -150,9 +150,9 @@ def manifest_before_removal(_original: Any) -> Any:
     def drop_epochs(data: Any, first: int) -> int:
         from prebake.format.manifest import MANIFEST
         from prebake.precompute.drop import TRAIN_FILE
-        from prebake.storage.atomic import remove_shards, write_whole
+        from prebake.storage.atomic import remove_shards, write_atomic
 
-        write_whole(data.path / MANIFEST, data.plan.with_epochs(first).to_bytes())
+        write_atomic(data.path / MANIFEST, data.plan.with_epochs(first).to_bytes())
         found = [(path, TRAIN_FILE.fullmatch(path.name)) for path in data.path.iterdir()]
         return remove_shards(path for path, match in found if match and int(match[1]) >= first)
 

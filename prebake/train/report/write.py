@@ -8,7 +8,7 @@ from prebake.console import log
 from prebake.errors import MachineError
 from prebake.loader.shard_set import ShardSet
 from prebake.optional import import_optional
-from prebake.storage.atomic import write_whole
+from prebake.storage.atomic import write_atomic
 from prebake.train.evaluate import Predictions
 from prebake.train.report import page, sections
 from prebake.train.report.hints import Facts, hints
@@ -58,8 +58,8 @@ def write_report(record: RunRecord, data: ShardSet, model: nn.Module, prediction
     pictures = record.path / "pictures"
     pictures.mkdir(exist_ok=True)
     for name, content in files.items():
-        write_whole(pictures / name, content)
-    write_whole(record.path / "report.html", page.page(f"{data.name}: {record.path.name}", parts).encode())
+        write_atomic(pictures / name, content)
+    write_atomic(record.path / "report.html", page.page(f"{data.name}: {record.path.name}", parts).encode())
 
 
 def _can_draw(page: Path) -> bool:
