@@ -28,7 +28,7 @@ class Promise:
 
 KILLED_RUN = "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end"
 FLIPPED_BIT = "tests/attacks/test_detection.py::test_one_flipped_bit_at_any_byte_is_seen"
-HOSTILE_FILE = "tests/attacks/test_attacks.py::test_whatever_a_file_says_is_refused_or_read_right"
+HOSTILE_FILE = "tests/attacks/test_attacks.py::test_any_content_of_a_file_is_refused_or_read_right"
 KILLED_BAKE = "tests/test_kills.py::test_killed_before_any_file_operation_it_is_gone_on_with"
 RANKS = "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]"
 TRAIN_INPUT = "tests/test_commands_train_input.py::test_bad_input_ends_with_its_code_and_its_words"
@@ -39,9 +39,7 @@ KILLED_WORKER = (
     "tests/test_transform.py::test_a_killed_process_ends_the_bake_and_the_next_one_goes_on_to_the_same_bytes"
 )
 FULL_DISK = "tests/test_full_disk.py::test_a_full_disk_is_said_and_the_same_command_completes[fork]"
-WRITE_ORDER = (
-    "tests/test_writer.py::test_bytes_then_name_then_the_name_s_own_way_to_the_disk_and_the_index_after_all_that"
-)
+WRITE_ORDER = "tests/test_writer.py::test_files_are_synced_before_and_after_they_are_named"
 
 # fmt: off
 PROMISES: tuple[Promise, ...] = (
@@ -53,8 +51,8 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.storage.atomic:part_name", sub.final_name, f"{KILLED_BAKE}[bake-13]"),
             Mechanism("prebake.storage.atomic:_sync", sub.nothing, WRITE_ORDER),
             Mechanism("prebake.storage.atomic:os", sub.fsync_directories_only, WRITE_ORDER),
-            Mechanism("prebake.storage.atomic:remove_shards", sub.remove_in_name_order, "tests/test_writer.py::test_indexes_are_gone_before_the_first_archive_goes"),
-            Mechanism("prebake.storage.atomic:os", sub.with_attributes(O_EXCL=os.O_TRUNC), "tests/test_writer.py::test_what_lies_under_the_temporary_name_is_not_written_through"),
+            Mechanism("prebake.storage.atomic:remove_shards", sub.remove_in_name_order, "tests/test_writer.py::test_indexes_are_removed_before_the_archives"),
+            Mechanism("prebake.storage.atomic:os", sub.with_attributes(O_EXCL=os.O_TRUNC), "tests/test_writer.py::test_links_under_the_temporary_name_are_not_followed"),
             Mechanism("prebake.precompute.bake:is_begun", sub.returns(False), f"{KILLED_BAKE}[overwrite-13]"),
             Mechanism("prebake.precompute.drop:drop_epochs", sub.manifest_before_removal, f"{KILLED_BAKE}[drop-13]"),
         ),
@@ -70,7 +68,7 @@ PROMISES: tuple[Promise, ...] = (
         "each operation with ENOSPC, EIO and EACCES, once and permanently; every audited change of the disk is a counted operation",
         ("tests/test_faults.py",),
         (
-            Mechanism("prebake.storage.atomic:remove", sub.nothing, "tests/test_writer.py::test_nothing_is_left_of_a_shard_for_which_the_disk_is_too_small"),
+            Mechanism("prebake.storage.atomic:remove", sub.nothing, "tests/test_writer.py::test_a_full_disk_leaves_no_part_of_a_shard"),
         ),
     ),
     Promise(
@@ -111,10 +109,10 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.loader.shard_reader:os", sub.with_attributes(pread=lambda *_: sub.AlwaysEqual()), f"{FLIPPED_BIT}[train-e000-000.tar-a sample]"),
             Mechanism("prebake.loader.shard_reader:os", sub.with_attributes(fstat=sub.size_of_any), "tests/attacks/test_detection.py::test_a_file_cut_at_any_length_or_going_on_is_seen[train-e000-000.tar-a sample]"),
             Mechanism("prebake.format.verify:xxhash", sub.with_attributes(xxh3_64_intdigest=lambda _data: sub.AlwaysEqual()), f"{FLIPPED_BIT}[train-e000-000.tar-a sample]"),
-            Mechanism("prebake.format.verify:xxhash", sub.with_attributes(xxh3_128=sub.Hash), "tests/attacks/test_documents.py::test_an_index_with_a_false_sum_over_the_archive_is_reported"),
+            Mechanism("prebake.format.verify:xxhash", sub.with_attributes(xxh3_128=sub.Hash), "tests/attacks/test_documents.py::test_a_false_checksum_of_an_archive_is_reported"),
             Mechanism("prebake.format.document:parse", sub.ignore_checksum, f"{FLIPPED_BIT}[manifest.json-a sample]"),
             Mechanism("prebake.format.index:Index.to_bytes", sub.index_bytes_equal_any, f"{FLIPPED_BIT}[train-e000-000.json-a sample]"),
-            Mechanism("prebake.format.manifest:shlex", sub.with_attributes(quote=str), "tests/attacks/test_detection.py::test_the_command_names_shard_record_and_what_rebuilds_it"),
+            Mechanism("prebake.format.manifest:shlex", sub.with_attributes(quote=str), "tests/attacks/test_detection.py::test_verify_names_shard_record_and_repair_command"),
         ),
     ),
     Promise(
@@ -219,15 +217,15 @@ PROMISES: tuple[Promise, ...] = (
         ),
         (
             Mechanism("prebake.format.record:value_trouble", sub.nothing, f"{HOSTILE_FILE}[label_negative]"),
-            Mechanism("prebake.loader.shard_set:ShardSet.webdataset", sub.webdataset_reads_archives, "tests/attacks/test_attacks.py::test_webdataset_gets_checked_records_and_runs_nothing_of_the_archive_nor_of_its_path"),
+            Mechanism("prebake.loader.shard_set:ShardSet.webdataset", sub.webdataset_reads_archives, "tests/attacks/test_attacks.py::test_webdataset_gets_checked_records_and_runs_nothing"),
             Mechanism("prebake.format.verify:os", sub.any_end, f"{HOSTILE_FILE}[behind_the_end]"),
             Mechanism("prebake.format.verify:_framed", sub.returns(True), f"{HOSTILE_FILE}[lying_npy_header]"),
             Mechanism("prebake.format.document:_object", sub.constant(dict), "tests/test_document.py::test_a_key_twice_in_an_object_is_refused"),
             Mechanism("prebake.format.document:_is_flat", sub.returns(True), "tests/test_document.py::test_sixteen_levels_are_read_and_seventeen_refused"),
-            Mechanism("prebake.errors:shown", sub.unescaped, "tests/attacks/test_attacks.py::test_strings_of_a_stranger_reach_the_terminal_escaped"),
+            Mechanism("prebake.errors:shown", sub.unescaped, "tests/attacks/test_attacks.py::test_text_of_a_manifest_is_printed_escaped"),
             Mechanism("prebake.format.manifest:MAX_CLASSES", sub.constant(2**40), f"{HOSTILE_FILE}[many_classes]"),
             Mechanism("prebake.format.manifest:MAX_EPOCHS", sub.constant(2**40), f"{HOSTILE_FILE}[many_epochs]"),
-            Mechanism("prebake.storage.files:read_bytes", sub.read_any_size, "tests/attacks/test_attacks.py::test_whatever_stands_in_a_file_s_place_is_refused_or_read_right[huge-manifest.json]"),
+            Mechanism("prebake.storage.files:read_bytes", sub.read_any_size, "tests/attacks/test_attacks.py::test_anything_instead_of_a_file_is_refused_or_read_right[huge-manifest.json]"),
             Mechanism("prebake.storage.files:os", sub.with_attributes(O_RDONLY=os.O_RDWR), "tests/attacks/test_fuzz.py::test_a_mutated_set_is_refused_or_read_right[a sample]"),
         ),
     ),
@@ -242,7 +240,7 @@ PROMISES: tuple[Promise, ...] = (
         ),
         (
             Mechanism("prebake.precompute.sources.torchvision:READ_ERRORS", sub.constant((RuntimeError,)), "tests/test_bad_input.py::test_source_files_that_are_none_are_named"),
-            Mechanism("prebake.format.manifest:VERSION", sub.constant(sub.EqualInt(2)), "tests/test_bad_input.py::test_a_manifest_of_a_newer_format_names_versions_and_the_way_out"),
+            Mechanism("prebake.format.manifest:VERSION", sub.constant(sub.EqualInt(2)), "tests/test_bad_input.py::test_a_newer_format_is_refused_with_both_versions"),
             Mechanism("prebake.cli.run:_escape_unencodable_output", sub.nothing, "tests/test_bad_input.py::test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped"),
             Mechanism("prebake.precompute.plan:MAX_EPOCHS", sub.constant(2**40), "tests/test_bad_input.py::test_wrong_options_of_precompute_exit_with_2_and_write_nothing"),
             Mechanism("prebake.train.jobs:_fixed", sub.any_identity, f"{TRAIN_INPUT}[another_augmentation]"),

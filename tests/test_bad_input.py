@@ -177,7 +177,7 @@ COMMANDS: dict[str, Callable[[Path], Trial]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_manifest_of_a_newer_format_names_versions_and_the_way_out(command: str, there: Path) -> None:
+def test_a_newer_format_is_refused_with_both_versions(command: str, there: Path) -> None:
     reseal_manifest(there, lambda manifest: manifest.update(version=3))
     before = content(there.parent)
     ended = COMMANDS[command](there)

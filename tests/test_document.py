@@ -39,7 +39,7 @@ def with_checksum(body: str) -> bytes:
     return (body.rstrip().removesuffix("}") + f',"checksum":"{checksum}"}}\n').encode()
 
 
-def test_the_bytes_are_ascii_sorted_without_spaces_and_end_in_one_newline() -> None:
+def test_bytes_are_ascii_sorted_and_without_spaces() -> None:
     assert serialize({"b": 1, "a": "ä"}) == (
         b'{"a":"\\u00e4","b":1,"checksum":"' + xxhash.xxh3_128_hexdigest(b'{"a":"\\u00e4","b":1}\n').encode() + b'"}\n'
     )
@@ -88,13 +88,13 @@ def test_every_shorter_and_every_longer_file_is_refused(tmp_path: Path) -> None:
     ['{"a":1, "b":2}', '{"b":2,"a":1}', '{"a":1,"b":2.50}', '{"a":"ä"}', '{"a":"\\u0041"}'],
     ids=["a space", "other order", "a longer number", "not ascii", "a needless escape"],
 )
-def test_another_spelling_is_refused_though_its_checksum_is_right(body: str, tmp_path: Path) -> None:
+def test_another_spelling_with_a_right_checksum_is_refused(body: str, tmp_path: Path) -> None:
     path = written(tmp_path / "document.json", with_checksum(body))
     with pytest.raises(DataError, match="changed since it was written"):
         read_document(path)
 
 
-def test_a_forged_checksum_over_a_canonical_spelling_is_what_the_spelling_test_uses(tmp_path: Path) -> None:
+def test_the_spelling_test_forges_valid_checksums(tmp_path: Path) -> None:
     path = written(tmp_path / "document.json", with_checksum('{"a":1,"b":2}'))
     assert read_document(path).content == {"a": 1, "b": 2}
 
@@ -137,7 +137,7 @@ def test_a_document_is_read_up_to_two_mebibytes(tmp_path: Path) -> None:
         read_document(path)
 
 
-def test_what_a_stranger_wrote_reaches_no_terminal_raw_nor_at_length(tmp_path: Path) -> None:
+def test_errors_escape_and_shorten_the_text_of_a_file(tmp_path: Path) -> None:
     evil = "\x1b]0;evil\x07\u202e" * 100
     path = written(tmp_path / "document.json", serialize({"it": evil, "those": {evil: 1}}))
     fields = read_document(path)
@@ -154,7 +154,7 @@ def test_what_a_stranger_wrote_reaches_no_terminal_raw_nor_at_length(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["[]", "1", '"text"', "null", "true"])
-def test_json_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+def test_json_that_is_not_an_object_is_refused(text: str, tmp_path: Path) -> None:
     path = written(tmp_path / "document.json", text.encode() + b"\n")
     with pytest.raises(DataError, match="expected a JSON object"):
         read_document(path)

@@ -106,13 +106,13 @@ KINDS: list[Callable[[], tuple[bytes, Any]]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_picture_of_any_kind_is_what_one_sees(kind: Callable[[], tuple[bytes, Any]], cats: Path) -> None:
+def test_an_image_file_of_any_kind_is_decoded_as_it_looks(kind: Callable[[], tuple[bytes, Any]], cats: Path) -> None:
     data, expected = kind()
     (cats / "train" / "cat" / "zz.png").write_bytes(data)  # Pillow goes by the content
     assert np.array_equal(read(cats).splits["train"].images_NHWC[2], expected)
 
 
-def test_grey_pictures_of_every_depth_give_one_channel(tmp_path: Path) -> None:
+def test_grey_images_of_any_depth_give_one_channel(tmp_path: Path) -> None:
     grey = NOISE[..., 0]
     pictures = {
         "eight": Image.fromarray(grey),

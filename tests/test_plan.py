@@ -101,7 +101,7 @@ def test_the_identity_does_not_change_with_the_number_of_epochs() -> None:
     ],
     ids=["pad", "parameter", "dtype", "columns", "pipeline", "seed", "name", "classes", "mean", "std", "data", "shape"],
 )
-def test_the_identity_changes_with_all_else_and_the_difference_is_named(other: Plan) -> None:
+def test_the_identity_changes_with_everything_else(other: Plan) -> None:
     assert other.identity != PLAN.identity
     assert len(differences(PLAN, other)) == 1
 
@@ -118,7 +118,7 @@ def test_differences_name_the_field_and_both_values() -> None:
     ]
 
 
-def test_with_epochs_keeps_the_first_epochs_and_repeats_the_last_shape() -> None:
+def test_with_epochs_keeps_epochs_and_repeats_the_last_shape() -> None:
     sizes = replace(PLAN, splits={"train": (Epoch(9, (4, 4, 2)), Epoch(9, (6, 6, 2)))})
     assert sizes.with_epochs(1).splits["train"] == (Epoch(9, (4, 4, 2)),)
     assert sizes.with_epochs(4).splits["train"] == (Epoch(9, (4, 4, 2)),) + (Epoch(9, (6, 6, 2)),) * 3
@@ -132,9 +132,7 @@ def test_with_epochs_keeps_the_first_epochs_and_repeats_the_last_shape() -> None
 @example(samples=500_000, shape=(32, 32, 3), dtype="float16")
 @example(samples=129, shape=(1, 1, 1), dtype="uint8")
 @example(samples=3, shape=(10_000, 10_000, 3), dtype="float32")
-def test_shards_hold_every_sample_once_in_order_and_none_is_too_large(
-    samples: int, shape: tuple[int, int, int], dtype: str
-) -> None:
+def test_shards_hold_every_sample_once_and_in_order(samples: int, shape: tuple[int, int, int], dtype: str) -> None:
     plan = replace(PLAN, dtype=dtype, splits={"train": (Epoch(samples, shape),)})
     shards = plan.shards("train", 0)
     next_sample = next_record = 0
@@ -162,7 +160,7 @@ def test_only_the_last_record_of_an_epoch_is_short() -> None:
     assert layouts == [RECORD_BYTES // (512 * 512 * 3)] * 499 + [1]
 
 
-def test_shards_come_in_the_order_of_baking_with_names_by_split_epoch_and_number() -> None:
+def test_shards_are_named_by_split_epoch_and_number() -> None:
     plan = replace(PLAN, splits={**PLAN.splits, "val": (Epoch(5, (4, 5, 2)),)})
     assert [shard.tar for shard in plan.shards()] == [
         "test-000.tar",
@@ -235,7 +233,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(
         read_back(tmp_path, resealed(change))
 
 
-def test_the_remedy_is_one_command_that_a_shell_takes_as_it_stands() -> None:
+def test_the_remedy_is_a_command_for_the_shell() -> None:
     assert PLAN.remedy(Path("shards/cifar10")).startswith("Rebuild it: prebake repair shards/cifar10 (")
     assert "repair 'my shards/a;b' (" in PLAN.remedy(Path("my shards/a;b"))
 
@@ -254,7 +252,7 @@ SMALL = Epoch(1, (1, 1, 2))
     ],
     ids=["epochs", "shards", "classes", "channels", "bytes"],
 )
-def test_a_plan_that_no_reader_would_take_is_not_written(plan: Plan, message: str) -> None:
+def test_a_plan_beyond_the_limits_is_not_written(plan: Plan, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan.to_bytes()
 

@@ -87,7 +87,7 @@ def test_batches_of_any_size_are_the_records_samples(
         assert labels.tolist() == labels_N[: len(labels)].tolist()
 
 
-def test_records_bring_images_labels_and_source_indices(baked: ShardSet, samples: Any) -> None:
+def test_records_have_images_labels_and_source_indices(baked: ShardSet, samples: Any) -> None:
     start = 0
     for record in baked.records("train", 1):
         images, labels, index = record.images_NHWC, record.labels_N, record.index_N
@@ -127,7 +127,7 @@ def test_an_epoch_can_be_read_again_and_beside_another(baked: ShardSet, samples:
             assert images.tobytes() == samples["train", epoch][0][part].tobytes()
 
 
-def test_the_set_says_what_it_holds(baked: ShardSet) -> None:
+def test_a_set_tells_its_content(baked: ShardSet) -> None:
     assert (baked.name, baked.epochs) == ("digits", 2)
     assert baked.classes == tuple("0123456789")
     assert set(baked.splits) == {"train", "test", "val"}
@@ -136,7 +136,7 @@ def test_the_set_says_what_it_holds(baked: ShardSet) -> None:
     assert baked.missing() == []
 
 
-def test_normalized_images_are_the_formula_s_whatever_the_encoding(encoded: ShardSet, digits: SourceData) -> None:
+def test_normalize_follows_the_formula_for_every_dtype(encoded: ShardSet, digits: SourceData) -> None:
     pixels = digits.splits["test"].images_NHWC[:100].astype(np.float64)
     source = encoded.plan.source
     expected = (pixels / 255 - source.mean[0]) / source.std[0]
@@ -149,7 +149,7 @@ def test_normalized_images_are_the_formula_s_whatever_the_encoding(encoded: Shar
     assert np.array_equal(found, expected.astype(stored_as).astype(np.float32))
 
 
-def test_normalizing_takes_each_channel_s_own_mean(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_normalize_uses_the_mean_of_each_channel(tmp_path: Path, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (9, 4, 5, 3), dtype=np.uint8) // np.array([1, 2, 4], np.uint8)
     prebake.bake(
         pixels, np.arange(9), test=(pixels, np.arange(9)), augment="plain", dtype="uint8", epochs=1, out=tmp_path
@@ -196,7 +196,7 @@ def test_a_missing_shard_is_named_and_the_others_are_read(ending: str, baked: Sh
     assert sum(len(labels) for _, labels in data.batches("train", 0, batch_size=512)) == 1350
 
 
-def test_a_flipped_byte_is_reported_before_its_sample_is_handed_out(baked: ShardSet, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_before_its_sample_is_yielded(baked: ShardSet, tmp_path: Path) -> None:
     data = ShardSet(shutil.copytree(baked.path, tmp_path / "copy"))
     extent = next(data.open_shards("train", 0)).index.extents[3]
     with (data.path / "train-e000-000.tar").open("r+b") as file:
@@ -210,7 +210,7 @@ def test_a_flipped_byte_is_reported_before_its_sample_is_handed_out(baked: Shard
         next(batches)
 
 
-def test_reads_that_come_back_short_are_gone_on_with(
+def test_short_reads_are_continued(
     baked: ShardSet, samples: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     real = os.preadv
@@ -231,7 +231,7 @@ def test_reads_that_come_back_short_are_gone_on_with(
     assert images.tobytes() == samples["train", 0][0].tobytes()
 
 
-def test_shards_are_read_where_torch_can_not_be_imported(baked: ShardSet) -> None:
+def test_reading_shards_needs_no_torch(baked: ShardSet) -> None:
     code = """
 import sys
 sys.modules["torch"] = None

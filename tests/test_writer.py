@@ -78,7 +78,7 @@ def failing_at(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: no_space() if next(calls) == number else function(*arguments)
 
 
-def test_a_whole_shard_is_a_tar_and_its_index(tmp_path: Path) -> None:
+def test_a_complete_shard_is_an_archive_and_its_index(tmp_path: Path) -> None:
     write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train-e000-000.json", "train-e000-000.tar"]
     assert damage(tmp_path, SHARD, PLAN) is None
@@ -96,7 +96,7 @@ def test_fill_gets_each_record_s_first_sample_and_its_layout(tmp_path: Path) -> 
     assert asked == [(0, 128), (128, 128), (256, 44)]
 
 
-def test_a_shard_in_the_middle_of_an_epoch_starts_at_its_own_first_sample(tmp_path: Path) -> None:
+def test_a_later_shard_starts_at_its_own_first_sample(tmp_path: Path) -> None:
     shard = Shard("train", 0, 1, 5, 640, 130, 128, standard_columns((2, 3, 1), "uint8"))
     asked: list[int] = []
 
@@ -122,9 +122,7 @@ def test_nothing_has_a_final_name_when_filling_fails(record: int, error: type[Ba
     assert final_names(tmp_path) == []
 
 
-def test_nothing_is_left_of_a_shard_for_which_the_disk_is_too_small(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_part_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
     tar, index = ((tmp_path / name).stat().st_size for name in (SHARD.tar, SHARD.index))
     for space in (*range(0, tar + index, 127), tar - 1, tar, tar + 1, tar + index - 1):
@@ -144,7 +142,7 @@ def test_nothing_is_left_of_a_shard_for_which_the_disk_is_too_small(
     assert damage(tmp_path, SHARD, PLAN) is None
 
 
-def test_nothing_is_left_of_a_shard_larger_than_the_kernel_lets_files_be(tmp_path: Path) -> None:
+def test_a_file_size_limit_leaves_no_part_of_a_shard(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
@@ -156,7 +154,7 @@ def test_nothing_is_left_of_a_shard_larger_than_the_kernel_lets_files_be(tmp_pat
 
 
 @pytest.mark.parametrize(("call", "calls"), [("fsync", 4), ("replace", 2)])
-def test_an_index_stands_only_beside_a_whole_tar_whatever_call_fails(
+def test_an_index_exists_only_beside_a_complete_archive(
     call: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in itertools.count():
@@ -180,9 +178,7 @@ def test_an_index_stands_only_beside_a_whole_tar_whatever_call_fails(
     assert damage(directory, SHARD, PLAN) is None
 
 
-def test_bytes_then_name_then_the_name_s_own_way_to_the_disk_and_the_index_after_all_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_synced_before_and_after_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, rename = os.fsync, os.replace
 
@@ -209,7 +205,7 @@ def test_bytes_then_name_then_the_name_s_own_way_to_the_disk_and_the_index_after
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_can_not_sync_a_directory_is_written_to(
+def test_writing_works_if_directories_cannot_be_synced(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
@@ -224,7 +220,7 @@ def test_a_file_system_that_can_not_sync_a_directory_is_written_to(
     assert damage(tmp_path, SHARD, PLAN) is None
 
 
-def test_what_lies_under_the_temporary_name_is_not_written_through(tmp_path: Path) -> None:
+def test_links_under_the_temporary_name_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / f"{SHARD.tar}{PART}").symlink_to(tmp_path / "mine")
     os.mkfifo(tmp_path / f"{SHARD.index}{PART}")
@@ -235,7 +231,7 @@ def test_what_lies_under_the_temporary_name_is_not_written_through(tmp_path: Pat
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
-def test_indexes_are_gone_before_the_first_archive_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indexes_are_removed_before_the_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = [replace(SHARD, epoch=epoch) for epoch in range(2)]
     for shard in shards:
         write(tmp_path, shard=shard)
@@ -258,7 +254,7 @@ def test_indexes_are_gone_before_the_first_archive_goes(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
     expected = [(tmp_path / name).read_bytes() for name in (SHARD.tar, SHARD.index)]
     with monkeypatch.context() as patch:
@@ -268,9 +264,7 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
     assert [(tmp_path / name).read_bytes() for name in (SHARD.tar, SHARD.index)] == expected
 
 
-def test_a_small_file_keeps_its_old_content_when_its_successor_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_replacement_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "manifest.json"
     write_atomic(path, b"old")
     for call in ("fsync", "replace"):

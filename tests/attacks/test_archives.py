@@ -11,7 +11,7 @@ from prebake.loader.shard_set import ShardSet
 from tests.attacks.hostile import INDEX, TAR, bake, read, reseal, troubles
 
 
-def test_the_set_that_all_attacks_start_from_is_whole(whole: Path) -> None:
+def test_the_set_before_an_attack_is_complete(whole: Path) -> None:
     assert troubles(whole) == []
     assert len(read(whole)) == 4
     assert [extent.samples for extent in next(ShardSet(whole).open_shards("train")).index.extents] == [128, 22]
@@ -35,7 +35,7 @@ def test_a_tar_of_another_plan_under_the_right_index_is_refused(victim: Path, tm
     assert len(troubles(victim)) == 1
 
 
-def test_a_shard_that_holds_another_epoch_s_samples_under_checksums_of_its_own_is_reported(victim: Path) -> None:
+def test_samples_of_another_epoch_are_found_by_their_keys(victim: Path) -> None:
     # A forger replaces epoch 0 by epoch 1 and makes every checksum right; the tar headers still say e001.
     shutil.copy(victim / "train-e001-000.tar", victim / TAR)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import prebake
+import prebake.cli.shards  # so that nothing is left to import under the guard
 from prebake.cli.main import main
 from prebake.errors import DataError, MachineError, PrebakeError
 from prebake.loader.grid import draw_grid, views
@@ -91,7 +92,7 @@ def visited(attack: Attack, victim: Path) -> tuple[Trial, list[str]]:
 
 @pytest.mark.parametrize("place", kinds.PLACES)
 @pytest.mark.parametrize("attack", KINDS, ids=lambda attack: attack.__name__)
-def test_whatever_stands_in_a_file_s_place_is_refused_or_read_right(
+def test_anything_instead_of_a_file_is_refused_or_read_right(
     attack: Attack, place: str, victim: Path, record_property: Record
 ) -> None:
     record_property("cases", 1)
@@ -108,7 +109,7 @@ def test_whatever_stands_in_a_file_s_place_is_refused_or_read_right(
 
 
 @pytest.mark.parametrize("attack", CONTENTS, ids=lambda attack: attack.__name__)
-def test_whatever_a_file_says_is_refused_or_read_right(attack: Attack, victim: Path, record_property: Record) -> None:
+def test_any_content_of_a_file_is_refused_or_read_right(attack: Attack, victim: Path, record_property: Record) -> None:
     record_property("cases", 1)
     _, errors = visited(attack, victim)
     words = CONTENTS[attack]
@@ -166,7 +167,7 @@ def test_the_commands_end_with_3_or_do_their_work(attack: Attack, victim: Path, 
     assert statuses["verify"] == (3 if words or attack in REPORTED else 0)
 
 
-def test_strings_of_a_stranger_reach_the_terminal_escaped(victim: Path) -> None:
+def test_text_of_a_manifest_is_printed_escaped(victim: Path) -> None:
     manifests.terminal(victim)
     status, said = ran("info", victim)
     assert status == 0
@@ -176,13 +177,13 @@ def test_strings_of_a_stranger_reach_the_terminal_escaped(victim: Path) -> None:
     assert (status, said.replace("\n", "").isprintable()) == (0, True)
 
 
-def test_an_index_of_another_plan_is_told_without_its_words(victim: Path) -> None:
+def test_an_index_of_another_plan_is_named_escaped(victim: Path) -> None:
     reseal(victim / INDEX, lambda content: content.update(identity="\x1b[2J"))
     _, errors = visited(lambda _: None, victim)
     assert any(r"\x1b[2J found" in error for error in errors)
 
 
-def test_pixels_that_are_no_finite_numbers_are_handed_out_as_they_are_stored(tmp_path: Path) -> None:
+def test_pixels_that_are_not_finite_are_read_as_stored(tmp_path: Path) -> None:
     # They are what was written, by hash; training ends over the loss that they give.
     prebake.bake(
         np.arange(90, dtype=np.uint8).reshape(10, 3, 3, 1), np.arange(10) % 4, augment="plain", epochs=1, out=tmp_path
@@ -205,7 +206,7 @@ def test_a_std_without_finite_pixels_is_refused(victim: Path) -> None:
         ShardSet(victim).normalize(np.zeros((1, 3, 3, 1), np.uint8))
 
 
-def test_a_picture_of_images_that_an_epoch_does_not_have_is_refused(victim: Path, tmp_path: Path) -> None:
+def test_a_grid_of_images_that_do_not_exist_is_refused(victim: Path, tmp_path: Path) -> None:
     archives.source_index_huge(victim)
     absent = set(range(150)) - {int(i) for record in ShardSet(victim).records("train", 0) for i in record.index_N}
     with pytest.raises(DataError, match=f"epoch 0 holds no image {min(absent)}"):
@@ -213,7 +214,7 @@ def test_a_picture_of_images_that_an_epoch_does_not_have_is_refused(victim: Path
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_a_picture_shows_a_long_or_unprintable_class_name_cut_and_escaped(victim: Path, tmp_path: Path) -> None:
+def test_a_grid_shortens_and_escapes_class_names(victim: Path, tmp_path: Path) -> None:
     names = ["\ud800", "x" * 100_000, "\x1b[2J", "\n" * 1000]
     bake_with_classes(victim, names)
     draw_grid(ShardSet(victim), range(8), [0, 1], tmp_path / "grid.png")
@@ -228,7 +229,7 @@ def bake_with_classes(victim: Path, names: list[str]) -> None:
         reseal(path, lambda content: content.update(identity=identity))
 
 
-def test_webdataset_gets_checked_records_and_runs_nothing_of_the_archive_nor_of_its_path(
+def test_webdataset_gets_checked_records_and_runs_nothing(
     victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives.pickled_member(victim)

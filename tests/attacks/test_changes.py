@@ -66,7 +66,7 @@ CHANGES: list[tuple[Callable[[Path], None], bool]] = [
 
 @pytest.mark.parametrize("name", ["batches", "stream"])
 @pytest.mark.parametrize(("change", "whole"), CHANGES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_file_that_changes_while_it_is_read_ends_in_an_error_or_correct_data(
+def test_a_file_that_changes_during_reading_gives_no_wrong_data(
     change: Callable[[Path], None],
     whole: bool,
     name: str,
@@ -107,7 +107,7 @@ def test_a_file_that_changes_while_it_is_read_ends_in_an_error_or_correct_data(
     record_property("cases", len(points))
 
 
-def test_a_file_that_shrinks_while_it_is_verified_is_reported(
+def test_a_file_that_shrinks_during_verification_is_reported(
     long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ShardSet(shutil.copytree(long, tmp_path / "set"))

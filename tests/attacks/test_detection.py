@@ -125,9 +125,7 @@ HTML = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>N
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [LFS, HTML, b"", b"\x1f\x8b\x08" + bytes(60), b"PK\x03\x04" + bytes(60)])
-def test_something_else_in_a_file_s_place_is_seen(
-    name: str, content: bytes, victim: Path, record_property: Record
-) -> None:
+def test_other_content_in_a_file_is_seen(name: str, content: bytes, victim: Path, record_property: Record) -> None:
     record_property("cases", 1)
     seen = Seen(victim, both=1)
     (victim / name).write_bytes(content)
@@ -163,7 +161,7 @@ def missing(victim: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("change", [exchanged, copied, appended, renamed, missing])
 @pytest.mark.parametrize("ending", ["tar", "json"])
-def test_exchanged_copied_appended_renamed_and_missing_files_are_seen(
+def test_exchanged_renamed_and_missing_files_are_seen(
     change: Callable[[Path, str], None], ending: str, victim: Path, record_property: Record
 ) -> None:
     record_property("cases", 1)
@@ -190,7 +188,7 @@ def verified(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     return ended.value.code, said.out + said.err
 
 
-def test_the_command_names_shard_record_and_what_rebuilds_it(
+def test_verify_names_shard_record_and_repair_command(
     victim: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], record_property: Record
 ) -> None:
     directory = Path(shutil.copytree(victim, victim.with_name("a set of mine")))

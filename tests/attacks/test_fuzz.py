@@ -66,7 +66,7 @@ def test_a_mutated_set_is_refused_or_read_right(
     record_property("cases", done)
 
 
-def test_mutations_are_the_same_whenever_their_number_is(whole: Path, tmp_path: Path) -> None:
+def test_a_mutation_follows_from_its_number(whole: Path, tmp_path: Path) -> None:
     for number in range(0, 60, 3):
         said = [mutate(number, whole, tmp_path / name) for name in ("first", "second")]
         assert said[0] == said[1]
@@ -81,7 +81,7 @@ def small(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and path.stat().st_size < 2**20
 
 
-def test_the_guard_sees_what_a_reader_must_not_do(tmp_path: Path) -> None:
+def test_the_guard_sees_forbidden_acts(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     acts: list[Callable[[], object]] = [
