@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-from pathlib import Path
 
 from prebake.cli.options import (
     add_source_options,
@@ -11,6 +10,7 @@ from prebake.cli.options import (
     decoding,
     given_source,
     transforms_of,
+    user_path,
 )
 from prebake.cli.parser import CommandParser
 from prebake.loader.shard_set import ShardSet
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         description="Derive records anew from the source images and the plan, and hold them against the stored bytes.",
     )
     add = options.add_argument
-    add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
+    add("directory", type=user_path, metavar="DIR", help="a shard set, such as shards/cifar10")
     add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
     add_source_options(options)
     add_transform_options(options)

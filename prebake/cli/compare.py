@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
 from prebake.train.compare import compare, describe, draw, grouped
 from prebake.train.run_record import RunRecord
@@ -18,8 +19,8 @@ def parser() -> argparse.ArgumentParser:
         description="Print and draw finished runs side by side. Runs that differ in their seeds only are repetitions "
         "of one setting. Each setting is tested against the first one, on the validation split if all runs have one.",
     )
-    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a finished run")
-    options.add_argument("--out", type=Path, default=Path("compare.png"), help="picture; default compare.png")
+    options.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="directory of a finished run")
+    options.add_argument("--out", type=user_path, default=Path("compare.png"), help="picture; default compare.png")
     options.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return options
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser, add_model_option
 from prebake.cli.report import open_shards
 from prebake.errors import DataError, UsageError
@@ -25,15 +26,17 @@ def parser() -> argparse.ArgumentParser:
         prog="prebake heatmap",
         description="Draw heat maps of test images for the model of one run, or for those of two runs side by side.",
     )
-    options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
-    options.add_argument("--against", type=Path, metavar="RUN", help="another run, such as one without augmentation")
+    options.add_argument("run", type=user_path, metavar="RUN", help="directory of a finished run")
+    options.add_argument(
+        "--against", type=user_path, metavar="RUN", help="another run, such as one without augmentation"
+    )
     options.add_argument(
         "--shards", type=parse_path, help="shard set with the test images, or its root; default the run's own"
     )
     options.add_argument(
         "--images", type=int, default=2, help="images of each class, for the first 100 classes; default 2"
     )
-    options.add_argument("--out", type=Path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
+    options.add_argument("--out", type=user_path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add_model_option(options)
     return options

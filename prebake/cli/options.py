@@ -6,6 +6,7 @@ from pathlib import Path
 from prebake.precompute.augment import Pipeline, user_transform
 from prebake.precompute.sources.registry import Decoding
 from prebake.sizes import size_bytes
+from prebake.storage.files import expand_user
 
 __all__ = [
     "add_memory_option",
@@ -23,7 +24,7 @@ DATA_DIR = Path("data")
 
 def user_path(text: str) -> Path:
     """Return the path that a user typed; `~` is the home directory, as in `--data-dir=~/data`."""
-    return Path(text).expanduser()
+    return expand_user(Path(text))
 
 
 def add_source_options(options: argparse.ArgumentParser) -> None:

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
+from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser, add_model_option
 from prebake.errors import DataError, UsageError, listed, shown
 from prebake.train.predict import classify, read_image
@@ -15,8 +15,8 @@ __all__ = ["main", "parser"]
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(prog="prebake predict", description="Classify image files.")
-    options.add_argument("run", type=Path, help="directory of a finished run")
-    options.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, of any size")
+    options.add_argument("run", type=user_path, help="directory of a finished run")
+    options.add_argument("images", type=user_path, nargs="+", metavar="IMAGE", help="image files, of any size")
     options.add_argument("--top", type=int, default=3, help="how many classes to name; default 3")
     options.add_argument("--json", action="store_true", help="one JSON object an image")
     add_model_option(options)

@@ -1,7 +1,6 @@
 """Repairing: a shard set is made whole again, from what its manifest says."""
 
 import argparse
-from pathlib import Path
 
 from prebake.cli.options import (
     add_memory_option,
@@ -10,6 +9,7 @@ from prebake.cli.options import (
     decoding,
     memory_of,
     transforms_of,
+    user_path,
 )
 from prebake.cli.parser import CommandParser
 from prebake.errors import UsageError, listed
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         prog="prebake repair", description="Bake what is missing or damaged, and leave the rest alone."
     )
     add = options.add_argument
-    add("directory", type=Path, metavar="DIR", help="a shard set, such as shards/cifar10")
+    add("directory", type=user_path, metavar="DIR", help="a shard set, such as shards/cifar10")
     add("shards", nargs="*", metavar="SHARD", help="archives to bake anew even where their checksums fit")
     add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
     add_source_options(options)

@@ -1,10 +1,10 @@
 """prebake report RUN: write the report of a finished run again."""
 
 import argparse
-from pathlib import Path
 
 import torch
 
+from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser, add_model_option
 from prebake.errors import DataError
 from prebake.format.manifest import MANIFEST
@@ -22,7 +22,7 @@ __all__ = ["main", "open_shards", "parser"]
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(prog="prebake report", description="Write the report of a run again.")
-    options.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
+    options.add_argument("run", type=user_path, metavar="RUN", help="directory of a finished run")
     options.add_argument(
         "--shards", type=parse_path, help="the shard set that it was trained on, or its root, if that was moved"
     )

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
 from prebake.errors import DataError, UsageError, listed, shown
 from prebake.format.verify import damage
@@ -36,7 +37,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     show = command("show", "Draw the same images as several epochs hold them.")
     show.add_argument("--epochs", help="such as 0-7; default the first 8")
     show.add_argument("--images", type=int, nargs="+", help="source indices; default the first 8")
-    show.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file; default grid.png")
+    show.add_argument("--out", type=user_path, default=Path("grid.png"), help="PNG file; default grid.png")
     drop = command("drop", "Remove the last epochs, to free space.")
     drop.add_argument("--epochs", required=True, help="such as 20-: from epoch 20 to the last one")
     return {"info": info, "verify": verify, "show": show, "drop": drop}

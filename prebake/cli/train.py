@@ -5,6 +5,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
 from prebake.storage.files import parse_path
 from prebake.train.device import PRECISIONS
@@ -63,17 +64,18 @@ def parser() -> argparse.ArgumentParser:
     add("--precision", default="auto", choices=("auto", *PRECISIONS), help="default auto")
     add("--threads", type=int, metavar="N", help="of the CPU; default OMP_NUM_THREADS, or all cores that may be used")
     add("--compile", action="store_true", help="compile the step first: takes about a minute")
-    add("--cache", type=Path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
+    add("--cache", type=user_path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
     add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
     add(
         "--sync-batchnorm",
         action="store_true",
         help="under torchrun, normalize by the whole batch and not each process's slice by itself; on CUDA",
     )
-    add("--out", type=Path, help="root of the runs; default runs")
+    add("--out", type=user_path, help="root of the runs; default runs")
     again = options.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
+        type=lambda text: str(user_path(text)),
         metavar="auto|RUN",
         help="auto: go on with unfinished runs of the same settings, keep finished ones; RUN, the directory of a run: "
         "go on with that one, whose settings are its own",

@@ -10,7 +10,7 @@ from torch import nn
 from prebake.console import log
 from prebake.errors import UsageError
 from prebake.loader.shard_set import ShardSet
-from prebake.storage.files import parse_path
+from prebake.storage.files import expand_user, parse_path
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 from prebake.train.jobs import TrainOptions, job_of, jobs
 from prebake.train.models import AnyModel
@@ -107,7 +107,7 @@ def fit(
         device=device,
         precision=precision,
         compile=compile,
-        out=Path(out),
+        out=expand_user(Path(out)),
         resume="auto" if resume else None,
         overwrite=overwrite,
         tensorboard=tensorboard,
