@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: as exceptions, deferred, and checked between two steps."""
+"""SIGINT and SIGTERM: raised as exceptions, deferred, and checked between two steps."""
 
 import contextlib
 import os
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["TerminatedError", "check_signals", "defer_signals", "handled_by", "signals_as_exceptions"]
+__all__ = ["TerminatedError", "check_signals", "defer_signals", "handle_signals", "signals_as_exceptions"]
 
-_received: list[int] = []  # the signal that the running command is to end by
+Handler = Callable[[int, "FrameType | None"], None]
+_received: list[int] = []  # the signal that ends the running command
 
 
 class TerminatedError(BaseException):
@@ -19,78 +20,79 @@ class TerminatedError(BaseException):
 
 
 def check_signals() -> None:
-    """Raise again what a signal has raised, where that was swallowed: by a finalizer, or as a library was imported.
+    """Raise the exception of a received signal again, in case a finalizer or an import swallowed it.
 
-    For the borders of work that lasts, not for clean-up.
+    Call it between the steps of long work, not in clean-up.
     """
     if _received:
-        raise _ending()
+        raise _exception()
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[Sequence[int]]:
-    """Let SIGINT and SIGTERM wait until the block is left, as a step that must be whole wants it; yield those heard.
+    """Defer SIGINT and SIGTERM to the end of the block; yield a list of those received.
 
-    A second one ends the process at once. Outside of the main thread, which alone hears signals, nothing is held.
+    A second signal ends the process at once. Only the main thread receives signals: in others, nothing is deferred.
     """
     if threading.current_thread() is not threading.main_thread():
         yield ()
         return
-    heard: list[int] = []
+    deferred: list[int] = []
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        if heard:
+    def defer(number: int, _frame: FrameType | None) -> None:
+        if deferred:
             os._exit(128 + number)
-        heard.append(number)
+        deferred.append(number)
 
-    before = handled_by(note)
+    before = handle_signals(defer)
     try:
-        yield heard
+        yield deferred
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in heard:
+        for number in deferred:
             signal.raise_signal(number)
 
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGINT and TerminatedError on SIGTERM; a second signal ends the process at once."""
     _received.clear()
 
     def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
         if _received:
             os._exit(128 + number)
         _received.append(number)
-        raise _ending()
+        raise _exception()
 
-    say_unraisable = sys.unraisablehook
+    default_hook = sys.unraisablehook
 
-    def quiet(what: Any) -> None:
-        # An ending that struck in a finalizer comes again at the next border, and is no error to be shown.
-        if not isinstance(what.exc_value, (KeyboardInterrupt, TerminatedError)):
-            say_unraisable(what)
+    def hide_signals(unraisable: Any) -> None:
+        # The exception of a signal that arrived in a finalizer is raised again by `check_signals`.
+        if not isinstance(unraisable.exc_value, (KeyboardInterrupt, TerminatedError)):
+            default_hook(unraisable)
 
-    sys.unraisablehook = quiet
-    before = handled_by(interrupt)
+    sys.unraisablehook = hide_signals
+    before = handle_signals(interrupt)
     try:
         yield
     except Exception:
         if not _received:
             raise
     finally:
-        sys.unraisablehook = say_unraisable
+        sys.unraisablehook = default_hook
         for number, handler in before.items():
             signal.signal(number, handler)
-    # Libraries catch everything here and there, as they are imported: whoever asked for the end gets it, if late.
+    # Libraries may swallow any exception while they are imported.
     check_signals()
 
 
-def _ending() -> BaseException:
+def _exception() -> BaseException:
     return KeyboardInterrupt() if _received == [signal.SIGINT] else TerminatedError()
 
 
-def handled_by(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:  # any handler that there can be
-    """Handle SIGINT and SIGTERM; return the handlers before. What is ignored stays so (`nohup`, `command &`)."""
+def handle_signals(handler: Handler) -> dict[int, Any]:
+    """Handle SIGINT and SIGTERM; return the previous handlers. Ignored signals stay ignored, as by `nohup` and `&`."""
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heeded = [number for number, before in found.items() if before is not signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in heeded}
+    active = [number for number, before in found.items() if before is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in active}

@@ -10,14 +10,14 @@ SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def size_bytes(text: str, option: str) -> int:
-    """Read a size such as 500MB, 4 GB, 2GiB or a number of bytes.
+    """Return the number of bytes that a text such as 500MB, 4 GB, 2GiB or 1000 names.
 
     Args:
-        text: what was written.
-        option: after which, for the message.
+        text: the size.
+        option: the option that took it, for the message.
 
     Raises:
-        UsageError: not of that form, or nothing.
+        UsageError: it is not of that form, or below one byte.
     """
     found = SIZE.fullmatch(text.strip())
     size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " ") if found else 0

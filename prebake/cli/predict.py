@@ -5,7 +5,7 @@ import json
 
 from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser, add_model_option
-from prebake.errors import DataError, UsageError, listed, shown
+from prebake.errors import DataError, UsageError, listed, quote
 from prebake.train.predict import classify, read_image
 from prebake.train.weights import load_weights
 
@@ -42,6 +42,6 @@ def main() -> None:
         if chosen.json:
             print(json.dumps({"image": str(path), "classes": named}))
         else:
-            print(f"{path}: " + ", ".join(f"{shown(name)[1:-1]} {100 * p:.1f} %" for name, p in named.items()))
+            print(f"{path}: " + ", ".join(f"{quote(name)[1:-1]} {100 * p:.1f} %" for name, p in named.items()))
     if unreadable:
         raise DataError(listed(unreadable))

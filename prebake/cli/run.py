@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from prebake.console import log
 from prebake.errors import MachineError, PrebakeError, UsageError
-from prebake.signals import TerminatedError, handled_by, signals_as_exceptions
+from prebake.signals import TerminatedError, handle_signals, signals_as_exceptions
 
 __all__ = ["run_command"]
 
@@ -86,6 +86,6 @@ def _exit_with(error: PrebakeError) -> NoReturn:
 
 def _exit_interrupted(what: str, advice: str, exit_code: int) -> NoReturn:
     # The interpreter is about to exit: another signal must not print a traceback.
-    handled_by(lambda number, _frame: os._exit(128 + number))
+    handle_signals(lambda number, _frame: os._exit(128 + number))
     log(f"{what}; {advice}" if advice else what)
     sys.exit(exit_code)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
-from prebake.errors import DataError, UsageError, listed, shown
+from prebake.errors import DataError, UsageError, listed, quote
 from prebake.format.verify import damage
 from prebake.loader.describe import describe, digest
 from prebake.loader.grid import draw_grid
@@ -75,7 +75,7 @@ def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
 
 def _plain(value: object) -> str:
     """Return a value of a manifest for a line on the terminal: strings without quotes."""
-    return shown(value)[1:-1] if isinstance(value, str) else shown(value)
+    return quote(value)[1:-1] if isinstance(value, str) else quote(value)
 
 
 def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:

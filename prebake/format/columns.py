@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, shown
+from prebake.errors import DataError, quote
 from prebake.format.document import Fields
 
 __all__ = [
@@ -67,25 +67,25 @@ def check_columns(columns: Sequence[Column], where: str) -> None:
     """Raise DataError unless these can be the columns of a record."""
     names = [column.name for column in columns]
     if len(set(names)) < len(names):
-        raise DataError(f"{where}: columns: expected different names, found {shown(names)}")
+        raise DataError(f"{where}: columns: expected different names, found {quote(names)}")
     for column in columns:
         if not NAME.fullmatch(column.name):
-            raise DataError(f"{where}: columns: expected names like {NAME.pattern}, found {shown(column.name)}")
+            raise DataError(f"{where}: columns: expected names like {NAME.pattern}, found {quote(column.name)}")
         expected = IMAGE_DTYPES if column.name == "images" else COLUMN_DTYPES
         if column.dtype not in expected:
             raise DataError(
                 f"{where}: column {column.name}: dtype: expected one of {', '.join(expected)}, "
-                f"found {shown(column.dtype)}"
+                f"found {quote(column.dtype)}"
             )
         if len(column.shape) > MAX_DIMENSIONS or min(column.shape, default=1) < 1:
             raise DataError(
                 f"{where}: column {column.name}: shape: expected at most {MAX_DIMENSIONS} sizes of at least 1, "
-                f"found {shown(column.shape)}"
+                f"found {quote(column.shape)}"
             )
         if column.sample_bytes > MAX_SAMPLE_BYTES:
             raise DataError(
                 f"{where}: column {column.name}: expected at most {MAX_SAMPLE_BYTES} bytes per sample, "
-                f"found {shown(str(column))}"
+                f"found {quote(str(column))}"
             )
 
 
@@ -101,7 +101,7 @@ def columns_from_json(fields: Fields) -> tuple[Column, ...]:
         column = Fields(item, f"{fields.where}: columns[{number}]")
         shape = column.items("shape")
         if not all(type(size) is int for size in shape):
-            raise DataError(f"{column.where}: shape: expected whole numbers, found {shown(shape)}")
+            raise DataError(f"{column.where}: shape: expected whole numbers, found {quote(shape)}")
         found.append(Column(column.text("name"), column.text("dtype"), tuple(shape)))
     check_columns(found, fields.where)
     return tuple(found)

@@ -6,7 +6,7 @@ from typing import Any
 
 import xxhash
 
-from prebake.errors import DataError, shown
+from prebake.errors import DataError, quote
 from prebake.storage.files import Location, read_bytes
 
 __all__ = ["MAX_BYTES", "Fields", "parse", "read_document", "serialize"]
@@ -59,7 +59,7 @@ def parse(data: bytes, path: Location) -> "Fields":
         raise DataError(f"{path}: not a canonical document ({error})") from None
     if data != expected:
         found = json.loads(expected)["checksum"]
-        raise DataError(f"{path}: changed since it was written (checksum {shown(checksum)} expected, {found!r} found)")
+        raise DataError(f"{path}: changed since it was written (checksum {quote(checksum)} expected, {found!r} found)")
     return Fields(content, str(path))
 
 
@@ -80,7 +80,7 @@ def _words(error: Exception, data: bytes) -> str:
         return "a pointer of Git LFS stands in its place; git lfs pull brings the file"
     if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "a page of HTML stands in its place"
-    return shown(str(error))[1:-1]
+    return quote(str(error))[1:-1]
 
 
 def _is_flat(content: object) -> bool:
@@ -113,7 +113,7 @@ class Fields:
 
     def __init__(self, content: object, where: str) -> None:
         if not isinstance(content, dict):
-            raise DataError(f"{where}: expected an object, found {shown(content)}")
+            raise DataError(f"{where}: expected an object, found {quote(content)}")
         self.content: dict[str, Any] = content
         self.where = where
 
@@ -121,28 +121,28 @@ class Fields:
         """Take a whole number that is at least `least`."""
         value = self._value(key)
         if type(value) is not int or value < least:
-            raise DataError(f"{self.where}: {_name(key)}: expected a whole number from {least}, found {shown(value)}")
+            raise DataError(f"{self.where}: {_name(key)}: expected a whole number from {least}, found {quote(value)}")
         return value
 
     def text(self, key: str) -> str:
         """Take a string."""
         value = self._value(key)
         if not isinstance(value, str):
-            raise DataError(f"{self.where}: {_name(key)}: expected a string, found {shown(value)}")
+            raise DataError(f"{self.where}: {_name(key)}: expected a string, found {quote(value)}")
         return value
 
     def items(self, key: str) -> list[Any]:
         """Take a list, its items unchecked."""
         value = self._value(key)
         if not isinstance(value, list):
-            raise DataError(f"{self.where}: {_name(key)}: expected a list, found {shown(value)}")
+            raise DataError(f"{self.where}: {_name(key)}: expected a list, found {quote(value)}")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Take a list of finite numbers."""
         values = self.items(key)
         if not all(type(value) in (int, float) for value in values):
-            raise DataError(f"{self.where}: {_name(key)}: expected numbers, found {shown(values)}")
+            raise DataError(f"{self.where}: {_name(key)}: expected numbers, found {quote(values)}")
         try:
             return tuple(float(value) for value in values)
         except OverflowError:
@@ -152,7 +152,7 @@ class Fields:
         """Take a list of strings."""
         values = self.items(key)
         if not all(isinstance(value, str) for value in values):
-            raise DataError(f"{self.where}: {_name(key)}: expected strings, found {shown(values)}")
+            raise DataError(f"{self.where}: {_name(key)}: expected strings, found {quote(values)}")
         return tuple(values)
 
     def fields(self, key: str) -> "Fields":
@@ -166,4 +166,4 @@ class Fields:
 
 
 def _name(key: str) -> str:
-    return shown(key)[1:-1]
+    return quote(key)[1:-1]

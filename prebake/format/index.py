@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prebake.errors import DataError, shown
+from prebake.errors import DataError, quote
 from prebake.format.document import Fields, parse, serialize
 from prebake.format.shard import Shard
 from prebake.storage.files import Location, read_bytes
@@ -93,7 +93,7 @@ def _difference(fields: Fields, shard: Shard, identity: str) -> DataError:
     found = fields.text("identity")
     if found != identity:
         return DataError(
-            f"{fields.where}: of another plan ({identity} expected, {shown(found)[1:-1]} found); "
+            f"{fields.where}: of another plan ({identity} expected, {quote(found)[1:-1]} found); "
             "the files of two shard sets were mixed"
         )
     records = [Fields(item, f"{fields.where}: records[{i}]") for i, item in enumerate(fields.items("records"))]
@@ -105,12 +105,12 @@ def _difference(fields: Fields, shard: Shard, identity: str) -> DataError:
     for there, plan in ((fields, expected), *zip(records, expected["records"], strict=True)):
         for key in sorted(plan.keys() - {"records", "checksum"}):
             if there.content.get(key) != plan[key]:
-                return DataError(f"{there.where}: {key}: expected {plan[key]!r}, found {shown(there.content.get(key))}")
+                return DataError(f"{there.where}: {key}: expected {plan[key]!r}, found {quote(there.content.get(key))}")
     return DataError(f"{fields.where}: contradicts itself, or has fields that the format does not have")
 
 
 def _hash(fields: Fields, digits: int) -> str:
     text = fields.text("xxh3")
     if len(text) != digits or not HEX.fullmatch(text):
-        raise DataError(f"{fields.where}: xxh3: expected {digits} hex digits, found {shown(text)}")
+        raise DataError(f"{fields.where}: xxh3: expected {digits} hex digits, found {quote(text)}")
     return text

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prebake.errors import DataError, UsageError, shown
+from prebake.errors import DataError, UsageError, quote
 from prebake.format.columns import Column, check_columns, columns_from_json, columns_to_json, standard_columns
 from prebake.format.document import MAX_BYTES, Fields, read_document, serialize
 from prebake.format.shard import (
@@ -247,9 +247,9 @@ def _unequal(prefix: str, there: Mapping[str, Any], asked: Mapping[str, Any]) ->
     for key in sorted({*there, *asked}):
         a, b = there.get(key), asked.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _unequal(f"{prefix}{shown(key)[1:-1]}.", a, b)
+            found += _unequal(f"{prefix}{quote(key)[1:-1]}.", a, b)
         elif a != b:
-            found.append(f"{prefix}{shown(key)[1:-1]} is {shown(a)} there, {shown(b)} asked for")
+            found.append(f"{prefix}{quote(key)[1:-1]} is {quote(a)} there, {quote(b)} asked for")
     return found
 
 
@@ -262,7 +262,7 @@ def check_version(fields: Fields, directory: Location) -> None:
     if (name, version) == (FORMAT, 1):
         advice = bake_again(fields.content, directory)
     raise DataError(
-        f"{fields.where}: expected format {FORMAT} version {VERSION}, found {shown(name)[1:-1]} version {version}. "
+        f"{fields.where}: expected format {FORMAT} version {VERSION}, found {quote(name)[1:-1]} version {version}. "
         f"{advice}"
     )
 
@@ -271,16 +271,16 @@ def check_written(plan: Plan, fields: Fields, path: Location) -> None:
     """Raise DataError unless a plan that was read from a manifest gives the same manifest again."""
     identity = fields.text("identity")
     if plan.identity != identity:
-        raise DataError(f"{path}: identity {shown(identity)[1:-1]} does not fit its own content ({plan.identity})")
+        raise DataError(f"{path}: identity {quote(identity)[1:-1]} does not fit its own content ({plan.identity})")
     if plan.to_bytes() != serialize(fields.content):
         raise DataError(f"{path}: contradicts itself, or has fields that version {VERSION} does not have")
 
 
 def _check(plan: Plan, columns: Sequence[Column], path: Location) -> None:
     if columns[:3] != standard_columns(plan.splits["train"][0].image_shape, plan.dtype):
-        raise DataError(f"{path}: columns: expected images, index and labels first, found {shown([*columns[:3]])}")
+        raise DataError(f"{path}: columns: expected images, index and labels first, found {quote([*columns[:3]])}")
     if not NAME.fullmatch(plan.source.name):
-        raise DataError(f"{path}: name: expected {NAME.pattern}, found {shown(plan.source.name)}")
+        raise DataError(f"{path}: name: expected {NAME.pattern}, found {quote(plan.source.name)}")
     if not plan.source.classes:
         raise DataError(f"{path}: classes: expected at least one")
     epochs = [epoch for epochs in plan.splits.values() for epoch in epochs]
@@ -293,6 +293,6 @@ def _check(plan: Plan, columns: Sequence[Column], path: Location) -> None:
     # A pipeline may return another number of channels than the source has.
     fits = plan.by_pipeline or channels == {len(plan.source.mean)}
     if not fits or len(channels) > 1 or len(plan.source.mean) != len(plan.source.std):
-        raise DataError(f"{path}: mean and std don't fit {shown(sorted(channels))} channels")
+        raise DataError(f"{path}: mean and std don't fit {quote(sorted(channels))} channels")
     if not all(std > 0 for std in plan.source.std):
-        raise DataError(f"{path}: std: expected numbers over 0, found {shown(plan.source.std)}")
+        raise DataError(f"{path}: std: expected numbers over 0, found {quote(plan.source.std)}")

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from prebake.errors import DataError, shown
+from prebake.errors import DataError, quote
 from prebake.format.columns import Column
 from prebake.format.document import Fields
 from prebake.format.record import BLOCK_BYTES, Layout, samples_per_record
@@ -139,7 +139,7 @@ def splits_from_json(fields: Fields) -> dict[str, tuple[Epoch, ...]]:
     content = fields.fields("splits")
     splits = {split: tuple(_epoch(item, content.where) for item in content.items(split)) for split in content.content}
     if set(splits) - set(SPLITS) or not splits.get("train"):
-        raise DataError(f"{content.where}: expected train, and perhaps test and val, found {shown(sorted(splits))}")
+        raise DataError(f"{content.where}: expected train, and perhaps test and val, found {quote(sorted(splits))}")
     if any(len(splits.get(split, "1")) != 1 for split in ("test", "val")):
         raise DataError(f"{content.where}: expected one epoch of test and of val")
     return splits
@@ -147,5 +147,5 @@ def splits_from_json(fields: Fields) -> dict[str, tuple[Epoch, ...]]:
 
 def _epoch(item: object, where: str) -> Epoch:
     if not (isinstance(item, list) and len(item) == 4 and all(type(n) is int and 0 < n < 2**32 for n in item)):
-        raise DataError(f"{where}: expected [samples, height, width, channels], found {shown(item)}")
+        raise DataError(f"{where}: expected [samples, height, width, channels], found {quote(item)}")
     return Epoch(item[0], (item[1], item[2], item[3]))

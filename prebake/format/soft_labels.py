@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, UsageError, shown
+from prebake.errors import DataError, UsageError, quote
 from prebake.format.columns import Column, columns_to_json
 from prebake.format.document import Fields, read_document, serialize
 from prebake.format.manifest import FORMAT, MANIFEST, MAX_EPOCHS, VERSION, Plan, check_version
@@ -101,7 +101,7 @@ class SoftLabelPlan:
         if fields.text("parent") != parent.identity:
             raise DataError(
                 f"{path}: expected soft labels of the shard set {parent.identity}, found some of "
-                f"{shown(fields.text('parent'))[1:-1]}: the set was baked again since. Write the soft labels again"
+                f"{quote(fields.text('parent'))[1:-1]}: the set was baked again since. Write the soft labels again"
             )
         teachers = [Fields(item, f"{path}: teachers[{i}]") for i, item in enumerate(fields.items("teachers"))]
         plan = cls(
@@ -113,7 +113,7 @@ class SoftLabelPlan:
         )
         columns = fields.items("columns")
         if columns != columns_to_json(plan.columns):
-            raise DataError(f"{path}: columns: expected {columns_to_json(plan.columns)}, found {shown(columns)}")
+            raise DataError(f"{path}: columns: expected {columns_to_json(plan.columns)}, found {quote(columns)}")
         if plan.epochs > MAX_EPOCHS or plan.to_bytes() != serialize(fields.content):
             raise DataError(f"{path}: contradicts itself, or has fields that version {VERSION} does not have")
         return plan

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, UsageError, shown
+from prebake.errors import DataError, UsageError, quote
 from prebake.loader.shard_set import ShardSet
 from prebake.storage.atomic import write_atomic
 
@@ -64,7 +64,7 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
         pen.text((4, top + CELL // 2 - 12), f"{_class(data, labels[index])}\nno. {index}", fill="black")
         for column in range(len(epochs)):
             image = pixels[row, column]
-            # Three channels are colours; of any other number the first is shown, in grey.
+            # Three channels are colours; of any other number the first is quote, in grey.
             image = image if image.shape[2] == 3 else image[..., 0]
             picture = Image.fromarray(image).convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST)
             grid.paste(picture, (MARGIN_LEFT + column * (CELL + GAP), top))
@@ -85,7 +85,7 @@ def _labels(data: ShardSet, index_N: Sequence[int]) -> dict[int, int]:
 
 
 def _class(data: ShardSet, label: int) -> str:
-    return shown(data.classes[label], 16)[1:-1]
+    return quote(data.classes[label], 16)[1:-1]
 
 
 def to_pixels(data: ShardSet, image: NDArray[Any]) -> NDArray[np.uint8]:

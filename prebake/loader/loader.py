@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from prebake.errors import DataError, UsageError, shown
+from prebake.errors import DataError, UsageError, quote
 from prebake.loader.data_wait import DataWaitMeter
 from prebake.loader.device_feed import Converter, feed
 from prebake.loader.shard_set import ShardSet
@@ -320,17 +320,17 @@ class Loader(IterableDataset[Batch]):
         """
         found = self.state_dict()
         if set(state_dict) != set(found):
-            raise DataError(f"expected a Loader's state with {', '.join(found)}, found {shown(state_dict)}")
+            raise DataError(f"expected a Loader's state with {', '.join(found)}, found {quote(state_dict)}")
         for name in ("identity", "split", "shuffle_seed"):
             if state_dict[name] != found[name]:
                 raise DataError(
                     f"{self.data.location}: this state is of a Loader with another {name}: "
-                    f"{found[name]!r} expected, {shown(state_dict[name])} found"
+                    f"{found[name]!r} expected, {quote(state_dict[name])} found"
                 )
         position = _Position(int(state_dict["epoch"]), int(state_dict["sample"]))
         samples = self._samples(position.epoch)
         if position.epoch < 0 or not 0 <= position.sample <= samples:
-            raise DataError(f"expected a position in an epoch of {samples} samples, found {shown(state_dict)}")
+            raise DataError(f"expected a position in an epoch of {samples} samples, found {quote(state_dict)}")
         self.close()
         self._next = self._last = self._forward(position)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prebake.console import log
-from prebake.errors import UsageError, listed, shown
+from prebake.errors import UsageError, listed, quote
 from prebake.precompute.augment import Augmentation, augmentation_for, held_out_order, resized
 from prebake.precompute.pixels import Chosen, Pixels, blocks
 
@@ -74,7 +74,7 @@ class SourceData:
         absent = sorted({*range(len(self.classes))} - {*np.unique(self.splits["train"].labels_N).tolist()})
         notes = [*self.notes, *(f"left out: {phrase}" for phrase in self.left_out)]
         if absent:
-            named = listed([shown(self.classes[label]) for label in absent], 4)
+            named = listed([quote(self.classes[label]) for label in absent], 4)
             notes.append(f"{len(absent)} classes have no training image: {named}")
         return "; ".join([f"{self.name}: {', '.join(parts)}", *notes])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prebake.errors import DataError, UsageError, shown
+from prebake.errors import DataError, UsageError, quote
 from prebake.format.document import Fields
 from prebake.train.models import AnyModel, Model, find_model, is_users_own
 from prebake.train.recipes import Recipe, recipe_from
@@ -75,7 +75,7 @@ def load_weights(path: Path, model: AnyModel | None = None) -> Trained:
     if is_users_own(recipe.model):
         if model is None:
             raise UsageError(
-                f"{path}: trained with a model of your own, {shown(recipe.model)}. prebake imports no code that a run "
+                f"{path}: trained with a model of your own, {quote(recipe.model)}. prebake imports no code that a run "
                 "names: give the option --model FILE.py:NAME again"
             )
         found = find_model(model)
@@ -95,7 +95,7 @@ def _trained(tensors: dict[str, Tensor], about: Fields, recipe: Recipe, model: M
     if not classes or not len(mean) == len(std) == shape[2] or not all(value > 0 for value in std):
         raise ValueError("classes, mean or std are missing or do not fit the images")
     if unknown := set(recipe.model_options) - set(model.options):
-        raise ValueError(f"{recipe.model} has no option {shown(min(unknown))}")
+        raise ValueError(f"{recipe.model} has no option {quote(min(unknown))}")
 
     def build() -> nn.Module:
         return model.build(shape[2], len(classes), shape[:2], recipe.model_options)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, UsageError, listed, shown
+from prebake.errors import DataError, UsageError, listed, quote
 from prebake.precompute.images import Images, SourceData
 from prebake.precompute.pixels import Pixels
 from prebake.precompute.sources.labels import number_labels
@@ -178,7 +178,7 @@ def read_function(argument: str, _data_dir: Path, how: Decoding) -> SourceData:
     found = import_object(f"{path}:{function}", "--dataset").value
     data = found() if callable(found) and not hasattr(found, "__getitem__") else found
     if data is None:
-        raise UsageError(f"--dataset {argument}: expected a data set, and {shown(function)} returned None")
+        raise UsageError(f"--dataset {argument}: expected a data set, and {quote(function)} returned None")
     return source_from(data, name=safe_name(function), how=how)
 
 

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from prebake.errors import DataError, listed, shown
+from prebake.errors import DataError, listed, quote
 from prebake.loader.image_file import EXTENSIONS
 from prebake.precompute.images import SourceData
 from prebake.precompute.sources.pictures import Pictures, decode
@@ -44,7 +44,7 @@ def read_folder(argument: str, _data_dir: Path, how: Decoding) -> SourceData:
         raise DataError(_too_few(parts["train"], list(classes.values())))
     foreign: list[str] = _files_in(path) if parts["train"] != path else []
     files = {split: _pictures_of(part, list(classes), foreign) for split, part in parts.items()}
-    empty = [shown(_text(name)) for name, paths in zip(classes, files["train"], strict=True) if not paths]
+    empty = [quote(_text(name)) for name, paths in zip(classes, files["train"], strict=True) if not paths]
     if empty:
         raise DataError(
             f"{parts['train']}: {len(empty)} of {len(classes)} classes have no pictures ({listed(empty)}); pictures "
@@ -70,7 +70,7 @@ def _parts(path: Path) -> dict[str, Path]:
                 "only"
             )
         return {"train": path}
-    crowded = [shown(_text(name)) for name in others if _any_picture(path / name)]
+    crowded = [quote(_text(name)) for name in others if _any_picture(path / name)]
     if crowded:
         raise DataError(
             f"{path}: beside {found['train']}, which is taken for the training part, {len(crowded)} directories hold "
@@ -100,7 +100,7 @@ def _classes(path: Path) -> dict[str, str]:
         name = unicodedata.normalize("NFC", directory)
         if name in found:
             raise DataError(
-                f"{path}: two directories are named {shown(_text(name))}, in two Unicode forms; merge them into one"
+                f"{path}: two directories are named {quote(_text(name))}, in two Unicode forms; merge them into one"
             )
         found[name] = directory
     return {name: found[name] for name in sorted(found)}
@@ -118,7 +118,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 def _pictures_of(part: Path, classes: Sequence[str], foreign: list[str]) -> list[list[str]]:
     """Return the paths of each class's pictures, in torchvision's order; add other files to `foreign`."""
     here = _classes(part)
-    unknown = [shown(_text(name)) for name in here if name not in classes]
+    unknown = [quote(_text(name)) for name in here if name not in classes]
     if unknown:
         raise DataError(
             f"{part}: {len(unknown)} classes that are not in train ({listed(unknown)}), of which nothing can be "
@@ -189,7 +189,7 @@ def _text(name: str) -> str:
 
 
 def _too_few(train: Path, directories: Sequence[str]) -> str:
-    found = f"only {shown(_text(directories[0]))}" if directories else "none"
+    found = f"only {quote(_text(directories[0]))}" if directories else "none"
     deeper = [train / name for name in directories if any(map(split_of, _directories(train / name)))]
     hint = f"; try folder:{deeper[0]}" if deeper else ", one for each class, with its pictures in it"
     return f"{train}: expected at least two directories of classes, found {found}{hint}"

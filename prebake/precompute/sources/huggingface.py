@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, listed, shown
+from prebake.errors import DataError, listed, quote
 from prebake.optional import import_optional
 from prebake.precompute.images import SourceData
 from prebake.precompute.sources.labels import number_labels
@@ -110,7 +110,7 @@ def _column(
     if len(found) != 1 and not usual:
         raise DataError(
             f"{where}: expected one column of {what}, or one named {' or '.join(names)}, found "
-            f"{shown({name: str(feature) for name, feature in features.items()})}"
+            f"{quote({name: str(feature) for name, feature in features.items()})}"
         )
     return usual[0] if usual else found[0]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, UsageError, listed, shown
+from prebake.errors import DataError, UsageError, listed, quote
 
 __all__ = ["Labels", "number_labels"]
 
@@ -93,7 +93,7 @@ def _as_array(what: str, values: Any) -> NDArray[Any]:
     if array.dtype.kind == "O":
         odd = next((value for value in array if not isinstance(value, str)), None)
         if odd is not None:
-            raise DataError(f"{what}: expected whole numbers, bool or text, found {shown(odd)} of {type(odd).__name__}")
+            raise DataError(f"{what}: expected whole numbers, bool or text, found {quote(odd)} of {type(odd).__name__}")
         return array.astype(str)
     if array.dtype.kind in "bU":
         return array
@@ -106,7 +106,7 @@ def _as_array(what: str, values: Any) -> NDArray[Any]:
 def _names(where: str, names: Iterable[str]) -> tuple[str, ...]:
     found = tuple(names)
     if not all(isinstance(name, str) for name in found):
-        raise UsageError(f"{where}: classes: expected strings, found {shown(found)}")
+        raise UsageError(f"{where}: classes: expected strings, found {quote(found)}")
     twice = sorted({name for name in found if found.count(name) > 1}) if len({*found}) < len(found) else []
     if twice:
         raise UsageError(f"{where}: classes: {len(twice)} names stand there more than once: {listed(twice)}")
@@ -141,7 +141,7 @@ def _places(where: str, split: str, array: NDArray[Any], values: Sequence[Any]) 
     unknown = [value for value in distinct.tolist() if value not in places]
     if unknown:
         count = int(np.isin(array, np.array(unknown, array.dtype)).sum())
-        named = listed([shown(value) for value in unknown])
+        named = listed([quote(value) for value in unknown])
         if split == "train":
             raise DataError(f"{where}: {count} labels of train are not among the class names: {named}")
         raise DataError(_not_in_train(where, split, count, len(unknown), named))
@@ -154,7 +154,7 @@ def _check_held_out(where: str, classes: Sequence[str], splits: Mapping[str, NDA
         unknown = [label for label in np.unique(labels_N).tolist() if label >= len(counts) or not counts[label]]
         if unknown:
             count = int(np.isin(labels_N, unknown).sum())
-            named = [shown(classes[label]) if label < len(classes) else str(label) for label in unknown]
+            named = [quote(classes[label]) if label < len(classes) else str(label) for label in unknown]
             raise DataError(_not_in_train(where, split, count, len(unknown), listed(named)))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from prebake.errors import DataError, PrebakeError, UsageError, shown
+from prebake.errors import DataError, PrebakeError, UsageError, quote
 from prebake.loader.image_file import is_grey, pixels_of_image, why
 from prebake.precompute.pixels import Chosen, PixelFile, Pixels
 from prebake.precompute.sources.pictures import Unreadable, check_side, pixel_file
@@ -148,7 +148,7 @@ class _Reader:
             raise DataError(f"{where}: image and label are swapped; expected (image, label)")
         if np.ndim(label):
             raise DataError(
-                f"{where}: expected one label, found {shown(label, 60)}; convert one-hot labels with label.argmax()"
+                f"{where}: expected one label, found {quote(label, 60)}; convert one-hot labels with label.argmax()"
             )
         if isinstance(image, Image.Image):
             return pixels_of_image(image, 1 if is_grey(image) else 3, self._size), label
@@ -167,7 +167,7 @@ def _pair_of(where: str, sample: Any) -> tuple[Any, Any]:
     if isinstance(sample, Mapping):
         keys = [next((name for name in names if name in sample), None) for names in (IMAGE_NAMES, LABEL_NAMES)]
         if None in keys:
-            raise DataError(f"{where}: expected a mapping with image and label, found {shown(list(sample))}")
+            raise DataError(f"{where}: expected a mapping with image and label, found {quote(list(sample))}")
         return sample[keys[0]], sample[keys[1]]
     if isinstance(sample, (tuple, list)) and len(sample) == 2:
         return sample[0], sample[1]

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from prebake.errors import DataError, listed, shown
+from prebake.errors import DataError, listed, quote
 
 __all__ = ["choose_splits", "held_out_names", "other_parts", "safe_name", "split_of"]
 
@@ -65,4 +65,4 @@ def other_parts(names: Sequence[str]) -> list[str]:
     """Return a phrase about parts that are left out since they are no split; none where there are no such parts."""
     if not names:
         return []
-    return [f"what is neither train, val nor test ({listed([shown(name) for name in names], 4)})"]
+    return [f"what is neither train, val nor test ({listed([quote(name) for name in names], 4)})"]

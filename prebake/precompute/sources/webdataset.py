@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from prebake.errors import DataError, UsageError, listed, shown
+from prebake.errors import DataError, UsageError, listed, quote
 from prebake.loader.image_file import EXTENSIONS
 from prebake.precompute.images import SourceData
 from prebake.precompute.sources.folder import walk_files
@@ -140,7 +140,7 @@ def _samples(number: int, path: Path) -> Iterator[_Sample]:
                 if member.isdir() or name.startswith("."):  # macOS puts ._NAME beside each file
                     continue
                 if not member.isreg():
-                    raise DataError(f"{path}: {shown(member.name)} is a link or a device; expected regular files")
+                    raise DataError(f"{path}: {quote(member.name)} is a link or a device; expected regular files")
                 stem, dot, extension = name.partition(".")
                 if (directory, stem) != key and members:
                     yield _sample(number, path, archive, members)
@@ -148,7 +148,7 @@ def _samples(number: int, path: Path) -> Iterator[_Sample]:
                 key, extension = (directory, stem), (dot + extension).lower()
                 if extension in members:
                     raise DataError(
-                        f"{path}: {shown(member.name)} repeats the key {shown(stem)} of the sample before it; each "
+                        f"{path}: {quote(member.name)} repeats the key {quote(stem)} of the sample before it; each "
                         "sample needs a key of its own"
                     )
                 members[extension] = member
@@ -164,13 +164,13 @@ def _samples(number: int, path: Path) -> Iterator[_Sample]:
 def _sample(number: int, path: Path, archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> _Sample:
     pictures = [member for extension, member in members.items() if extension.endswith(EXTENSIONS)]
     if len(pictures) != 1 or LABEL not in members:
-        names = listed([shown(member.name) for member in members.values()])
+        names = listed([quote(member.name) for member in members.values()])
         raise DataError(f"{path}: expected one picture and its label (.cls) in each sample, found {names}")
     file = archive.extractfile(members[LABEL])
     data = file.read(MAX_LABEL_BYTES + 1).strip() if file else b""
     text = data.decode("utf-8", "backslashreplace")
     if not text or len(data) > MAX_LABEL_BYTES:
-        raise DataError(f"{path}, {shown(members[LABEL].name)}: expected a label, found {shown(text, 40)}")
+        raise DataError(f"{path}, {quote(members[LABEL].name)}: expected a label, found {quote(text, 40)}")
     (picture,) = pictures
     return _Sample(number, picture.name, picture.offset_data, picture.size, text)
 
