@@ -102,7 +102,7 @@ def test_the_spelling_test_forges_valid_checksums(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_not_finite_are_refused(number: str, tmp_path: Path) -> None:
     path = written(tmp_path / "document.json", f'{{"a":{number},"checksum":"{"0" * 32}"}}\n'.encode())
-    with pytest.raises(DataError, match=r"is no number|not a canonical document"):
+    with pytest.raises(DataError, match=r"is not a number|not a canonical document"):
         read_document(path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         serialize({"a": float(number.replace("1e999", "inf"))})
@@ -111,7 +111,7 @@ def test_numbers_that_are_not_finite_are_refused(number: str, tmp_path: Path) ->
 @pytest.mark.parametrize("body", ['{"a":1,"a":1,"b":2}', '{"a":{"b":1,"c":2,"b":1}}', '{"a":[{"":0,"":1}]}'])
 def test_a_key_twice_in_an_object_is_refused(body: str, tmp_path: Path) -> None:
     path = written(tmp_path / "document.json", with_checksum(body))
-    with pytest.raises(DataError, match="a key stands in an object twice"):
+    with pytest.raises(DataError, match="an object has a key twice"):
         read_document(path)
 
 
@@ -123,7 +123,7 @@ def test_sixteen_levels_are_read_and_seventeen_refused(kind: str, tmp_path: Path
     path = written(tmp_path / "document.json", serialize({"it": value}))
     assert read_document(path).content == {"it": value}
     path.write_bytes(serialize({"it": [value]}))
-    with pytest.raises(DataError, match="at most 16 lists and objects in each other"):
+    with pytest.raises(DataError, match="at most 16 nested lists and objects"):
         read_document(path)
 
 

@@ -11,20 +11,20 @@ from prebake.storage.files import Location, read_bytes
 
 __all__ = ["MAX_BYTES", "Fields", "parse", "read_document", "serialize"]
 
-# What parsing may take of time and memory is a small multiple of this.
+# Parsing takes time and memory of a small multiple of this.
 MAX_BYTES = 2 * 1024 * 1024
-# Lists and objects in each other; a manifest has three, and perhaps one more in a field of an augmentation.
+# Of nested lists and objects; a manifest has three, and perhaps one more in a field of an augmentation.
 MAX_DEPTH = 16
 
 
 def serialize(content: Mapping[str, Any]) -> bytes:
     """Return the canonical bytes of a JSON object, with its `checksum` added.
 
-    Keys sorted, no spaces, ASCII only, one newline at the end. The checksum is the xxh3-128 of the
-    same serialization without it.
+    Keys are sorted, there are no spaces, all characters are ASCII, and one newline ends it. The checksum is the
+    xxh3-128 of the same serialization without it.
 
     Raises:
-        ValueError: a number is not finite, or the content brings a `checksum` of its own.
+        ValueError: a number is not finite, or the content already has a `checksum`.
     """
     if "checksum" in content:
         raise ValueError("content has a key named checksum already")
@@ -34,10 +34,10 @@ def serialize(content: Mapping[str, Any]) -> bytes:
 
 
 def read_document(path: Location) -> "Fields":
-    """Read a document, not over MAX_BYTES, and check every byte of it.
+    """Read a document of at most MAX_BYTES, and check every byte of it.
 
     Raises:
-        DataError: missing, no regular file, too large, not JSON, not canonical, or its checksum differs.
+        DataError: missing, not a regular file, too large, not JSON, not canonical, or with another checksum.
     """
     return parse(read_bytes(path, MAX_BYTES), path)
 
@@ -49,7 +49,7 @@ def parse(data: bytes, path: Location) -> "Fields":
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({_words(error, data)})") from None
     if not _is_flat(content):
-        raise DataError(f"{path}: expected at most {MAX_DEPTH} lists and objects in each other")
+        raise DataError(f"{path}: expected at most {MAX_DEPTH} nested lists and objects")
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}")
     checksum = content.pop("checksum", None)
@@ -66,20 +66,20 @@ def parse(data: bytes, path: Location) -> "Fields":
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise ValueError("a key stands in an object twice")
+        raise ValueError("an object has a key twice")
     return content
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def _words(error: Exception, data: bytes) -> str:
-    """Say why bytes are no JSON, and what they are where one can see it."""
+    """Describe why bytes are not JSON, and what they are if that can be seen."""
     if data.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS stands in its place; git lfs pull brings the file"
+        return "it is a pointer of Git LFS; git lfs pull fetches the file"
     if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "a page of HTML stands in its place"
+        return "it is an HTML page"
     return quote(str(error))[1:-1]
 
 
@@ -103,13 +103,13 @@ def _canonical(value: object) -> str:
 
 
 def _joined(parts: Mapping[str, str]) -> bytes:
-    # Parts, so that the long ones are serialized once, though the checksum needs the whole twice.
+    # The parts are serialized once, although the checksum needs the whole twice.
     text = ",".join(f"{_canonical(key)}:{parts[key]}" for key in sorted(parts))
     return f"{{{text}}}\n".encode("ascii")
 
 
 class Fields:
-    """The fields of a JSON object, taken by key and type; `where` names them in errors."""
+    """The fields of a JSON object, read by key and type; `where` names the object in errors."""
 
     def __init__(self, content: object, where: str) -> None:
         if not isinstance(content, dict):

@@ -1,9 +1,10 @@
-"""What a shard set holds, in figures."""
+"""Facts about a shard set, and its digest."""
 
 import hashlib
 from typing import Any
 
 from prebake.errors import DataError
+from prebake.format.columns import columns_to_json
 from prebake.format.index import Index
 from prebake.format.manifest import SPLITS
 from prebake.loader.shard_set import ShardSet
@@ -12,7 +13,7 @@ __all__ = ["describe", "digest"]
 
 
 def describe(data: ShardSet) -> dict[str, Any]:
-    """Return source, augmentation, epochs, samples, bytes, and what is missing, as plain JSON values."""
+    """Return source, augmentation, columns, epochs, samples, bytes and missing shards, as plain JSON values."""
     plan = data.plan
     planned = plan.shards()
     missing = set(data.missing())
@@ -21,6 +22,8 @@ def describe(data: ShardSet) -> dict[str, Any]:
         "source": plan.source.to_json(),
         "augmentation": dict(plan.augmentation),
         "dtype": plan.dtype,
+        "columns": columns_to_json(plan.columns),
+        "normalized": plan.normalized,
         "seed": plan.seed,
         "identity": plan.identity,
         "image_shape": list(data.image_shape("train")),
@@ -36,14 +39,14 @@ def describe(data: ShardSet) -> dict[str, Any]:
 
 
 def digest(data: ShardSet) -> str:
-    """Return one SHA-256 for the whole set: over the manifest and all indexes, which hold every archive's xxh3-128.
+    """Return one SHA-256 for the set, of the manifest and all indexes, which hold the xxh3-128 of every archive.
 
     Raises:
         DataError: a planned shard is missing, or an index is damaged.
     """
     missing = data.missing()
     if missing:
-        raise DataError(f"{data.location}: no digest of an unfinished set; {len(missing)} shards are missing")
+        raise DataError(f"{data.location}: an incomplete set has no digest; {len(missing)} shards are missing")
     whole = hashlib.sha256(data.plan.to_bytes())
     for shard in data.plan.shards():
         whole.update(Index.read(data.location, shard, data.plan.identity).to_bytes())

@@ -1,4 +1,4 @@
-"""Pictures: the same images in several epochs, side by side, so that one sees the augmentation."""
+"""Image grids that show the augmentation: the same images in several epochs, side by side."""
 
 import io
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ MARGIN_LEFT, MARGIN_TOP, GAP = 110, 20, 2
 
 
 def views(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> NDArray[np.uint8]:
-    """Return (images, epochs, H, W, C) uint8: those source images as each of those epochs holds them.
+    """Return the views of some source images in some epochs, (images, epochs, H, W, C) uint8.
 
-    Normalized pixels are turned back to 0 to 255, to the nearest value.
+    Normalized pixels are converted back to the nearest value from 0 to 255.
 
     Raises:
-        UsageError: no such source image, or epochs of several sizes.
+        UsageError: no such source image, or epochs of several image sizes.
         DataError: an epoch is not baked, or damaged.
     """
     samples = data.samples("train")
@@ -44,7 +44,7 @@ def views(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int]) -> NDAr
 
 
 def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out: Path) -> None:
-    """Draw a labelled grid, a row an image and a column an epoch, to a PNG file.
+    """Draw a labelled grid to a PNG file: one row per image, one column per epoch.
 
     Raises: as `views`.
     """
@@ -64,7 +64,7 @@ def draw_grid(data: ShardSet, index_N: Sequence[int], epochs: Sequence[int], out
         pen.text((4, top + CELL // 2 - 12), f"{_class(data, labels[index])}\nno. {index}", fill="black")
         for column in range(len(epochs)):
             image = pixels[row, column]
-            # Three channels are colours; of any other number the first is quote, in grey.
+            # Three channels are colours. Of any other number, the first one is shown in grey.
             image = image if image.shape[2] == 3 else image[..., 0]
             picture = Image.fromarray(image).convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST)
             grid.paste(picture, (MARGIN_LEFT + column * (CELL + GAP), top))
@@ -89,11 +89,11 @@ def _class(data: ShardSet, label: int) -> str:
 
 
 def to_pixels(data: ShardSet, image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a stored image, or several, as 0 to 255: normalized ones are turned back, to the nearest value."""
+    """Convert stored images (..., H, W, C) to uint8; normalized pixels become the nearest value from 0 to 255."""
     if image.dtype == np.uint8:
         return image
     source = data.plan.source
-    with np.errstate(over="ignore", invalid="ignore"):  # of a stranger's pixels, which need not be finite
+    with np.errstate(over="ignore", invalid="ignore"):  # stored pixels may not be finite
         pixels = (image.astype(np.float64) * np.array(source.std) + np.array(source.mean)) * 255
     rounded: NDArray[np.uint8] = np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8)
     return rounded

@@ -1,7 +1,7 @@
-"""A picture: an image file, of whatever kind Pillow reads, as pixels.
+"""Decoding of image files that Pillow reads.
 
-As torchvision's ImageFolder loads it, but for what would lose the picture: turned upright where its EXIF says so,
-16 bits brought to 8 by their upper half, laid on white where it is transparent. Of several frames the first one counts.
+Files are decoded as by torchvision's ImageFolder, except where that loses the image: it is turned upright as its EXIF
+tells, 16-bit values keep their upper 8 bits, transparent pixels are laid on white. Of several frames, the first counts.
 """
 
 import struct
@@ -18,7 +18,7 @@ __all__ = ["EXTENSIONS", "Look", "is_grey", "look", "pixels_of", "pixels_of_imag
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 TRANSPARENT = {"LA", "PA", "RGBA"}
-ORIENTATION = 0x0112  # of EXIF; what undoes each of its values:
+ORIENTATION = 0x0112  # an EXIF tag; UPRIGHT has the operation that undoes each value
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,15 +29,15 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 LYING = {5, 6, 7, 8}
-MAX_PIXELS = 2**27  # of a resized picture: 4096 x 32768
+MAX_PIXELS = 2**27  # of a resized image: 4096 x 32768
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a picture's header says.
+    """The header of an image file.
 
     Attributes:
-        size: height and width in pixels, when upright.
+        size: height and width in pixels, after it is turned upright.
         grey: it has one channel.
         frames: it has more than one frame.
         deep: its pixels have more than 8 bits.
@@ -50,11 +50,11 @@ class Look:
 
 
 def look(file: IO[bytes]) -> Look:
-    """Read a picture's header; raises whatever Pillow makes of a file that is none."""
+    """Read the header of an image file; raises what Pillow raises for other files."""
     with Image.open(file) as image:
         lying = _orientation(image) in LYING
         size = image.size if lying else image.size[::-1]
-        # Telephones keep previews as frames of their MPO.
+        # Phones store previews as frames of MPO files.
         frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         return Look(size, is_grey(image), frames, image.mode.startswith("I"))
 
@@ -65,17 +65,17 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def pixels_of(file: IO[bytes], channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """Decode a picture: (height, width, channels).
+    """Decode an image file; return (height, width, channels).
 
     Args:
-        file: what to read.
+        file: the open file.
         channels: 1 or 3.
-        size: height and width that it is resized to cover (bilinear, antialiased) and then cut down to, in the middle;
-            None: neither.
+        size: height and width. The image is resized to cover them (bilinear, antialiased), then cropped in the
+            middle. None keeps its own size.
 
     Raises:
-        whatever Pillow makes of a damaged file; ValueError: pixels of more than 16 bits, or a picture so thin that it
-            would become too large when it is resized.
+        ValueError: pixels of more than 16 bits, or an image so narrow that resizing would make it too large.
+        Exception: any other that Pillow raises for a damaged file.
     """
     with Image.open(file) as image:
         return pixels_of_image(image, channels, size)
@@ -94,35 +94,35 @@ def pixels_of_image(image: Image.Image, channels: int, size: tuple[int, int] | N
 
 
 def why(error: Exception) -> str:
-    """Return a line on why a picture can't be read, from what Pillow raised."""
+    """Return one line that tells why an image can't be read, from Pillow's error."""
     if isinstance(error, UnidentifiedImageError):
-        return "no picture of a kind that Pillow knows"  # whose own words are on the open file, not on the path
+        return "not an image of a kind that Pillow knows"  # Pillow's own message names the open file, not the path
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _orientation(image: Image.Image) -> int:
-    """Say how an opened picture lies, of which nothing is decoded yet, as EXIF numbers it; 1 where that can't be read.
+    """Return the EXIF orientation of an opened image, before it is decoded; 1 if it can't be read.
 
-    What a PNG says behind its pixels is not heeded: it is seen only once these are decoded.
+    EXIF behind the pixels of a PNG is ignored: Pillow finds it only after decoding them.
     """
     try:
-        # As the base class has it: that of PNG decodes the whole picture to look for a note at its end.
+        # The method of the base class: that of PNG decodes the whole image to find a tag at its end.
         found = Image.Image.getexif(image).get(ORIENTATION, 1)
-    except (LookupError, SyntaxError, TypeError, ValueError, struct.error):  # all that Pillow makes of damaged notes
+    except (LookupError, SyntaxError, TypeError, ValueError, struct.error):  # what Pillow raises for damaged EXIF
         return 1
     if image.format == "TIFF" and found != 1:
-        image.load()  # Pillow turns these itself, and some of its versions know their size from then on only
+        image.load()  # Pillow rotates TIFF itself; some versions know the size only then
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point pixels, where 8 or 16 bits are expected")
+        raise ValueError("expected pixels of 8 or 16 bits, found floating point")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("pixels of 32 bits, where 8 or 16 are expected")
+            raise ValueError("expected pixels of 8 or 16 bits, found 32 bits")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode in TRANSPARENT or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -130,7 +130,7 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _cut(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize and crop; where the two are equal, as torchvision's Resize and CenterCrop do."""
+    """Resize and crop; for square sizes, with the result of torchvision's Resize and CenterCrop."""
     if image.size != (width, height):
         if image.width * height <= image.height * width:
             size = (width, max(height, width * image.height // image.width))

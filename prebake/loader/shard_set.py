@@ -1,4 +1,4 @@
-"""Reading a shard set: every record is checked before a sample of it is handed out."""
+"""Reading of a shard set. Every record is checked before a sample of it is handed out."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,21 +54,21 @@ class Record:
 
 
 class ShardSet:
-    """A baked data set, on disk or elsewhere.
+    """A baked data set, in a directory or in an object store.
 
         data = ShardSet("shards/cifar10")
         for images, labels in data.batches("train", epoch=0, batch_size=512): ...
 
-    Only the manifest is read when it is opened; indexes load when needed.
+    The constructor reads only the manifest. Indexes are read when they are needed.
 
     Args:
         path: the directory, or its URL.
-        cache: where shards are kept that come by URL; one by default.
+        cache: keeps copies of remote shards; default `Cache.default()`.
 
     Attributes:
-        place: the directory, a `Remote` where that is elsewhere.
-        plan: what was planned: source, augmentation, encoding, seed, epochs.
-        cache: None where the shards are here.
+        location: the directory, or a `Remote`.
+        plan: the content of the manifest: source, augmentation, columns, seed, epochs.
+        cache: None for a directory on this machine.
 
     Raises:
         DataError: no shard set there, or its manifest is damaged.
@@ -82,9 +82,9 @@ class ShardSet:
 
     @property
     def path(self) -> Path:
-        """The directory; raises UsageError where it is elsewhere."""
+        """The directory; raises UsageError if the set is remote."""
         if isinstance(self.location, Remote):
-            raise UsageError(f"{self.location}: expected a directory on this machine; bring the set here for that")
+            raise UsageError(f"{self.location}: expected a directory on this machine; copy the set to one")
         return self.location
 
     @property
@@ -104,7 +104,7 @@ class ShardSet:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits: train, test where there is one, val where it was cut."""
+        """Names of the splits: train, and test and val if they exist."""
         return tuple(self.plan.splits)
 
     @property
@@ -121,18 +121,18 @@ class ShardSet:
         return self._content(split, epoch).image_shape
 
     def missing(self, split: str | None = None, epoch: int | None = None) -> list[str]:
-        """List planned shards that are not whole yet, by file name."""
+        """List the planned shards that do not exist yet, by file name."""
         planned = self.plan.shards(split, epoch)
         there = existing(self.location, [shard.index for shard in planned])
         return [shard.tar for shard in planned if shard.index not in there]
 
     def open_shards(self, split: str, epoch: int = 0, *, numbers: Sequence[int] | None = None) -> Iterator[ShardReader]:
-        """Open an epoch's shards one after the other; the caller closes them.
+        """Yield the shards of an epoch, each opened when it is asked for; the caller closes them.
 
         Args:
             split: train, val or test.
             epoch: which epoch's views.
-            numbers: which of its shards, in turn; default all, as they were baked.
+            numbers: of the shards, in order; default all, in the order of baking.
 
         Raises:
             UsageError: no such split or epoch.
@@ -227,8 +227,8 @@ class ShardSet:
             split: train, val or test.
             epoch: which epoch's views.
             start: first sample.
-            stop: last sample, and one.
-            order: numbers of the shards and of their records, in the turn in which samples are counted.
+            stop: one more than the last sample.
+            order: numbers of the shards and of their records, in the order in which samples are counted.
 
         Raises:
             UsageError: no such split or epoch.
@@ -272,10 +272,10 @@ class ShardSet:
         return tables
 
     def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
-        """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) a record.
+        """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) for each record.
 
-        The records are read and checked here: of an archive that it reads itself, webdataset would unpickle
-        whatever members it finds, and of a path that is no plain one it might make a command.
+        `ShardSet` reads and checks the records. webdataset itself would unpickle any member of an archive, and
+        run some paths as commands.
 
         Raises:
             UsageError: no such split or epoch.

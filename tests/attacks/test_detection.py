@@ -131,7 +131,7 @@ def test_other_content_in_a_file_is_seen(name: str, content: bytes, victim: Path
     (victim / name).write_bytes(content)
     seen.check(name, None, 0)
     if content in (LFS, HTML) and name == MANIFEST:
-        with pytest.raises(PrebakeError, match="git lfs pull" if content == LFS else "a page of HTML"):
+        with pytest.raises(PrebakeError, match="git lfs pull" if content == LFS else "an HTML page"):
             ShardSet(victim)
 
 
