@@ -38,7 +38,8 @@ AUGMENTATIONS = {
 
 
 def audit_all(directory: Path, **changes: Any) -> None:
-    prebake.audit(**{**OURS, "out": directory, "sample": None, **changes})
+    chosen = {**OURS, "out": directory, "sample": None, **changes}
+    prebake.audit(chosen.pop("images"), chosen.pop("labels"), **chosen)
 
 
 def in_this_process(
@@ -161,7 +162,7 @@ def test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_see
 
     def is_found(sample: int, seed: int | None) -> bool:
         try:
-            prebake.audit(**OURS, out=there, sample=sample, seed=seed)
+            audit_all(there, sample=sample, seed=seed)
         except DataError:
             return True
         return False

@@ -81,7 +81,7 @@ def there(done: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--epochs 1 --dataset imagenet", "no data set named 'imagenet'; there are cifar10, .*digits"),
+        ("--epochs 1 --dataset imagenet", "no data set named 'imagenet'; there are digits, .*cifar10"),
         ("--epochs 1 --dataset digits --image-size 16", "--image-size: .*; digits has a size, and --resize"),
         ("--epochs 1 --dataset folder:cats digits --skip-unreadable", "--skip-unreadable: for your own pictures only"),
         ("--epochs 1 --dataset digits --augment strong", "--augment: invalid choice: 'strong'"),

@@ -16,7 +16,7 @@ import prebake
 from prebake.errors import DataError, PrebakeError, UsageError
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.images import SourceData
-from prebake.precompute.sources import load
+from prebake.precompute.sources import load, registry
 from prebake.precompute.sources.arrays import source_from
 from prebake.precompute.sources.registry import Decoding, absolute_name
 from tests.helpers.asked import precompute_command
@@ -347,7 +347,26 @@ def test_names_become_absolute(own: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert absolute_name(name) == absolute
 
 
-def test_bake_takes_a_map_style_data_set(tmp_path: Path) -> None:
+def test_bake_and_audit_take_a_map_style_data_set(tmp_path: Path) -> None:
     prebake.bake(of(PIXELS), test=of(PIXELS[:2], [0, 1]), epochs=2, augment="plain", out=tmp_path / "a")
     prebake.bake(PIXELS, LABELS, test=(PIXELS[:2], [0, 1]), epochs=2, augment="plain", out=tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
+    prebake.audit(of(PIXELS), test=of(PIXELS[:2], [0, 1]), out=tmp_path / "a", sample=None)
+    with pytest.raises(DataError, match=r"source\.sha256\.train"):
+        prebake.audit(of(PIXELS[::-1]), test=of(PIXELS[:2], [0, 1]), out=tmp_path / "a")
+
+
+def test_a_source_registers_itself_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A source of prebake's own is one file that calls `register`."""
+    monkeypatch.setattr(registry, "_SOURCES", {**registry._SOURCES})
+
+    def read(argument: str, _data_dir: Path, _how: Decoding) -> SourceData:
+        return source_from(PIXELS, LABELS, name=argument)
+
+    registry.register(registry.Source("squares", read, "six squares", "NAME"))
+    assert load("squares:mine", tmp_path).name == "mine"
+    assert "squares:NAME" in precompute_command("list").said
+    with pytest.raises(UsageError, match=r"your own as .*squares:NAME"):
+        load("circles:mine", tmp_path)
+    with pytest.raises(ValueError, match="a source named 'squares' is registered already"):
+        registry.register(registry.Source("squares", read, "six squares", "NAME"))

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prebake.cores import usable_cores
 from prebake.errors import DataError, UsageError, listed
@@ -21,6 +21,7 @@ from prebake.precompute.progress import Progress
 from prebake.precompute.provenance import Provenance, match_provenance
 from prebake.precompute.recompute import compare
 from prebake.precompute.sources.arrays import source_from
+from prebake.precompute.sources.registry import Decoding
 from prebake.precompute.workers import imap_threads
 
 __all__ = ["SAMPLE", "Audit", "audit", "audit_records", "choose_seed", "refuse_differences"]
@@ -46,21 +47,22 @@ class Audit:
 
 
 def audit(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    data: Any,
+    labels: Any = None,
     *,
     out: str | Path,
-    test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+    test: Any = None,
     classes: Iterable[str] | None = None,
+    image_size: int | None = None,
     transform: Transform | None = None,
     test_transform: Transform | None = None,
     sample: int | None = SAMPLE,
     seed: int | None = None,
 ) -> None:
-    """Recompute records of the shard set `out` from arrays, and compare every byte.
+    """Recompute records of the shard set `out` from its source, and compare every byte.
 
     Args:
-        images, labels, test: the arrays that `bake` was given.
+        data, labels, test, image_size: those that `bake` was given.
         out: the directory of the set. Its manifest holds the other arguments of `bake`.
         classes: names of the classes; by default those of the manifest.
         transform, test_transform: those that `bake` was given.
@@ -72,20 +74,21 @@ def audit(
         DataError: other arrays were baked, stored bytes differ, or shards are missing.
     """
     seed = choose_seed(sample, seed)
-    data = ShardSet(out)
-    source = source_from(images, labels, test=test, classes=classes, name=data.name)
+    shards = ShardSet(out)
+    how = Decoding(image_size=image_size)
+    source = source_from(data, labels, test=test, classes=classes, name=shards.name, how=how)
     if classes is None:
-        source = replace(source, classes=data.classes)
+        source = replace(source, classes=shards.classes)
     provenance = match_provenance(
-        data.location,
-        data.plan,
+        shards.location,
+        shards.plan,
         source,
         None if transform is None else Pipeline.of(transform),
         None if test_transform is None else Pipeline.of(test_transform),
     )
-    found = audit_records(data, provenance, sample, seed)
+    found = audit_records(shards, provenance, sample, seed)
     remedy = "remove the indexes (.json) of those that differ, and call prebake.bake() with the same arrays"
-    refuse_differences(data, found, f"Bake them anew: {remedy}")
+    refuse_differences(shards, found, f"Bake them anew: {remedy}")
 
 
 def choose_seed(sample: int | None, seed: int | None) -> int:
