@@ -25,7 +25,15 @@ from tests.helpers.pages import ROOT
 from tests.helpers.trials import trial
 
 DOCS = ROOT / "docs"
-EXAMPLES = ("getting-started", "data-sets", "shards", "adding-a-source", "adding-a-model", "python")
+EXAMPLES = (
+    "getting-started",
+    "data-sets",
+    "shards",
+    "adding-a-source",
+    "adding-a-model",
+    "adding-a-transform",
+    "python",
+)
 # A longer training of a larger model would show no more.
 SHORTER = {"prebake train --shards shards/": " --epochs 1 --recipe resnet20"}
 

@@ -75,4 +75,5 @@ def run_line(directory: Path, words: Sequence[str]) -> None:
     assert words[0] == "python", words
     sys.path.insert(0, os.fspath(Path.cwd()))
     sys.argv = list(words[1:])
-    runpy.run_path(words[1], run_name="__main__")
+    # An absolute path: worker processes start in the directory where Python started.
+    runpy.run_path(os.fspath(Path(words[1]).absolute()), run_name="__main__")
