@@ -95,7 +95,7 @@ PROMISES: tuple[Promise, ...] = (
         "signals to real bakes, in threads and in processes, at fixed and at random moments; signals inside blocks that must be whole",
         ("tests/test_bake_signals.py", "tests/test_interruptions.py"),
         (
-            Mechanism("prebake.signals:signal", sub.with_attributes(raise_signal=lambda _number: None), "tests/test_interruptions.py::test_a_signal_waits_until_the_block_that_must_be_whole_is_left"),
+            Mechanism("prebake.signals:signal", sub.with_attributes(raise_signal=lambda _number: None), "tests/test_interruptions.py::test_a_deferred_signal_waits_for_the_end_of_the_block"),
             Mechanism("prebake.signals:os", sub.with_attributes(_exit=lambda _code: None), "tests/test_interruptions.py::test_a_second_signal_ends_at_once"),
             Mechanism("prebake.precompute.workers:signal", sub.with_attributes(pthread_sigmask=lambda *_: set()), "tests/test_bake_signals.py::test_a_signal_ends_a_bake_with_one_line_and_leaves_no_process[processes that start]"),
         ),

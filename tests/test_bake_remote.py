@@ -233,7 +233,7 @@ def test_temp_dirs_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--out", "https://host/x"], 2, "--out: https://host/x: over HTTP shards are read, not written"),
+        (["--out", "https://host/x"], 2, "--out: https://host/x: HTTP is for reading only"),
         (["--out", "memory://x"], 2, "memory://...: unknown kind of URL"),
         pytest.param(["--out", "s3://bucket/x", "--dry-run"], 0, "digits", marks=pytest.mark.slow),
     ],

@@ -45,9 +45,7 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, code: int) -> None
 
 
 @pytest.mark.parametrize(("number", "code", "word"), KINDS)
-def test_a_signal_waits_until_the_block_that_must_be_whole_is_left(
-    number: signal.Signals, code: int, word: str
-) -> None:
+def test_a_deferred_signal_waits_for_the_end_of_the_block(number: signal.Signals, code: int, word: str) -> None:
     def main() -> None:
         with defer_signals():
             signal.raise_signal(number)
@@ -60,7 +58,7 @@ def test_a_signal_waits_until_the_block_that_must_be_whole_is_left(
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-def test_a_second_signal_ends_such_a_block_too(number: signal.Signals, code: int) -> None:
+def test_a_second_signal_ends_a_deferring_block(number: signal.Signals, code: int) -> None:
     def main() -> None:
         with defer_signals():
             signal.raise_signal(number)
@@ -70,12 +68,12 @@ def test_a_second_signal_ends_such_a_block_too(number: signal.Signals, code: int
     assert trial(lambda: run_command(main), seconds=30).status == code
 
 
-def test_an_error_in_such_a_block_is_not_lost_where_nobody_interrupts() -> None:
+def test_a_deferring_block_passes_errors_on() -> None:
     with pytest.raises(ZeroDivisionError), defer_signals():
         raise ZeroDivisionError
 
 
-def test_such_a_block_puts_the_handlers_back_and_can_be_used_in_any_thread() -> None:
+def test_a_deferring_block_restores_handlers_in_any_thread() -> None:
     before = [signal.getsignal(number) for number, _ in CODES]
     done = []
 
@@ -91,7 +89,7 @@ def test_such_a_block_puts_the_handlers_back_and_can_be_used_in_any_thread() -> 
     assert [signal.getsignal(number) for number, _ in CODES] == before
 
 
-def test_a_command_that_was_started_to_ignore_interruptions_ignores_them() -> None:
+def test_a_signal_ignored_at_the_start_stays_ignored() -> None:
     def act() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for `command &`
         run_command(lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -99,14 +97,14 @@ def test_a_command_that_was_started_to_ignore_interruptions_ignores_them() -> No
     assert trial(act).status == 0
 
 
-def test_what_is_said_does_not_steer_the_terminal() -> None:
+def test_log_escapes_control_characters() -> None:
     ended = trial(lambda: log("directory \x1b[2J\x07\u202e of\ttwo\nlines, \u00e9t\u00e9"))
     assert ended.said == "directory \\x1b[2J\\x07\\u202e of\ttwo\nlines, \u00e9t\u00e9\n"
 
 
 @pytest.mark.parametrize(("number", "code", "word"), KINDS)
 @pytest.mark.parametrize("error", [None, DataError("what")])
-def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same(
+def test_a_signal_that_a_library_swallows_ends_the_command(
     error: DataError | None, number: signal.Signals, code: int, word: str
 ) -> None:
     def main() -> None:
@@ -120,9 +118,7 @@ def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same(
 
 
 @pytest.mark.parametrize(("number", "code", "word"), KINDS)
-def test_a_signal_in_a_finalizer_ends_the_command_without_a_traceback(
-    number: signal.Signals, code: int, word: str
-) -> None:
+def test_a_signal_in_a_finalizer_leaves_no_traceback(number: signal.Signals, code: int, word: str) -> None:
     class Finalized:
         def __del__(self) -> None:
             signal.raise_signal(number)
@@ -148,7 +144,7 @@ def test_an_error_in_a_finalizer_is_shown() -> None:
     assert "ZeroDivisionError" in ended.said
 
 
-def test_a_signal_that_is_swallowed_ends_a_bake_after_its_next_shard() -> None:
+def test_a_swallowed_signal_ends_a_bake_after_a_shard() -> None:
     (shard,) = divide("train", 0, 1, standard_columns((1, 1, 1), "uint8"))
     shards = [replace(shard, epoch=epoch) for epoch in range(200)]
 

@@ -1,4 +1,4 @@
-"""Baking to what lies elsewhere: the manifest is the claim, and an index says that its shard is there."""
+"""Bake to a remote directory: the manifest is written first, and an index after its shard."""
 
 import shutil
 import tempfile
@@ -15,42 +15,40 @@ __all__ = ["check_temp_space", "check_writable", "claim"]
 
 
 def check_writable(out: Location) -> None:
-    """Raise UsageError where nothing can be written to such a URL, or nothing stays."""
+    """Raise UsageError if no file can be written there."""
     if isinstance(out, Remote) and not out.writable:
-        raise UsageError(f"--out: {out}: over HTTP shards are read, not written; take a directory, s3:// or gs://")
-    if str(out).startswith("memory://"):
-        raise UsageError(f"--out: {out}: is gone when the command ends; take a directory, s3:// or gs://")
+        raise UsageError(f"--out: {out}: HTTP is for reading only; name a directory, or a URL of s3:// or gs://")
 
 
 def claim(plan: Plan, out: Remote, *, overwrite: bool) -> tuple[Plan, list[Shard]]:
-    """Write the manifest before all else; return the plan that then stands there, and the shards that are missing.
+    """Write the manifest; return the plan that the directory then has, and its missing shards.
 
-    Where there is none yet, the store lets only one of several writers put one. Two who bake the same plan write the
-    same bytes, so they need no other lock.
+    If there is no manifest yet, the store lets one of several writers create it. Bakes of the same plan write the same
+    bytes, so they need no lock.
 
     Raises:
-        DataError: another plan's shards stand there, or have come there meanwhile.
+        DataError: the directory holds, or has meanwhile got, the shards of another plan.
         MachineError: no answer, or access denied.
     """
     plan = reconcile(plan, out, overwrite=overwrite)
     manifest = out / MANIFEST
     if overwrite and not is_begun(plan, out):
         old = sorted(name for name in out.names() if SHARD_FILE.fullmatch(name))
-        # Their manifest stays meanwhile; without its index an archive counts for nothing.
-        for ending in (".json", ".tar"):
-            out.remove([name for name in old if name.endswith(ending)])
+        # The old manifest stays until the end. A tar without its index is ignored, so the indexes go first.
+        for suffix in (".json", ".tar"):
+            out.remove([name for name in old if name.endswith(suffix)])
         manifest.write(plan.to_bytes())
-        return plan, plan.shards()  # an index that a writer of the old ones has still brought is not trusted
+        return plan, plan.shards()  # all: a bake of the old plan may still have written an index
     if not manifest.write(plan.to_bytes(), create=True):
-        plan = reconcile(plan, out, overwrite=False)  # somebody was there before, perhaps just now
+        plan = reconcile(plan, out, overwrite=False)  # another bake may have written it just now
         if Plan.read(out).to_bytes() != plan.to_bytes():
-            manifest.write(plan.to_bytes())  # of more epochs than there were
-    there = out.existing([shard.index for shard in plan.shards()])
-    return plan, [shard for shard in plan.shards() if shard.index not in there]
+            manifest.write(plan.to_bytes())  # with more epochs
+    existing = out.existing([shard.index for shard in plan.shards()])
+    return plan, [shard for shard in plan.shards() if shard.index not in existing]
 
 
 def check_temp_space(todo: Sequence[Shard], workers: int) -> None:
-    """Raise MachineError where the shards that are written at one time don't fit among the temporary files."""
+    """Raise MachineError if TMPDIR has no space for the shards that the workers write at one time."""
     needed = workers * max((shard.size_bytes for shard in todo), default=0)
     root = tempfile.gettempdir()
     free = shutil.disk_usage(root).free

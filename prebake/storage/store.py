@@ -24,7 +24,7 @@ from prebake.optional import import_optional
 
 __all__ = ["MissingFileError", "UnsupportedError", "send"]
 
-AT_ONCE = 16
+AT_ONCE = 8
 PATIENCE_SECONDS = 120.0  # of repeating one request
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 10.0
 CONNECT_SECONDS = 10
