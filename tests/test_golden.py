@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import prebake
 from prebake.errors import UsageError
 from prebake.format.verify import damage
 from prebake.loader.describe import digest
+from prebake.loader.loader import Loader
 from prebake.loader.shard_set import ShardSet
 from prebake.loader.soft_labels import SoftLabels
 from prebake.precompute.augment import Augmentation
@@ -107,6 +109,14 @@ def test_golden_columns_are_read_by_name() -> None:
     assert data.normalize(record.images_NHWC).tolist() == record.images_NHWC.tolist()
     with SoftLabels(data, "teacher", epochs=1).open(data.plan.shards("train", 0)[0]) as reader:
         assert np.array_equal(reader.read(0), np.arange(9).reshape(3, 3) / 8)
+
+
+def test_the_loader_hands_out_golden_columns() -> None:
+    with Loader(HERE / "columns", batch_size=3, columns=("mask", "target", "index")) as loader:
+        (mask, target, index) = next(iter(loader))
+    assert torch.equal(mask, torch.arange(18).reshape(3, 2, 3) % 2 == 1)
+    assert torch.equal(target, torch.arange(3, dtype=torch.float64))
+    assert torch.equal(index, torch.arange(3))
 
 
 def test_an_unknown_column_is_refused() -> None:

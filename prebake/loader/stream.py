@@ -326,7 +326,8 @@ def column_type(data: ShardSet, name: str) -> tuple[torch.dtype, tuple[int, ...]
     Raises:
         UsageError: no such column.
     """
-    types: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"labels": (torch.int64, ()), "index": (torch.int64, ())}
-    if name not in types:
-        raise UsageError(f"{data.location}: no column named {name!r}; there are images, {', '.join(types)}")
-    return types[name]
+    if name not in data.columns:
+        raise UsageError(f"{data.location}: no column named {name!r}; there are {', '.join(data.columns)}")
+    dtype, shape = data.columns[name]
+    # torch indexes with int64 only.
+    return torch.int64 if name == "index" else getattr(torch, dtype), shape
