@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,40 @@ def test_a_file_url_is_a_path() -> None:
 def test_an_incomplete_url_is_not_a_path(text: str) -> None:
     with pytest.raises(UsageError, match=rf"{text}: expected a URL such as s3://BUCKET/shards"):
         ShardSet(text)
+
+
+@pytest.mark.parametrize("text", ["s3://b/a//c", "gs://b/../c", "s3://b/./c"])
+def test_an_irregular_part_of_an_object_name_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=rf"{text}: expected a URL without empty parts"):
+        parse_path(text)
+
+
+def test_a_password_is_sent_but_not_to_a_redirect_target() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            if self.path.startswith("/a/"):
+                self.send_response(302)
+                self.send_header("Location", f"http://localhost:{server.server_port}/other")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", "bytes 0-1/2")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ab")
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert Remote(f"http://me:p%2Fw@127.0.0.1:{server.server_port}/a/f?sig=1").read(10) == b"ab"
+        server.shutdown()
+    assert asked == [("/a/f?sig=1", "Basic bWU6cC93"), ("/other", None)]
 
 
 @pytest.mark.parametrize("text", ["nothing://x", "memory://x", "ftp://host/x"])

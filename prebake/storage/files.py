@@ -50,6 +50,8 @@ def parse_path(text: str | Location) -> Location:
             f"{scheme}://...: an @ after the host, as if a password continued there; write %2F for /, %3F for ? and "
             "%23 for # in a password, and %40 for @ in a path or query"
         )
+    if scheme in ("s3", "gs") and {"", ".", ".."} & set(rest.rstrip("/").split("/")):
+        raise UsageError(f"{Remote(f'{scheme}://{rest}')}: expected a URL without empty parts, . and .. in its path")
     return Remote(f"{scheme}://{rest}")
 
 
