@@ -44,7 +44,7 @@ def samples(baked: ShardSet) -> dict[tuple[str, int], tuple[NDArray[Any], NDArra
 
 @pytest.fixture(scope="module", params=["float16", "uint8", "float32"])
 def encoded(request: pytest.FixtureRequest, digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """A hundred digits to test, in each encoding."""
+    """A hundred digits to test, in each dtype."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("encoded") / request.param
     prebake.bake(

@@ -65,7 +65,8 @@ def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
     missing = about["missing"]
     print(f"source        {data.name}, {len(data.classes)} classes, {height}x{width}x{channels}")
     print(f"augmentation  {_plain(augmentation.get('name', 'without a name'))} ({parameters}), seed {about['seed']}")
-    print(f"encoding      {about['dtype']}")
+    columns = ", ".join(f"{name} {dtype}{list(shape)}" for name, (dtype, shape) in data.columns.items())
+    print(f"columns       {columns}")
     print(f"epochs        {about['epochs_whole']} of {about['epochs']} whole")
     print(f"samples       {samples}")
     print(f"bytes         {about['bytes']} of {about['bytes_planned']} in {about['shards']} shards")
