@@ -44,7 +44,7 @@ class Scene:
         """Bake other shards beside these."""
         train, test = self.digits.splits["train"], self.digits.splits["test"]
         arguments = {
-            "images": train.images_NHWC[:200],
+            "data": train.images_NHWC[:200],
             "labels": train.labels_N[:200],
             "test": (test.images_NHWC[:100], test.labels_N[:100]),
             "classes": self.digits.classes,
@@ -151,7 +151,7 @@ def out_is_read_only(scene: Scene) -> tuple[object, ...]:
 
 def one_image(scene: Scene) -> tuple[object, ...]:
     train = scene.digits.splits["train"]
-    one = scene.bake("one", images=train.images_NHWC[:1], labels=train.labels_N[:1], epochs=1)
+    one = scene.bake("one", data=train.images_NHWC[:1], labels=train.labels_N[:1], epochs=1)
     return ("--shards", one, "--out", scene.run.parent, *ON_CPU)
 
 
