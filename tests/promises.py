@@ -222,7 +222,7 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.format.verify:_framed", sub.returns(True), f"{HOSTILE_FILE}[lying_npy_header]"),
             Mechanism("prebake.format.document:_object", sub.constant(dict), "tests/test_document.py::test_a_key_twice_in_an_object_is_refused"),
             Mechanism("prebake.format.document:_is_flat", sub.returns(True), "tests/test_document.py::test_sixteen_levels_are_read_and_seventeen_refused"),
-            Mechanism("prebake.errors:shown", sub.unescaped, "tests/attacks/test_attacks.py::test_text_of_a_manifest_is_printed_escaped"),
+            Mechanism("prebake.errors:quote", sub.unescaped, "tests/attacks/test_attacks.py::test_text_of_a_manifest_is_printed_escaped"),
             Mechanism("prebake.format.manifest:MAX_CLASSES", sub.constant(2**40), f"{HOSTILE_FILE}[many_classes]"),
             Mechanism("prebake.format.manifest:MAX_EPOCHS", sub.constant(2**40), f"{HOSTILE_FILE}[many_epochs]"),
             Mechanism("prebake.storage.files:read_bytes", sub.read_any_size, "tests/attacks/test_attacks.py::test_anything_instead_of_a_file_is_refused_or_read_right[huge-manifest.json]"),
