@@ -1,40 +1,19 @@
-"""The plain loop again, with PyTorch Lightning.
+"""The same with PyTorch Lightning. Its own checkpoint brings back epoch and position.
 
 pip install lightning
-python -m precompute --dataset digits --epochs 25
+prebake precompute --dataset digits --epochs 25
 python -m examples.lightning_loop shards/digits
 """
 
 import sys
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from prebake.loader.device_feed import Converter
-from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
-
-
-class Epochs:
-    """What Lightning takes for a DataLoader: the next baked epoch each time, or the test split again."""
-
-    def __init__(self, data: ShardSet, split: str, batch_size: int) -> None:
-        self.data, self.split, self.batch_size, self.played = data, split, batch_size, 0
-        self.convert = Converter(data.plan, torch.device("cpu"), torch.float32)
-
-    def __len__(self) -> int:
-        return -(-self.data.samples(self.split) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = self.played % self.data.epochs if self.split == "train" else 0
-        self.played += 1
-        with Stream(self.data, self.split, [epoch], self.batch_size) as stream:
-            for images, labels in stream:
-                # The stream's memory is used again, and Lightning may hold a batch for longer.
-                yield self.convert(images).clone(), labels.clone()
+from prebake import Loader
 
 
 class Net(LightningModule):
@@ -54,29 +33,26 @@ class Net(LightningModule):
         return F.cross_entropy(self.net(images), labels)
 
     def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Log the accuracy on one batch; Lightning weighs it by the batch's size."""
+        """Log the accuracy on one batch. Lightning averages it over the samples."""
         images, labels = batch
-        right = (self.net(images).argmax(1) == labels).float().mean()
-        self.log("accuracy", right, batch_size=len(labels))
+        self.log("accuracy", (self.net(images).argmax(1) == labels).float().mean(), batch_size=len(labels))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer."""
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def main(path: str) -> None:
+def main(path: str, out: str = "runs/lightning_loop") -> None:
     """Train on every baked epoch, then print the accuracy on the test split."""
-    data = ShardSet(path)
     torch.manual_seed(0)
-    model = Net(data.image_shape("train"), len(data.classes))
-    trainer = Trainer(
-        max_epochs=data.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(model, Epochs(data, "train", 64))
-    (scores,) = trainer.test(model, Epochs(data, "test", 100), verbose=False)
+    loader = Loader(path, "train", batch_size=64, drop_last=True)
+    model = Net(loader.data.image_shape("train"), len(loader.data.classes))
+    saving = ModelCheckpoint(out, save_last=True, every_n_train_steps=10)
+    trainer = Trainer(max_epochs=loader.data.epochs, callbacks=[saving], logger=False)
+    trainer.fit(model, loader, ckpt_path="last")  # goes on where the last run stopped
+    (scores,) = trainer.test(model, Loader(path, "test", batch_size=100), verbose=False)
     print(f"test accuracy {scores['accuracy']:.4f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,43 +1,49 @@
-"""Your own model on the stream, in a plain loop.
+"""A model of your own in a plain loop. It resumes from its checkpoint, if there is one.
 
-python -m precompute --dataset digits --epochs 25
+prebake precompute --dataset digits --epochs 25
 python -m examples.plain_loop shards/digits
 """
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prebake.loader.device_feed import Converter, feed
-from prebake.loader.shard_set import ShardSet
-from prebake.loader.stream import Stream
+from prebake import Loader
 
 
-def main(path: str) -> None:
+def main(path: str, out: str = "runs/plain_loop") -> None:
     """Train on every baked epoch, then print the accuracy on the test split."""
-    data = ShardSet(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    height, width, channels = data.image_shape("train")
+    device, checkpoint = "cuda" if torch.cuda.is_available() else "cpu", Path(out, "checkpoint.pt")
+    loader = Loader(path, "train", batch_size=64, device=device, drop_last=True)
+    height, width, channels = loader.data.image_shape("train")
     model = nn.Sequential(
         nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(32 * (height // 2) * (width // 2), len(data.classes)),
+        nn.Linear(32 * (height // 2) * (width // 2), len(loader.data.classes)),
     ).to(device)  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    convert, pin = Converter(data.plan, device, torch.float32), device.type == "cuda"
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
+    if checkpoint.exists():
+        for name, state in torch.load(checkpoint).items():
+            parts[name].load_state_dict(state)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
 
-    with Stream(data, "train", range(data.epochs), batch_size=64, drop_last=True, pin=pin) as stream:
-        for images, labels in feed(stream, convert, device):  # (N, C, H, W), normalized; and (N,)
+    for _ in range(loader.epoch, loader.data.epochs):
+        for images, labels in loader:  # (N, C, H, W), normalized; and (N,)
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
+        torch.save({name: part.state_dict() for name, part in parts.items()}, checkpoint)
 
-    with torch.no_grad(), Stream(data, "test", [0], batch_size=500, pin=pin) as stream:
-        right = sum((model(x).argmax(1) == y).sum().item() for x, y in feed(stream, convert, device))
-    print(f"test accuracy {right / data.samples('test'):.4f}")
+    with torch.no_grad():
+        test = Loader(path, "test", batch_size=500, device=device)
+        correct = sum((model(images).argmax(1) == labels).sum().item() for images, labels in test)
+    print(f"test accuracy {correct / test.data.samples('test'):.4f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """Reading shards with plain webdataset: nothing of prebake is imported.
 
-python -m precompute --dataset digits --epochs 25
+prebake precompute --dataset digits --epochs 25
 python -m examples.webdataset_loop shards/digits
 
 Float shards hold normalized pixels. Those of `--dtype uint8` are still to be normalized, by mean and deviation of
