@@ -62,10 +62,14 @@ def audit(
     """Recompute records of the shard set `out` from its source, and compare every byte.
 
     Args:
-        data, labels, test, image_size: those that `bake` was given.
+        data: what was passed to `bake`.
+        labels: likewise.
         out: the directory of the set. Its manifest holds the other arguments of `bake`.
+        test: as for `bake`.
         classes: names of the classes; by default those of the manifest.
-        transform, test_transform: those that `bake` was given.
+        image_size: as for `bake`.
+        transform: as for `bake`.
+        test_transform: as for `bake`.
         sample: number of records, drawn at random; None: all.
         seed: of this draw, 0 to 2^63 - 1; None: a random one, which nobody can know beforehand.
 
