@@ -29,16 +29,14 @@ class Promise:
 KILLED_RUN = "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end"
 FLIPPED_BIT = "tests/attacks/test_detection.py::test_one_flipped_bit_at_any_byte_is_seen"
 HOSTILE_FILE = "tests/attacks/test_attacks.py::test_any_content_of_a_file_is_refused_or_read_right"
-KILLED_BAKE = "tests/test_kills.py::test_killed_before_any_file_operation_it_is_gone_on_with"
+KILLED_BAKE = "tests/test_kills.py::test_a_bake_killed_at_any_file_operation_can_be_resumed"
 RANKS = "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]"
 TRAIN_INPUT = "tests/test_commands_train_input.py::test_bad_input_ends_with_its_code_and_its_words"
 LOCKED_RUN = (
     "tests/test_commands_train_input.py::test_of_two_trainings_of_one_run_the_second_ends_at_once_and_names_the_first"
 )
-KILLED_WORKER = (
-    "tests/test_transform.py::test_a_killed_process_ends_the_bake_and_the_next_one_goes_on_to_the_same_bytes"
-)
-FULL_DISK = "tests/test_full_disk.py::test_a_full_disk_is_said_and_the_same_command_completes[fork]"
+KILLED_WORKER = "tests/test_transform.py::test_a_killed_process_ends_the_bake_which_can_be_resumed"
+FULL_DISK = "tests/test_full_disk.py::test_a_bake_on_a_full_disk_can_be_resumed[fork]"
 WRITE_ORDER = "tests/test_writer.py::test_files_are_synced_before_and_after_they_are_named"
 
 # fmt: off
@@ -97,7 +95,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mechanism("prebake.signals:signal", sub.with_attributes(raise_signal=lambda _number: None), "tests/test_interruptions.py::test_a_deferred_signal_waits_for_the_end_of_the_block"),
             Mechanism("prebake.signals:os", sub.with_attributes(_exit=lambda _code: None), "tests/test_interruptions.py::test_a_second_signal_ends_at_once"),
-            Mechanism("prebake.precompute.workers:signal", sub.with_attributes(pthread_sigmask=lambda *_: set()), "tests/test_bake_signals.py::test_a_signal_ends_a_bake_with_one_line_and_leaves_no_process[processes that start]"),
+            Mechanism("prebake.precompute.workers:signal", sub.with_attributes(pthread_sigmask=lambda *_: set()), "tests/test_bake_signals.py::test_a_signal_ends_a_bake_and_all_its_processes[processes that start]"),
         ),
     ),
     Promise(
@@ -120,10 +118,10 @@ PROMISES: tuple[Promise, ...] = (
         "eleven kinds of damage; times and inodes of all other files",
         ("tests/test_repair.py", "tests/test_existing.py"),
         (
-            Mechanism("prebake.precompute.provenance:differences", sub.returns([]), "tests/test_repair.py::test_a_source_that_is_not_the_one_is_refused_and_nothing_changes"),
-            Mechanism("prebake.cli.repair:parser", sub.without_named_shards, "tests/test_repair.py::test_a_shard_that_is_named_is_baked_anew_though_its_checksums_fit"),
-            Mechanism("prebake.cli.repair:bake_source", sub.given(overwrite=True), "tests/test_repair.py::test_what_is_missing_or_damaged_is_baked_again_and_nothing_else_is_touched"),
-            Mechanism("prebake.precompute.resume:damage", sub.nothing, "tests/test_existing.py::test_a_second_bake_repairs_what_is_damaged_and_nothing_else[flip]"),
+            Mechanism("prebake.precompute.provenance:differences", sub.returns([]), "tests/test_repair.py::test_repair_refuses_another_source"),
+            Mechanism("prebake.cli.repair:parser", sub.without_named_shards, "tests/test_repair.py::test_repair_bakes_a_named_shard_again"),
+            Mechanism("prebake.cli.repair:bake_source", sub.given(overwrite=True), "tests/test_repair.py::test_repair_bakes_missing_and_damaged_shards_only"),
+            Mechanism("prebake.precompute.resume:damage", sub.nothing, "tests/test_existing.py::test_a_second_bake_repairs_damaged_shards_only[flip]"),
         ),
     ),
     Promise(
@@ -133,8 +131,8 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mechanism("prebake.precompute.recompute:_difference", sub.nothing, "tests/test_audit.py::test_a_mistake_in_baking_is_found"),
             Mechanism("prebake.precompute.recompute:_difference", sub.truncated_equals, "tests/test_audit.py::test_missing_and_truncated_archives_are_said"),
-            Mechanism("prebake.precompute.provenance:make_plan", sub.any_splits, "tests/test_audit.py::test_a_manifest_that_does_not_fit_the_source_is_refused_with_what_differs"),
-            Mechanism("prebake.precompute.audit:order", sub.first_seed, "tests/test_audit.py::test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_seed"),
+            Mechanism("prebake.precompute.provenance:make_plan", sub.any_splits, "tests/test_audit.py::test_a_manifest_of_another_source_is_refused"),
+            Mechanism("prebake.precompute.audit:order", sub.first_seed, "tests/test_audit.py::test_a_sample_finds_a_forgery_if_it_draws_it"),
         ),
     ),
     Promise(

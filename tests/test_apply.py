@@ -99,7 +99,7 @@ def test_padding_and_cutout_are_exactly_zero_in_floats(dtype: str, pad_mode: str
 @given(mean=st.floats(0, 1), std=st.floats(0.001, 1), dtype=st.sampled_from(IMAGE_DTYPES))
 @example(mean=0.0, std=1.0, dtype="uint8")
 @example(mean=1.0, std=1.0, dtype="uint8")
-def test_the_encoder_s_table_is_the_formula_and_its_zero_the_nearest_code(mean: float, std: float, dtype: str) -> None:
+def test_the_encoder_table_is_the_formula(mean: float, std: float, dtype: str) -> None:
     encoder = Encoder((mean,), (std,), dtype)
     assert encoder.tables.shape == (1, 256)
     assert encoder.tables.dtype == encoder.zero.dtype == dtype

@@ -1,4 +1,4 @@
-"""Auditing: stored records are what source and plan give; all else is found, though every checksum fits."""
+"""An audit finds records that differ from source and plan, even if every checksum fits."""
 
 import importlib
 import json
@@ -58,7 +58,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_processes")
 @pytest.mark.parametrize("dtype", IMAGE_DTYPES)
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_what_was_baked_is_derived_anew_byte_for_byte_and_one_bit_is_found(
+def test_an_audit_passes_and_finds_one_wrong_bit(
     name: str, dtype: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     data = bake(tmp_path / "set", augment=AUGMENTATIONS[name], dtype=dtype, epochs=2)
@@ -156,7 +156,7 @@ def test_every_forgery_whose_checksums_fit_is_found(
     assert found == cases
 
 
-def test_a_sample_finds_a_forgery_as_often_as_it_draws_it_and_the_same_for_a_seed(there: Path) -> None:
+def test_a_sample_finds_a_forgery_if_it_draws_it(there: Path) -> None:
     shard = ShardSet(there).plan.shards("train", 0)[0]
     forge(there, shard, 0, lambda frame: KINDS["bit"](frame, np.random.default_rng(0)))
 
@@ -251,7 +251,7 @@ def test_a_kernel_that_copies_wrongly_is_found(tmp_path: Path, monkeypatch: pyte
         (lambda m: m.update(seed=2**63), "--seed: expected 0 to"),
     ],
 )
-def test_a_manifest_that_does_not_fit_the_source_is_refused_with_what_differs(
+def test_a_manifest_of_another_source_is_refused(
     change: Callable[[dict[str, Any]], object], said: str, there: Path
 ) -> None:
     reseal_manifest(there, change)
@@ -362,7 +362,7 @@ def test_the_command_names_what_differs_and_its_remedy_mends_it(baked_digits: Pa
     assert files(baked_digits) == files(digits_root / "digits")
 
 
-def test_the_command_refuses_sets_of_arrays_and_names_the_call_for_them(done: Path) -> None:
+def test_audit_of_arrays_names_the_python_function(done: Path) -> None:
     refused = precompute_command("audit", done)
     assert refused.status == 3
     assert "baked from pictures or arrays named 'images', which the manifest does not locate" in refused.said

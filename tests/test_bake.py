@@ -1,4 +1,4 @@
-"""Baking: the same bytes however it is done, and every sample what its draw says."""
+"""A bake: the same bytes with any number of workers, and every sample as drawn."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def test_one_worker_and_three_write_the_same_bytes(dtype: str, tmp_path: Path) -
     assert digest(one) == digest(three)
 
 
-def test_every_epoch_holds_each_image_once_in_an_order_of_its_own(baked: ShardSet) -> None:
+def test_every_epoch_has_each_image_once_in_a_new_order(baked: ShardSet) -> None:
     orders, labels_of = [], []
     for epoch in range(2):
         records = [(record.index_N.copy(), record.labels_N.copy()) for record in baked.records("train", epoch)]
@@ -44,7 +44,7 @@ def test_every_epoch_holds_each_image_once_in_an_order_of_its_own(baked: ShardSe
     assert orders[0] != sorted(orders[0])
 
 
-def test_every_sample_is_the_variant_that_its_draw_says(done: Path) -> None:
+def test_every_sample_is_the_view_of_its_draw(done: Path) -> None:
     data = ShardSet(done)
     source = data.plan.source
     kept = np.concatenate([record.index_N for record in data.records("val")])
@@ -71,7 +71,7 @@ def held_in() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 @pytest.mark.parametrize("dtype", IMAGE_DTYPES)
-def test_the_test_split_is_the_source_unaugmented_and_in_its_order(dtype: str, tmp_path: Path) -> None:
+def test_the_test_split_is_the_source_in_its_order(dtype: str, tmp_path: Path) -> None:
     data = bake(tmp_path / "set", dtype=dtype, epochs=1)
     ((images, labels),) = data.batches("test", batch_size=100)
     pixels, expected_labels = TEST
@@ -96,7 +96,7 @@ def test_validation_and_training_images_together_are_the_source(tmp_path: Path) 
     assert found == sorted(image.tobytes() + bytes([label]) for image, label in zip(IMAGES, LABELS, strict=True))
 
 
-def test_the_manifest_s_statistics_are_those_of_the_training_images_alone(done: Path) -> None:
+def test_statistics_are_of_the_training_images_alone(done: Path) -> None:
     images, _ = held_in()
     source = ShardSet(done).plan.source
     np.testing.assert_allclose(source.mean, images.mean((0, 1, 2)) / 255, rtol=1e-12)
@@ -154,7 +154,7 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("dtype", "epochs"), [pytest.param("float16", 2, marks=pytest.mark.slow), ("uint8", 1)])
-def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
+def test_samples_of_cifar10_are_the_views_of_their_draws(
     dtype: str, epochs: int, cifar10: SourceData, scratch: Path, rng: np.random.Generator
 ) -> None:
     train = cifar10.splits["train"]
@@ -192,9 +192,7 @@ def test_samples_of_cifar10_are_the_variants_that_seed_epoch_and_index_say(
 
 
 @pytest.mark.slow
-def test_25_epochs_of_cifar10_hold_each_index_once_an_epoch_in_another_order(
-    cifar10: SourceData, scratch: Path
-) -> None:
+def test_25_epochs_of_cifar10_are_25_permutations(cifar10: SourceData, scratch: Path) -> None:
     train = cifar10.splits["train"]
     prebake.bake(train.images_NHWC, train.labels_N, classes=cifar10.classes, name="cifar10", epochs=25, out=scratch)
     data = ShardSet(scratch)
@@ -217,9 +215,7 @@ def test_classes_that_are_no_strings_are_refused(tmp_path: Path) -> None:
         bake(tmp_path / "set", classes=range(10))
 
 
-def test_workers_are_those_asked_for_or_the_cores_that_this_process_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_workers_defaults_to_usable_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
 
     class Noting(ThreadPoolExecutor):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM to a bake and all its processes: one line, an exit code, and nothing is left behind."""
+"""SIGINT and SIGTERM to a bake and its processes: one line, an exit code, no temporary files."""
 
 import signal
 import sys
@@ -63,7 +63,7 @@ def check(options: tuple[str, ...], moment: Moment, number: signal.Signals, out:
     ],
     ids=["processes that start", "threads"],
 )
-def test_a_signal_ends_a_bake_with_one_line_and_leaves_no_process(
+def test_a_signal_ends_a_bake_and_all_its_processes(
     options: tuple[str, ...], moment: Moment, number: signal.Signals, tmp_path: Path, record_property: Record
 ) -> None:
     check(options, moment, number, tmp_path)
@@ -89,7 +89,7 @@ def test_a_signal_at_any_time_ends_a_bake_so(options: tuple[str, ...], tmp_path:
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_second_signal_ends_it_at_once_and_leaves_no_process(
+def test_a_second_signal_ends_a_bake_at_once(
     options: tuple[str, ...], moment: Moment, number: signal.Signals, tmp_path: Path, record_property: Record
 ) -> None:
     session = interrupted(options, moment, tmp_path, [number, number])

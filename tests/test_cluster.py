@@ -1,4 +1,4 @@
-"""Baking on Dask's workers: the bytes of a local bake whatever dies, and our own errors."""
+"""A bake on Dask workers: the bytes of a local bake, whichever process dies, and clear errors."""
 
 import contextlib
 import importlib.util
@@ -80,7 +80,7 @@ def shared(baked: ShardSet, tmp_path: Path) -> SharedSet:
     return SharedSet("digits", tmp_path / "none", Decoding(), tmp_path, baked.plan.identity, None)
 
 
-def test_a_worker_s_threads_load_the_source_once_and_write_the_bytes_of_a_local_bake(
+def test_threads_of_a_worker_load_the_source_once(
     shared: SharedSet, baked: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
@@ -159,7 +159,7 @@ def test_workers_in_other_directories_find_the_source(
 @pytest.mark.parametrize(
     ("said", "limit", "expected"), [(None, 6 * 10**9, 3 * 10**9), (5, 6 * 10**9, 5), (None, 0, None)]
 )
-def test_a_worker_takes_half_of_what_dask_grants_it_where_nothing_is_said(
+def test_a_worker_uses_half_of_its_limit_in_dask(
     shared: SharedSet,
     baked: ShardSet,
     monkeypatch: pytest.MonkeyPatch,
@@ -209,7 +209,7 @@ def test_a_worker_that_does_not_see_what_is_meant_says_so(
 
 @dask
 @pytest.mark.parametrize("kills", [12])
-def test_workers_killed_at_random_points_leave_the_bytes_of_a_local_bake(
+def test_killed_workers_leave_the_bytes_of_a_local_bake(
     kills: int, whole: Path, tmp_path: Path, record_property: Record
 ) -> None:
     rng, killed = random.Random(5), 0  # noqa: S311 - no secrets
@@ -250,7 +250,7 @@ def test_a_cluster_bakes_to_s3_the_bytes_of_a_local_bake(whole: Path, tmp_path: 
 
 
 @dask
-def test_a_bake_without_workers_waits_for_them_and_joins_whoever_comes(whole: Path, tmp_path: Path) -> None:
+def test_a_bake_without_workers_waits_for_them(whole: Path, tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster", 0) as found:
         baking = start(found.address, tmp_path / "out")
         baking.wait_for((tmp_path / "out" / "digits" / "manifest.json").exists, PATIENCE)
@@ -300,7 +300,7 @@ def test_a_worker_without_our_package_ends_the_bake(tmp_path: Path) -> None:
 
 
 @dask
-def test_a_scheduler_that_goes_away_ends_the_bake_and_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
+def test_a_lost_scheduler_ends_the_bake_which_can_be_resumed(whole: Path, tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster", 2) as found:
         baking = start(found.address, tmp_path / "out")
         baking.wait_for(lambda: shards_of(tmp_path / "out") > 5, PATIENCE)
@@ -317,9 +317,7 @@ def test_a_scheduler_that_goes_away_ends_the_bake_and_the_same_command_goes_on(w
 
 @dask
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_cancels_what_is_left_and_the_cluster_serves_the_next_bake(
-    number: signal.Signals, code: int, whole: Path, tmp_path: Path
-) -> None:
+def test_a_signal_cancels_the_remaining_shards(number: signal.Signals, code: int, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster", 2) as found:
         baking = start(found.address, out)
@@ -350,7 +348,7 @@ def test_a_signal_cancels_what_is_left_and_the_cluster_serves_the_next_bake(
         ("tcp://127.0.0.1:9", 4, "no scheduler answers at tcp://127.0.0.1:9 .* start one: dask scheduler"),
     ],
 )
-def test_an_address_where_no_scheduler_is_ends_with_a_word(address: str, code: int, said: str, tmp_path: Path) -> None:
+def test_an_address_without_a_scheduler_is_refused(address: str, code: int, said: str, tmp_path: Path) -> None:
     ended, out, err = start(address, tmp_path, epochs=1).ended(PATIENCE)
     assert (ended, out) == (code, "")
     assert "Traceback" not in err

@@ -180,7 +180,7 @@ def test_verify_exits_with_0_where_every_byte_is_as_written(done: Path) -> None:
     assert verified.stdout == f"{done}: 4 shards, {archives(done)} bytes, all as written\n"
 
 
-def test_verify_exits_with_3_and_names_what_is_damaged_or_missing(there: Path) -> None:
+def test_verify_exits_with_3_and_names_damaged_shards(there: Path) -> None:
     data = bytearray((there / "train-e001-000.tar").read_bytes())
     data[5000] ^= 1
     (there / "train-e001-000.tar").write_bytes(data)
@@ -242,7 +242,7 @@ def test_the_digest_is_the_content_s_and_nothing_else_s(done: Path, there: Path)
     assert run("shards", "info", there, "--digest").stdout != digests[0]
 
 
-def test_drop_removes_the_last_epochs_and_says_how_much_that_freed(there: Path, done: Path) -> None:
+def test_drop_removes_the_last_epochs(there: Path, done: Path) -> None:
     gone = [path for path in done.iterdir() if path.name.startswith(("train-e001", "train-e002"))]
     dropped = run("shards", "drop", there, "--epochs", "1-")
     assert dropped.returncode == 0
@@ -307,7 +307,7 @@ def test_a_directory_that_is_no_shard_set_exits_with_3(command: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_terminated_bake_exits_with_143_and_leaves_only_whole_shards(tmp_path: Path) -> None:
+def test_a_terminated_bake_exits_with_143(tmp_path: Path) -> None:
     # Its progress fills the pipe before so many epochs are done, so it can't end by itself.
     options = ["--dataset", "digits", "--dtype", "uint8", "--epochs", "900", "--workers", "2", "--out", str(tmp_path)]
     with subprocess.Popen(
@@ -399,7 +399,7 @@ def test_on_windows_a_command_says_that_it_is_not_supported(
 
 
 @pytest.mark.parametrize("module", ["prebake", "precompute", "train"])
-def test_on_windows_the_message_comes_before_any_module_that_is_missing_there(module: str) -> None:
+def test_windows_is_refused_before_any_import_fails(module: str) -> None:
     code = """
 import concurrent.futures.process, multiprocessing.connection
 import decimal, gettext, hashlib, locale, pickle, runpy, shutil, subprocess, sys, tarfile

@@ -1,4 +1,4 @@
-"""Draws: values of (seed, epoch, index), uniform, independent of each other, and pinned for good."""
+"""Draws are functions of (seed, epoch, index): uniform, independent, and a part of the format."""
 
 import itertools
 from collections.abc import Iterator
@@ -142,7 +142,7 @@ def test_rows_and_columns_are_drawn_independently() -> None:
     assert chi_square(cuts, 625) < CRITICAL[624]
 
 
-def test_neighbours_and_successive_epochs_are_drawn_independently() -> None:
+def test_neighbours_and_epochs_are_drawn_independently() -> None:
     now, then, other = (draw(AUGMENTATION, seed, epoch, 0, 50_000, SHAPE) for seed, epoch in ((0, 0), (0, 1), (1, 0)))
     for a, b in ((now.y, then.y), (now.y, other.y), (now.y[:-1], now.y[1:]), (now.y[:-4], now.y[4:])):
         assert chi_square(a * 9 + b, 81) < CRITICAL[80]
@@ -164,7 +164,7 @@ def test_the_statistic_does_see_what_is_not_uniform() -> None:
     assert chi_square(np.where(np.arange(50_000) % 50 == 0, 0, drawn.x), 9) > CRITICAL[8]
 
 
-def test_alternate_turns_every_image_in_every_epoch_and_starts_as_random_does() -> None:
+def test_alternate_turns_every_image_in_every_epoch() -> None:
     alternate = replace(AUGMENTATION, flip="alternate")
     epochs = [draw(alternate, 3, epoch, 0, 1000, SHAPE) for epoch in range(5)]
     assert epochs[0].flip.tolist() == draw(AUGMENTATION, 3, 0, 0, 1000, SHAPE).flip.tolist()

@@ -1,4 +1,4 @@
-"""What stands there already is gone on with, repaired, refused or replaced; nothing foreign is touched."""
+"""A directory with shards: the bake resumes, repairs, refuses or replaces them, and touches no other file."""
 
 import collections
 import os
@@ -77,7 +77,7 @@ def changed(array: NDArray[Any]) -> NDArray[Any]:
         ({"name": "others"}, r"source\.name is 'images' there, 'others' asked for"),
     ],
 )
-def test_other_plans_are_refused_with_what_differs_and_replaced_when_asked(
+def test_another_plan_is_refused_unless_overwrite_is_given(
     changes: dict[str, Any], named: str, there: Path, tmp_path: Path
 ) -> None:
     before = files(there), stamps(there)
@@ -124,9 +124,7 @@ def test_a_damaged_manifest_is_refused_and_replaced_when_asked(there: Path, done
     ],
     ids=["flip", "last byte", "index", "no index", "index gone", "tar gone", "empty", "copy", "part", "manifest part"],
 )
-def test_a_second_bake_repairs_what_is_damaged_and_nothing_else(
-    harm: Callable[[Path], object], there: Path, done: Path
-) -> None:
+def test_a_second_bake_repairs_damaged_shards_only(harm: Callable[[Path], object], there: Path, done: Path) -> None:
     before = stamps(there)
     harm(there)
     bake(there)
@@ -193,9 +191,7 @@ def test_a_bake_killed_twice_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -
     assert len(files(out)) == 1 + 2 * 800
 
 
-def test_an_error_in_one_worker_ends_all_and_the_next_run_goes_on(
-    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_one_worker_ends_the_bake(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def failing(path: Path, target: Path) -> None:
@@ -246,9 +242,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     assert files(bake(tmp_path / "set").path) == files(done)
 
 
-def test_overwriting_keeps_the_old_set_where_the_new_one_does_not_fit(
-    there: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overwrite_keeps_the_old_set_if_the_new_one_does_not_fit(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def used() -> int:
         return sum(path.stat().st_size for path in there.iterdir())
 

@@ -94,7 +94,7 @@ def forked(arguments: Sequence[str], *, looks: bool = True) -> tuple[int, str]:
     ],
     ids=["fork", "command", "processes"],
 )
-def test_a_full_disk_is_said_and_the_same_command_completes(
+def test_a_bake_on_a_full_disk_can_be_resumed(
     run: Callable[[Sequence[str]], tuple[int, str]], options: list[str], tmp_path: Path, record_property: Record
 ) -> None:
     def bake(epochs: int) -> list[str]:

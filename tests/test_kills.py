@@ -1,4 +1,4 @@
-"""A kill at any moment: nothing damaged has a final name, and the same command ends with the same bytes."""
+"""A kill at any moment leaves no damaged file under a final name, and the same command resumes."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ Record = Callable[[str, object], None]
 
 @pytest.mark.parametrize("step", [13, EVERY])
 @pytest.mark.parametrize("name", SCENES)
-def test_killed_before_any_file_operation_it_is_gone_on_with(
+def test_a_bake_killed_at_any_file_operation_can_be_resumed(
     name: str, step: int, tmp_path: Path, record_property: Record
 ) -> None:
     stage = Stage(name, tmp_path)
@@ -36,9 +36,7 @@ def test_killed_before_any_file_operation_it_is_gone_on_with(
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow, id="hundred")])
-def test_killed_at_random_two_workers_leave_nothing_damaged(
-    count: int, tmp_path: Path, record_property: Record
-) -> None:
+def test_two_workers_killed_at_random_leave_no_damage(count: int, tmp_path: Path, record_property: Record) -> None:
     stage = Stage("bake", tmp_path)
     rng = random.Random(count)  # noqa: S311 - no secrets
     for _ in range(count):

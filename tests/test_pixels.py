@@ -1,4 +1,4 @@
-"""Pixels that lie in a file are those that lie in memory, and memory decides nothing but where they lie."""
+"""Pixels in a file equal pixels in memory, and a bake with little memory writes the same bytes."""
 
 import os
 import resource
@@ -185,7 +185,7 @@ def test_threads_that_begin_an_epoch_together_draw_it_once(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("where", ["here", "on a worker"])
-def test_a_split_s_images_are_let_go_before_the_next_one_s_are_held_against_the_memory(
+def test_memory_of_a_split_is_freed_before_the_next_one(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""Repairing: exactly what is missing or damaged is baked again, as the manifest says; all else stays as it is."""
+"""A repair bakes the missing and damaged shards again, and changes nothing else."""
 
 import shutil
 from collections.abc import Callable
@@ -57,9 +57,7 @@ def hurt(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_what_is_missing_or_damaged_is_baked_again_and_nothing_else_is_touched(
-    harm: str, hurt: Path, whole: Path
-) -> None:
+def test_repair_bakes_missing_and_damaged_shards_only(harm: str, hurt: Path, whole: Path) -> None:
     before = stamps(hurt), (hurt / "manifest.json").stat()
     HARMS[harm](hurt)
     repaired = precompute_command("repair", hurt)
@@ -79,7 +77,7 @@ def test_nothing_is_written_where_nothing_is_damaged(hurt: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in hurt.iterdir() if path.name != "bake.lock"} == before
 
 
-def test_a_shard_that_is_named_is_baked_anew_though_its_checksums_fit(hurt: Path, whole: Path) -> None:
+def test_repair_bakes_a_named_shard_again(hurt: Path, whole: Path) -> None:
     before = stamps(hurt)
     shard = ShardSet(hurt).plan.shards("train", 1)[0]
     forge(hurt, shard, 0, lambda frame: KINDS["bit"](frame, np.random.default_rng(0)))
@@ -121,9 +119,7 @@ def test_wrong_options_change_nothing(arguments: list[str], status: int, said: s
         (lambda m: m["splits"]["train"][0].__setitem__(0, 999), "the epochs of train are not those of digits's"),
     ],
 )
-def test_a_source_that_is_not_the_one_is_refused_and_nothing_changes(
-    change: Callable[[dict[str, Any]], object], said: str, hurt: Path
-) -> None:
+def test_repair_refuses_another_source(change: Callable[[dict[str, Any]], object], said: str, hurt: Path) -> None:
     reseal_manifest(hurt, change)
     (hurt / HURT[0]).unlink()
     before = files(hurt), stamps(hurt)

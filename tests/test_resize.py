@@ -1,4 +1,4 @@
-"""Progressive resizing: smaller images first, padding and cutout in proportion, training that follows."""
+"""Progressive resizing: smaller images first, padding and cutout in proportion."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def grown(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
     return ShardSet(out)
 
 
-def test_epochs_have_the_sides_that_are_named_and_the_last_one_goes_on() -> None:
+def test_epochs_have_the_given_sides_and_then_the_last_one() -> None:
     assert sides("16:2,24:1,32", 5, 28) == [16, 16, 24, 32, 32, 32]
     assert sides("16:2,24:1,32", 2, 28) == [16, 16, 32]
     assert sides("none", 2, 28) == [28, 28, 28]
@@ -53,7 +53,7 @@ def test_padding_cutout_and_the_longer_side_change_in_proportion() -> None:
     assert (small.pad, small.cutout, small.resize, shape) == (2, 4, "none", (16, 24, 3))
 
 
-def test_images_are_those_of_torchvision_and_at_their_own_size_untouched(rng: np.random.Generator) -> None:
+def test_resized_images_are_those_of_torchvision(rng: np.random.Generator) -> None:
     images = rng.integers(0, 256, (5, 32, 20, 3), dtype=np.uint8)
     expected = functional.resize(torch.from_numpy(images).permute(0, 3, 1, 2), [16, 10], antialias=True)
     assert np.array_equal(resized(images, (16, 10, 3)), expected.permute(0, 2, 3, 1).numpy())
@@ -75,7 +75,7 @@ def test_a_bake_has_the_sizes_and_the_pixels_that_were_planned(tmp_path: Path) -
         assert np.array_equal(labels, LABELS[index])
 
 
-def test_more_epochs_are_added_at_the_size_that_is_planned_for_them(tmp_path: Path) -> None:
+def test_added_epochs_have_their_planned_size(tmp_path: Path) -> None:
     at_once = bake(tmp_path / "at once", augment=AUGMENTATION, epochs=4)
     for epochs in (1, 3, 4, 2):
         data = bake(tmp_path / "set", augment=AUGMENTATION, epochs=epochs)
@@ -90,7 +90,7 @@ def test_more_epochs_are_added_at_the_size_that_is_planned_for_them(tmp_path: Pa
         ({"resize": "6:2"}, "--resize: expected SIDE:EPOCHS"),
     ],
 )
-def test_what_can_not_be_resized_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_an_invalid_resize_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
         bake(tmp_path / "set", augment=replace(AUGMENTATION, **changes), epochs=2)
 
@@ -109,9 +109,7 @@ def test_training_follows_the_sizes_and_is_judged_at_the_last(
     assert "digits: the last epoch has images of 8x8, test of 12x12\n" in few.err
 
 
-def test_resized_shards_are_audited_and_another_resizing_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_audit_finds_another_resizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"augment": AUGMENTATION, "epochs": 3, "val_fraction": 0, "test": None, "classes": None}
     prebake.audit(IMAGES, LABELS, out=bake(tmp_path / "right", **options).path, sample=100)
     monkeypatch.setattr("prebake.precompute.images.resized", lambda images, shape: images[:, : shape[0], : shape[1]])

@@ -1,4 +1,4 @@
-"""Tasks of one bake: beside each other, twice at once, killed and begun again, they write the bytes of a whole bake."""
+"""Tasks of one bake write the bytes of a whole bake: at the same time, twice, killed and restarted."""
 
 import contextlib
 import errno
@@ -49,9 +49,7 @@ def parts(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_tasks_bake_their_shares_in_any_order_and_together_the_bytes_of_a_whole_bake(
-    count: int, done: Path, tmp_path: Path
-) -> None:
+def test_tasks_in_any_order_give_the_bytes_of_one_bake(count: int, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     planned = [shard.tar for shard in ShardSet(done).plan.shards()]
     left = set(planned)
@@ -65,7 +63,7 @@ def test_tasks_bake_their_shares_in_any_order_and_together_the_bytes_of_a_whole_
 
 
 @pytest.mark.slow  # a process that imports torch takes seconds
-def test_a_transform_s_processes_bake_a_share_too(tmp_path: Path) -> None:
+def test_worker_processes_bake_a_share(tmp_path: Path) -> None:
     augment = Augmentation("any", 2, "reflect", "random", 2, transform=torchvision_transform("TrivialAugmentWide"))
     options: dict[str, Any] = {"augment": augment, "epochs": 1, "workers": 1, "val_fraction": 0}
     bake_share(tmp_path / "set", "1/2", **options)
@@ -76,7 +74,7 @@ def test_a_transform_s_processes_bake_a_share_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [41, EVERY])
 @pytest.mark.parametrize("task", ["0/2", pytest.param("0/1", marks=pytest.mark.slow)])
-def test_the_same_task_twice_at_once_is_no_trouble_at_any_operation(
+def test_the_same_task_may_run_twice_at_once(
     task: str, step: int, done: Path, tmp_path: Path, record_property: Record
 ) -> None:
     """The second runs whole within one operation of the first, and tidies up, held back by no lock."""
@@ -117,7 +115,7 @@ def test_a_task_repairs_its_own_share_and_touches_nothing_else(there: Path, done
     assert files(there) == files(done)
 
 
-def test_what_killed_tasks_left_goes_when_the_set_is_whole_and_nobody_is_at_work(tmp_path: Path) -> None:
+def test_the_last_task_removes_files_of_killed_tasks(tmp_path: Path) -> None:
     bake_share(tmp_path, "0/2")
     left = [f"train-e001-000.tar.{'0a' * 8}.part", f"pixels.{'0b' * 8}.part", f"manifest.json.{'0c' * 8}.part"]
     for name in left:
@@ -164,9 +162,7 @@ def test_tasks_add_epochs_once_the_others_have_ended(there: Path, tmp_path: Path
     assert files(there) == files(bake(tmp_path / "whole", epochs=5).path)
 
 
-def test_another_plan_that_takes_the_directory_over_is_not_baked_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_stops_when_another_plan_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where no lock reaches the other machine: its manifest comes in the middle of a task."""
     _, other = source_and_plan(seed=1)
 
@@ -190,9 +186,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
-def test_tasks_do_without_the_locks_that_a_file_system_lacks_and_a_whole_bake_is_told(
-    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tasks_work_on_a_file_system_without_locks(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_locks(monkeypatch)
     with pytest.raises(MachineError, match=r"bake\.lock: this file system has no locks .* --task 0/1"):
         bake(tmp_path / "set")
@@ -201,9 +195,7 @@ def test_tasks_do_without_the_locks_that_a_file_system_lacks_and_a_whole_bake_is
     assert files(tmp_path / "set") == files(done)
 
 
-def test_a_reader_for_whom_the_lock_is_not_to_be_written_still_sees_a_whole_bake(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_without_write_permission_sees_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flock = fcntl.flock
 
     def of_nfs(descriptor: int, how: int) -> None:
@@ -240,7 +232,7 @@ def test_the_seconds_of_all_tasks_are_added_up(tmp_path: Path) -> None:
         ("0/9999999", "expected I/N"),
     ],
 )
-def test_what_is_no_task_is_refused(text: str, said: str) -> None:
+def test_a_malformed_task_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=f"--task: .*{said}"):
         Task.parse(text)
     assert str(Task.parse("007/008")) == "7/8"
@@ -248,9 +240,7 @@ def test_what_is_no_task_is_refused(text: str, said: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [6])
-def test_tasks_in_processes_of_their_own_are_killed_at_random_until_all_is_done(
-    rounds: int, tmp_path: Path, record_property: Record
-) -> None:
+def test_tasks_killed_at_random_complete_when_restarted(rounds: int, tmp_path: Path, record_property: Record) -> None:
     """Four commands, two of them the same task; each that was killed, or waits for nothing more, is started again."""
     options = ("--dataset", "digits", "--epochs", 100, "--workers", 1, "--out")
     whole = Session.start("precompute", *options, tmp_path / "whole")
@@ -290,7 +280,7 @@ class Waiting:
             yield frame
 
 
-def test_of_two_who_write_a_shard_at_once_neither_names_the_half_of_the_other(tmp_path: Path, done: Path) -> None:
+def test_two_writers_of_one_shard_do_not_disturb_each_other(tmp_path: Path, done: Path) -> None:
     source, plan = source_and_plan()
     (tmp_path / MANIFEST).write_bytes(plan.to_bytes())
     (shard,) = plan.shards("train", 0)

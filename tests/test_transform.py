@@ -308,7 +308,7 @@ def test_the_identity_covers_the_code_that_a_transform_reaches() -> None:
 
 
 @pytest.mark.slow
-def test_one_process_and_an_interrupted_bake_write_the_same_bytes(transformed: ShardSet, tmp_path: Path) -> None:
+def test_an_interrupted_bake_in_one_process_has_the_same_bytes(transformed: ShardSet, tmp_path: Path) -> None:
     out = Path(shutil.copytree(transformed.path, tmp_path / "set"))
     for index in out.glob("t*.json"):
         index.unlink()
@@ -350,7 +350,7 @@ def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's children")
-def test_a_killed_process_ends_the_bake_and_the_next_one_goes_on_to_the_same_bytes(
+def test_a_killed_process_ends_the_bake_which_can_be_resumed(
     transformed: ShardSet, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     out = tmp_path / "set"

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", default="float16", choices=IMAGE_DTYPES, help="of the stored images; default float16")
     add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
     add("--seed", type=int, default=0, help="of all draws; default 0")
-    add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
+    add("--workers", type=int, help="threads, or processes for a transform; default one per core")
     add("--task", metavar="I/N", help="bake the share of task I of N, from 0, beside the others")
     add("--dask", metavar="ADDRESS", help="bake on the workers of a Dask scheduler, such as tcp://HOST:8786")
     add_memory_option(options)
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Bake the data sets that are named, one after the other."""
+    """Bake the data sets one after the other."""
     arguments = parser().parse_args()
     task = _task(arguments)
     _check(arguments)
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse whatever can be told to be wrong before pictures are decoded, which may take hours."""
+    """Raise UsageError for wrong options before images are decoded, which may take hours."""
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {arguments.workers}")
     check_writable(arguments.out)
@@ -135,7 +135,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One data set to bake, by the name that was given."""
+    """One data set to bake; `name` is as the user gave it."""
 
     name: str
     source: SourceData
@@ -168,7 +168,7 @@ def _task(arguments: argparse.Namespace) -> Task | None:
 
 
 def _resize(text: str | None, epochs: int) -> str | None:
-    """Hold what was asked for against the number of epochs; return it as a manifest has it, whose last side is open."""
+    """Compare --resize with the number of epochs; return it without the epochs of the last side, as in a manifest."""
     if text is None or ":" not in text.rpartition(",")[2]:
         return text
     counts = [part.partition(":")[2] for part in text.split(",")]

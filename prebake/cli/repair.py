@@ -1,4 +1,4 @@
-"""Repairing: a shard set is made whole again, from what its manifest says."""
+"""`prebake repair DIR`: bake the missing and damaged shards of a set."""
 
 import argparse
 
@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Bake what is missing or damaged in the set of a known data set, and the shards that are named."""
+    """Bake the missing and damaged shards of a set, and the shards that are named."""
     chosen = parser().parse_args()
     if chosen.workers is not None and chosen.workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {chosen.workers}")
@@ -40,7 +40,7 @@ def main() -> None:
     if chosen.shards:
         with locked(data.path):
             for name in chosen.shards:
-                (data.path / planned[name].index).unlink(missing_ok=True)  # without it, an archive counts for nothing
+                (data.path / planned[name].index).unlink(missing_ok=True)  # a shard without an index does not count
     bake_source(provenance.source, data.plan, provenance.augmentation, data.path, memory=memory, workers=chosen.workers)
     print(f"{data.path}: all {len(planned)} shards are whole")
 
@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add = options.add_argument
     add("directory", type=user_path, metavar="DIR", help="a shard set, such as shards/cifar10")
-    add("shards", nargs="*", metavar="SHARD", help="archives to bake anew even where their checksums fit")
+    add("shards", nargs="*", metavar="SHARD", help="archives to bake again even if their checksums fit")
     add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
     add_source_options(options)
-    add("--workers", type=int, help="threads, or processes for a transform that computes; default one a core")
+    add("--workers", type=int, help="threads, or processes for a transform; default one per core")
     add_memory_option(options)
     add_transform_options(options)
     return options

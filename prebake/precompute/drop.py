@@ -1,4 +1,4 @@
-"""Dropping a set's last epochs, to free space."""
+"""Drop the last epochs of a set, to free space."""
 
 import re
 
@@ -14,18 +14,18 @@ TRAIN_FILE = re.compile(r"train-e(\d{3,})-\d{3,}\.(json|tar)")
 
 
 def drop_epochs(data: ShardSet, first: int) -> int:
-    """Remove the epochs from `first` to the last, from the disk and the plan; return the bytes freed.
+    """Remove the epochs from `first` on, from the disk and the plan; return the bytes freed.
 
-    The manifest comes last: it may need the space, and until then the same call goes on after an interruption.
+    The manifest is written last: it may need the space, and the same call can resume after an interruption.
 
     Raises:
-        UsageError: no epoch would be left.
-        DataError: another process is baking there.
+        UsageError: no epoch would remain.
+        DataError: another process is baking the set.
     """
     if first < 1:
-        raise UsageError("--epochs: at least epoch 0 stays; to remove all, remove the directory")
+        raise UsageError("--epochs: at least epoch 0 must remain; to remove all epochs, remove the directory")
     with locked(data.path):
-        plan = Plan.read(data.path)  # again: a bake may have changed it until the lock was ours
+        plan = Plan.read(data.path)  # again: a bake may have changed it before the lock was taken
         found = [(path, TRAIN_FILE.fullmatch(path.name)) for path in data.path.iterdir()]
         freed = remove_shards(path for path, match in found if match and int(match[1]) >= first)
         write_atomic(data.path / MANIFEST, plan.with_epochs(min(first, plan.epochs)).to_bytes())

@@ -1,7 +1,7 @@
-"""Pixels: the source images of a split, of which any part can be asked for, wherever they lie.
+"""The source images of a split, in memory or in a file.
 
-A set that is larger than memory lies in a file, which is read where it is asked for and not mapped: pages of a map
-would count as this process's memory, and a full disk would end it with a signal in place of an error.
+A file is read part by part instead of memory-mapped: the pages of a map would count as memory of this process, and a
+full disk would end it with a signal instead of an error.
 """
 
 import errno
@@ -22,11 +22,11 @@ from prebake.storage.files import Location
 
 __all__ = ["Chosen", "PixelFile", "Pixels", "blocks", "nearest_directory"]
 
-BLOCK_BYTES = 4 * 1024 * 1024  # so that temporary arrays stay small
+BLOCK_BYTES = 4 * 1024 * 1024  # keeps temporary arrays small
 
 
 class Pixels(Protocol):
-    """Images, uint8 (N, H, W, C), asked for by a slice or by (n,) indices. A NumPy array is one of its kinds."""
+    """Images, uint8 (N, H, W, C), indexed by a slice or by (n,) indices, such as a NumPy array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ class Pixels(Protocol):
 
 
 def blocks(pixels: Pixels) -> Iterator[NDArray[np.uint8]]:
-    """Yield all images in turn, some MiB of them at a time."""
+    """Yield all images in order, a few MiB at a time."""
     step = max(1, BLOCK_BYTES // math.prod(pixels.shape[1:]))
     for start in range(0, len(pixels), step):
         yield pixels[start : start + step]
@@ -52,7 +52,7 @@ def nearest_directory(location: Location) -> Path | None:
 
 
 class Chosen:
-    """Some images of others, by (n,) indices."""
+    """A selection of other images, by (n,) indices."""
 
     def __init__(self, pixels: Pixels, index_N: NDArray[np.int64]) -> None:
         self._pixels, self._index_N = pixels, index_N
@@ -66,12 +66,12 @@ class Chosen:
 
 
 class PixelFile:
-    """Images in a file that holds nothing else.
+    """Images in a file of raw pixels.
 
     Args:
-        file: a descriptor, which is closed when nobody needs this any more.
+        file: a descriptor; this object closes it.
         shape: N, H, W, C.
-        where: path that an error names.
+        where: path for error messages.
     """
 
     def __init__(self, file: int, shape: tuple[int, ...], where: Path) -> None:
@@ -82,13 +82,13 @@ class PixelFile:
 
     @classmethod
     def unnamed(cls, shape: tuple[int, ...], directory: Path) -> "PixelFile":
-        """Create a file without a name in a directory: it is gone when this process is, however that ends."""
+        """Create a file without a name in a directory; it disappears when this process ends."""
         with with_path_in_errors(directory), tempfile.TemporaryFile(dir=directory) as file:
             return cls(os.dup(file.fileno()), shape, directory)
 
     @classmethod
     def at(cls, path: Path, shape: tuple[int, ...], *, write: bool = False) -> "PixelFile":
-        """Open a file that is there."""
+        """Open an existing file."""
         return cls(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC), shape, path)
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class PixelFile:
             wanted = range(len(self))[chosen]
             chosen = np.arange(wanted.start, wanted.stop, wanted.step)
         images_NHWC = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        starts = np.flatnonzero(np.diff(chosen, prepend=-2) != 1).tolist()  # of runs of images that lie side by side
+        starts = np.flatnonzero(np.diff(chosen, prepend=-2) != 1).tolist()  # of runs of consecutive images
         for first, end in itertools.pairwise([*starts, len(chosen)]):
             self._read(int(chosen[first]), images_NHWC[first:end])
         return images_NHWC

@@ -1,10 +1,10 @@
-"""Apply: choices -> views, as copies of bytes.
+"""Crop, flip and cutout as copies of rows.
 
-Every source image is encoded, padded and mirrored once. The crop of a view then lies in one run of that
-store, from its first pixel to its last, with the padding that stands between its rows. So a view is made
-by one look-up, of runs, in an overlapping view whose dtype is as wide as a run, and by a copy of rows out of
-the run, while it is in the cache. No arithmetic on pixels takes place after the store is made, so views
-are the same bits on every machine.
+A store holds every source image encoded, padded and mirrored. A crop lies in one run of the store, from its first pixel
+to its last, with padding between its rows. A view is made in two steps. First, one look-up gathers the runs of some
+images, through an overlapping view of the store whose dtype is as wide as a run. Then the rows are copied out of the
+runs, which are still in the cache. No arithmetic on pixels follows the making of the store, so the views have the same
+bits on every machine.
 """
 
 import math
@@ -21,17 +21,17 @@ from prebake.precompute.pixels import Pixels
 
 __all__ = ["Cutout", "Encoder", "ViewStore", "crop_and_flip"]
 
-BLOCK_BYTES = 1024 * 1024  # source pixels that are prepared at once
-CACHED_BYTES = 128 * 1024  # what a core's second-level cache keeps beside everything else
+BLOCK_BYTES = 1024 * 1024  # of source pixels that are prepared at a time
+CACHED_BYTES = 128 * 1024  # of runs that fit the second-level cache of a core, beside other data
 
 
 class Encoder:
-    """Turns pixels 0 to 255 into the stored dtype: for floats, (pixel / 255 - mean) / deviation.
+    """Converts pixels 0 to 255 to the stored dtype: for floats, (pixel / 255 - mean) / std.
 
     Attributes:
         tables: (channels, 256), the stored dtype.
-        zero: (channels,), the code of normalized zero, the mean colour: exactly 0 for floats, the
-            nearest pixel value for uint8.
+        zero: (channels,), the value of normalized zero, the mean colour: exactly 0 for floats, the nearest pixel value
+            for uint8.
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> None:
@@ -51,7 +51,7 @@ class Encoder:
 
 
 class Cutout:
-    """Sets a square of each image to normalized zero, a row of the square at a time."""
+    """Sets a square of each image to normalized zero, row by row."""
 
     def __init__(self, side: int, zero: NDArray[np.generic]) -> None:
         self._steps = np.arange(side)
@@ -60,7 +60,7 @@ class Cutout:
         self._side, self._pixel_bytes = side, zero.nbytes
 
     def __call__(self, draw: Draw, images_NHWC: NDArray[np.generic]) -> None:
-        """Cut the drawn squares out of the images (contiguous, of the dtype of `zero`)."""
+        """Set the drawn squares of the images, which are contiguous and have the dtype of `zero`."""
         if not self._side:
             return
         n, height, width, _ = images_NHWC.shape
@@ -76,13 +76,13 @@ class Cutout:
 
 
 class ViewStore:
-    """All images encoded and padded, and mirrored where flips are drawn; makes views of them.
+    """All images encoded and padded, and also mirrored if flips are drawn.
 
     Args:
-        pixels: the source images, which are asked for in blocks.
-        encoder: pixels -> stored dtype.
-        augmentation: what may be drawn.
-        workers: threads that prepare them; by default one a core.
+        pixels: the source images; they are read in blocks.
+        encoder: converts pixels to the stored dtype.
+        augmentation: gives padding, flips and cutout.
+        workers: threads that make the store; by default one per core.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ViewStore:
 
     @classmethod
     def size_bytes(cls, shape: tuple[int, ...], encoder: Encoder, augmentation: Augmentation) -> int:
-        """Say how much memory a store of images of that shape (N, H, W, C) takes."""
+        """Return the bytes of a store for images of shape (N, H, W, C)."""
         return math.prod(cls._shape(shape, augmentation)) * encoder.tables.itemsize
 
     @staticmethod
@@ -122,7 +122,7 @@ class ViewStore:
         return sides, n, height + 2 * pad, width + 2 * pad, channels
 
     def _prepare(self, images: Pixels, encoder: Encoder, augmentation: Augmentation, workers: int | None) -> None:
-        """Fill the store, in blocks that stay in the cache, by threads: NumPy copies outside the interpreter lock."""
+        """Fill the store with threads, in blocks that fit the cache; NumPy copies without the interpreter lock."""
         pixel = np.dtype((np.void, self._store.strides[-2]))
         pixels = self._store.reshape(-1).view(pixel).reshape(self._store.shape[:-1])
 
@@ -142,7 +142,7 @@ class ViewStore:
             list(pool.map(prepare, range(0, len(images), step)))
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
-        """Write the views of the images `index_N` under `draw` to `out_NHWC` (stored dtype, contiguous)."""
+        """Write the views of the images `index_N` to `out_NHWC`, which is contiguous and of the stored dtype."""
         rows, columns = self._padded
         image = draw.flip * self._store.shape[1] + index_N
         corner = (image * rows + draw.y) * columns + draw.x

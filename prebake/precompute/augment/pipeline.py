@@ -37,7 +37,7 @@ class Transform(Protocol):
     and `set_random_seed` is called if the transform has it. The result must depend on nothing else.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # any signature: which columns it asks for is its choice
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # any signature
         """Return the view of an image."""
 
 

@@ -1,4 +1,4 @@
-"""Resizing: smaller images in early epochs, the whole size in the last ones (progressive resizing).
+"""Progressive resizing: smaller images in early epochs, full size in the last ones.
 
 Source: Howard and others, "Now anyone can train ImageNet in 18 minutes" (fast.ai, 2018).
 """
@@ -15,16 +15,16 @@ from prebake.precompute.augment.presets import Augmentation
 __all__ = ["at_side", "resized", "sides"]
 
 SIDES = re.compile(r"(\d{1,4}:[1-9]\d{0,3},)*\d{1,4}")
-BLOCK_IMAGES = 4096  # so that float copies, where torch makes them, stay small
+BLOCK_IMAGES = 4096  # keeps the float copies that torch makes small
 
 
 def sides(resize: str, epochs: int, own: int) -> list[int]:
-    """Return the shorter side of the images of each epoch, and behind them the one that is named last.
+    """Return the shorter side of the images of each epoch, followed by the last side that is named.
 
     Args:
-        resize: such as `16:5,24:10,32`: five epochs of 16 pixels, ten of 24, all others of 32; or `none`.
-        epochs: how many.
-        own: the source images' shorter side.
+        resize: such as `16:5,24:10,32`: five epochs of 16 pixels, ten of 24, all later ones of 32; or `none`.
+        epochs: number of epochs.
+        own: the shorter side of the source images.
 
     Raises:
         UsageError: not of that form.
@@ -39,13 +39,13 @@ def sides(resize: str, epochs: int, own: int) -> list[int]:
 
 
 def at_side(augmentation: Augmentation, shape: tuple[int, ...], side: int) -> tuple[Augmentation, tuple[int, int, int]]:
-    """Return the augmentation for images whose shorter side becomes `side`, and their shape then.
+    """Return the augmentation for images that are resized to a shorter side of `side`, and their new shape.
 
-    Padding and cutout shrink, or grow, in proportion.
+    Padding and cutout are scaled in proportion.
 
     Args:
-        augmentation: for images as they are.
-        shape: height, width, channels of those.
+        augmentation: for the source images.
+        shape: height, width, channels of the source images.
         side: in pixels.
     """
     height, width, channels = shape
@@ -57,9 +57,9 @@ def at_side(augmentation: Augmentation, shape: tuple[int, ...], side: int) -> tu
 
 
 def resized(images_NHWC: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return images of that height and width: torchvision's bilinear resizing with antialiasing, on uint8.
+    """Resize images to the height and width of `shape` with torchvision: bilinear, antialiased, on uint8.
 
-    It computes: its result is promised for one build of torch and torchvision.
+    The result may differ between builds of torch and torchvision.
     """
     if images_NHWC.shape[1:3] == tuple(shape[:2]):
         return images_NHWC
@@ -69,7 +69,7 @@ def resized(images_NHWC: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[n
     changed = np.empty((len(images_NHWC), *shape[:2], images_NHWC.shape[3]), np.uint8)
     for start in range(0, len(images_NHWC), BLOCK_IMAGES):
         block = slice(start, start + BLOCK_IMAGES)
-        # A copy, since torch does not take memory that may not be written.
+        # A copy, since torch rejects read-only memory.
         images_NCHW = torch.from_numpy(images_NHWC[block].copy()).permute(0, 3, 1, 2)
         changed[block] = functional.resize(images_NCHW, list(shape[:2]), antialias=True).permute(0, 2, 3, 1).numpy()
     return changed
