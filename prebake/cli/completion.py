@@ -6,7 +6,7 @@ import sys
 
 from prebake.cli.main import COMMANDS
 from prebake.cli.parser import CommandParser
-from prebake.errors import MachineError
+from prebake.optional import import_optional
 
 __all__ = ["all_parsers", "main", "parser"]
 
@@ -36,10 +36,7 @@ def all_parsers() -> dict[str, argparse.ArgumentParser]:
 def main() -> None:
     """Print the script."""
     chosen = parser().parse_args()
-    try:
-        import shtab
-    except ModuleNotFoundError:
-        raise MachineError("completion needs the package shtab: pip install shtab") from None
+    shtab = import_optional("shtab", "completion", "prebake completion")
     root = argparse.ArgumentParser(prog="prebake")
     commands = root.add_subparsers()
     for name, options in all_parsers().items():

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prebake.errors import MachineError, UsageError
+from prebake.errors import UsageError
+from prebake.optional import import_optional
 from prebake.user_code import import_object, names_object
 
 __all__ = ["BATCH_NORMS", "MODELS", "AnyModel", "Model", "find_model", "is_users_own"]
@@ -193,12 +194,7 @@ def is_users_own(name: str) -> bool:
 
 
 def _timm_model(name: str) -> Model:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
-        raise MachineError("--model: timm is not installed: pip install 'prebake[timm]'") from None
+    timm = import_optional("timm", "timm", "--model timm:NAME")
     # timm would load other names from the internet.
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
