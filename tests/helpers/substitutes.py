@@ -223,7 +223,7 @@ def webdataset_reads_archives(_original: Any) -> Any:
 
 def unescaped(_original: Any) -> Any:
     """Show a value without escaping control characters."""
-    return lambda value, most=200: str(value)[:most]
+    return lambda value, max_length=200: str(value)[:max_length]
 
 
 def any_splits(make_plan: Any) -> Any:
