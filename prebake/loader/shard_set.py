@@ -1,6 +1,8 @@
 """Reading of a shard set. Every record is checked before a sample of it is handed out."""
 
 import functools
+import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +171,8 @@ class ShardSet:
 
         Yields:
             An array (N, *shape) for each column, new ones for each batch; by default images_NHWC in the
-            stored dtype and labels_N (int64).
+            stored dtype and labels_N (int64). The workers of a torch DataLoader share the batches: together they
+            yield each batch once, and the DataLoader returns them in order.
 
         Raises:
             UsageError: no such split, epoch or column, or a batch size under 1.
@@ -181,7 +184,9 @@ class ShardSet:
         for name in columns:
             if name not in shapes:
                 raise UsageError(f"{self.location}: no column named {name!r}; there are {', '.join(shapes)}")
-        return self._batches(split, epoch, batch_size, drop_last, [shapes[name] for name in columns])
+        batches = self._batches(split, epoch, batch_size, drop_last, [shapes[name] for name in columns])
+        worker, workers = _worker()
+        return itertools.islice(batches, worker, None, workers)
 
     def _batches(
         self, split: str, epoch: int, batch_size: int, drop_last: bool, columns: Sequence[Column]
@@ -189,7 +194,7 @@ class ShardSet:
         left = self.samples(split, epoch)
         batch: list[NDArray[Any]] = []
         size = filled = 0
-        for record in self.records(split, epoch):
+        for record in self._records(split, epoch):
             start, samples = 0, len(record)
             while start < samples:
                 if filled == size:
@@ -208,13 +213,20 @@ class ShardSet:
     def records(self, split: str, epoch: int = 0) -> Iterator[Record]:
         """Yield one epoch record by record, in the order of baking.
 
-        The next record overwrites the arrays: copy what you keep. Raises as `batches`.
+        The next record overwrites the arrays: copy what you keep. The workers of a torch DataLoader share the
+        records. Raises as `batches`.
         """
-        buffer = RecordBuffer()
+        return self._records(split, epoch, *_worker())
+
+    def _records(self, split: str, epoch: int, worker: int = 0, workers: int = 1) -> Iterator[Record]:
+        """Yield every `workers`-th record from record `worker` on."""
+        buffer, counter = RecordBuffer(), itertools.count()
         for shard in self.open_shards(split, epoch):
             with shard:
                 pixels = bytearray(shard.layouts[0].pixels_bytes)
                 for number, layout in enumerate(shard.layouts):
+                    if next(counter) % workers != worker:
+                        continue
                     shard.read(number, [memoryview(pixels)[: layout.pixels_bytes]], buffer)
                     yield Record({"images": layout.columns[0].view(pixels, 0, layout.samples), **buffer.columns})
 
@@ -286,7 +298,7 @@ class ShardSet:
         for shard in self.open_shards(split, epoch):
             shard.close()
         source = webdataset.FluidWrapper(functools.partial(self._copied_records, split, epoch))
-        return source.compose(webdataset.single_node_only, webdataset.split_by_worker)
+        return source.compose(webdataset.single_node_only)  # `records` splits by worker
 
     def _copied_records(self, split: str, epoch: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
         for record in self.records(split, epoch):
@@ -299,3 +311,10 @@ class ShardSet:
         if not 0 <= epoch < len(epochs):
             raise UsageError(f"{self.location}: {split} has epochs 0 to {len(epochs) - 1}, found {epoch}")
         return epochs[epoch]
+
+
+def _worker() -> tuple[int, int]:
+    """Return the number of this worker of a torch DataLoader, and how many there are; (0, 1) outside of one."""
+    data = sys.modules.get("torch.utils.data")  # not imported here: reading needs no torch
+    worker = data.get_worker_info() if data else None
+    return (worker.id, worker.num_workers) if worker else (0, 1)
