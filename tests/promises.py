@@ -181,7 +181,7 @@ PROMISES: tuple[Promise, ...] = (
         "errors of CUDA, MPS and the CPU; a real one under a limit",
         ("tests/test_memory.py",),
         (
-            Mechanism("prebake.train.session:_full", sub.plain_error, "tests/test_memory.py::test_memory_that_is_really_full_ends_so_too"),
+            Mechanism("prebake.train.session:_out_of_memory", sub.plain_error, "tests/test_memory.py::test_memory_that_is_really_full_ends_so_too"),
         ),
     ),
     Promise(

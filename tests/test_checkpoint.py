@@ -61,7 +61,7 @@ def test_a_damaged_one_is_passed_over_and_named(checkpoints: Checkpoints, capsys
     assert found.values == {"state": {"step": 5}}
     (line,) = capsys.readouterr().err.splitlines()
     assert "step-00000006.safetensors: not written by this program, or damaged" in line
-    assert line.endswith("going on from step-00000005.safetensors")
+    assert line.endswith("resuming from step-00000005.safetensors")
 
 
 def test_where_all_are_damaged_it_says_so_and_what_to_do(checkpoints: Checkpoints) -> None:

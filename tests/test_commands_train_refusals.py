@@ -39,13 +39,13 @@ def test_a_seed_beyond_64_bits_is_a_usage_error(shards: Path, tmp_path: Path, co
 def test_shards_that_are_not_there_are_not_usable_data(tmp_path: Path, command: Command) -> None:
     ended = command("--shards", tmp_path / "nothing")
     assert (ended.code, ended.out) == (3, "")
-    assert f"no directory named {tmp_path / 'nothing'}. Bake first: python -m precompute" in ended.err
+    assert f"no directory named {tmp_path / 'nothing'}. Bake first: prebake precompute" in ended.err
 
 
 def test_an_empty_directory_is_no_usable_data(tmp_path: Path, command: Command) -> None:
     ended = command("--shards", tmp_path)
     assert (ended.code, ended.out) == (3, "")
-    assert f"{tmp_path} holds no shard set. Bake first: python -m precompute" in ended.err
+    assert f"{tmp_path} holds no shard set. Bake first: prebake precompute" in ended.err
 
 
 def test_an_error_of_the_command_itself_is_one_line_on_stderr_and_its_exit_code(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_two_sets_of_one_name_are_not_taken_for_one(shards: Path, tmp_path: Path
         shutil.copytree(shards / "digits", tmp_path / copy)
     ended = command("--shards", tmp_path, "--dataset", "digits", "--out", tmp_path / "runs", *ON_CPU)
     assert ended.code == 3
-    assert "bear one name" in ended.err
+    assert "have the same name" in ended.err

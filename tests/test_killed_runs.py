@@ -82,7 +82,7 @@ def killed_at_each(runs: Runs, steps: list[int], whole: Path, every: int) -> Non
         ended = each.attempt(every=every)
         assert ended.status == 0, ended.said
         if step >= every:
-            assert f"going on after step {step // every * every} of {STEPS}" in ended.said
+            assert f"resuming after step {step // every * every} of {STEPS}" in ended.said
         assert_same_run(each.path, whole)
         assert_sensible_clocks(each.path)
         removed(each.root)
@@ -198,7 +198,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one(
 
     assert runs.attempt(first=prepare).status == -signal.SIGKILL
     ended = runs.attempt(first=at_step(16, kill))
-    assert f"going on after step {12 if point == 'remove' else 8} of {STEPS}" in ended.said
+    assert f"resuming after step {12 if point == 'remove' else 8} of {STEPS}" in ended.said
     names = sorted(path.name for path in (runs.path / "checkpoint").iterdir())
     assert names == ["step-00000012.safetensors", "step-00000016.safetensors"]
     ended = runs.attempt()
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert ended.status == 0
     (line,) = [line for line in ended.said.splitlines() if str(newer) in line]
     assert "changed since it was written" in line
-    assert f"going on from {older.name}" in line
+    assert f"resuming from {older.name}" in line
     assert_same_run(runs.path, whole)
     record_property("cases", 1)
 
@@ -262,7 +262,7 @@ def test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_miss
     tar.write_bytes(content)
     ended = copied.attempt()
     assert ended.status == 0, ended.said
-    assert f"going on after step 20 of {STEPS}" in ended.said
+    assert f"resuming after step 20 of {STEPS}" in ended.said
     assert_same_run(runs.path, whole)
 
 

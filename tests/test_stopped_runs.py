@@ -61,7 +61,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     assert words[:2] == ["prebake", "train"]
     ended = runs.attempt(*words[2:])
     assert ended.status == 0, ended.said
-    assert "going on after step 13 of 40" in ended.said
+    assert "resuming after step 13 of 40" in ended.said
     record_property("cases", 1)
 
 

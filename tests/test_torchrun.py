@@ -82,7 +82,7 @@ def test_a_job_stopped_by_sigterm_leaves_a_checkpoint_and_a_restart_after_a_kill
     os.kill(restarted.ranks()[0], signal.SIGKILL)
     code, out, err = restarted.ended()
     assert code == 0, err
-    assert err.count(f"going on after step {step} of 100") == 2, err
+    assert err.count(f"resuming after step {step} of 100") == 2, err
     assert out.count("digits") == 1
     assert events_of(run)[-1] == "end"
     assert [line["epoch"] for line in log_of(run) if line["event"] == "epoch"] == list(range(10))

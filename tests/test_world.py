@@ -194,7 +194,7 @@ def alone_goes_on(data: ShardSet, root: Path) -> str:
     """Go on with a run in one process, to its end; return after which step."""
     ended = command_in(1, *new_run(data, root))
     assert ended.codes == [0], ended.said
-    (step,) = re.findall(r"going on after step (\d+) of 20", ended.said)
+    (step,) = re.findall(r"resuming after step (\d+) of 20", ended.said)
     return str(step)
 
 
@@ -228,7 +228,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_
     assert [path.name for path in (run / "checkpoint").iterdir()] == [f"step-{step:08d}.safetensors"]
     ended = command_in(next_size, *new_run(numbered, tmp_path))
     assert ended.codes == [0] * next_size, ended.said
-    assert f"going on after step {step} of 20" in ended.said
+    assert f"resuming after step {step} of 20" in ended.said
     assert events_of(run) == ["start", "resume", "epoch", "epoch", "end"]
     assert summary_of(run)["world_sizes"] == [size] + [next_size] * (next_size != size)
 
@@ -264,7 +264,7 @@ def test_a_killed_rank_ends_the_others_with_a_word_and_they_can_go_on(
     assert "Traceback" not in dying.said
     ended = command_in(size, *new_run(numbered, tmp_path))
     assert ended.codes == [0] * size, ended.said
-    assert "going on after step 5 of 20" in ended.said
+    assert "resuming after step 5 of 20" in ended.said
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_a_damaged_shard_that_one_rank_meets_ends_all(numbered: ShardSet, tmp_pa
 @pytest.mark.slow
 def test_a_rank_that_hangs_where_no_signal_is_heard_ends_all_the_same(numbered: ShardSet, tmp_path: Path) -> None:
     def prepare(rank: int) -> None:
-        patched("prebake.train.distributed.PATIENCE", 2.0)
+        patched("prebake.train.distributed.PATIENCE_SECONDS", 2.0)
         pid = os.getpid()
         if rank == 0:
             at_step(7, lambda: threading.Timer(1, os.kill, (pid, signal.SIGTERM)).start())()

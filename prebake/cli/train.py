@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Train the data sets one after the other, then print one table; under torchrun, in all its processes."""
     processes = ProcessGroup.from_torchrun()
-    with processes.quiet():
+    with processes.print_on_main():
         _train(processes)
 
 
@@ -98,7 +98,7 @@ def _train(processes: ProcessGroup) -> None:
     check_target(arguments.target)
     check_cost(arguments.usd_per_hour)
     use_threads(arguments.threads)
-    with processes.joined():
+    with processes.connected():
         summaries = train_all(_options(arguments), processes)
     if not processes.is_main:
         return

@@ -1,4 +1,4 @@
-"""Checkpoints: a run's state at the border of two steps, the last two of them kept."""
+"""Checkpoints: a run's state between two steps. The last two are kept."""
 
 import re
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        directory: which holds them; made when the first one is saved.
-        settings: of the run, plain JSON values; a checkpoint of another run is none of this one's.
+        directory: of the checkpoints; created with the first one.
+        settings: of the run, plain JSON values; checkpoints of other runs are refused.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         self.directory, self._settings = directory, settings
 
     def save(self, step: int, saved: Saved) -> None:
-        """Write a checkpoint whole or not at all, and drop all but this one and the one before.
+        """Write a checkpoint, whole or not at all, and remove all but this one and the one before.
 
         Args:
-            step: how many the run has taken.
+            step: number of steps that the run has taken.
             saved: its state.
 
         Raises:
@@ -41,17 +41,17 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{step:08d}.safetensors"
         write_tensors(path, saved.tensors, {"settings": self._settings, "values": saved.values})
-        # A later one is damaged, else the run would stand there.
+        # A later checkpoint is damaged: the run resumed from an earlier one.
         kept = [found for found in self._by_step() if _step(found) <= step][-KEPT:]
         for found in self.directory.iterdir():
             if found not in kept and (NAME.fullmatch(found.name) or PARTIAL.fullmatch(found.name)):
                 found.unlink()
 
     def load(self) -> Saved | None:
-        """Read the newest checkpoint that is whole; say which ones are not. Without any, return None.
+        """Read the newest intact checkpoint, and log which ones are damaged. Return None if there are none.
 
         Raises:
-            DataError: there are some, and none of them is whole.
+            DataError: all of them are damaged.
         """
         damaged = []
         for path in reversed(self._by_step()):
@@ -61,7 +61,7 @@ class Checkpoints:
                 damaged.append(str(error))
                 continue
             for reason in damaged:
-                log(f"{reason}; going on from {path.name}")
+                log(f"{reason}; resuming from {path.name}")
             return saved
         if damaged:
             raise DataError(f"no usable checkpoint ({'; '.join(damaged)}); --overwrite starts the run anew")

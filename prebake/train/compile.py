@@ -1,4 +1,4 @@
-"""Compiling: forward pass and loss as one program for the device, by torch.compile."""
+"""Compile forward pass and loss with torch.compile."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from prebake.errors import MachineError, UsageError
 
 __all__ = ["check_compiler", "compile_errors", "compiled", "rehearse"]
 
-# CUDA graphs run eagerly once, are recorded, and then replayed: the third pass is the first as all others are.
+# A CUDA graph runs eagerly once, is then recorded, and then replayed. From the third pass on all are alike.
 WARM_UP_PASSES = 3
 
 P = ParamSpec("P")
@@ -25,17 +25,17 @@ R = TypeVar("R")
 
 
 def check_compiler(device: torch.device) -> None:
-    """Ask for what torch.compile needs on that device, before anybody waits for it in vain.
+    """Check that torch.compile has what it needs on a device.
 
     Raises:
-        UsageError: a kind of device that we don't compile for.
-        MachineError: no C++ compiler, which the CPU needs, or no Triton, which CUDA needs.
+        UsageError: a device that prebake does not compile for.
+        MachineError: no C++ compiler for the CPU, or no Triton for CUDA.
     """
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise MachineError("--compile: CUDA needs the package triton, and it is not installed: pip install triton")
     elif device.type == "cpu":
-        # As torch chooses it.
+        # As torch chooses its compiler.
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(shlex.split(compiler)[0]) is None:
             raise MachineError(
@@ -47,10 +47,9 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
-    """Return the function, to be compiled at its first call, backward pass included.
+    """Return the function, compiled at its first call together with its backward pass.
 
-    On CUDA its launches are recorded as CUDA graphs, which leaves the host next to nothing to do. Shapes must
-    then stay as they are, and what a call returned is overwritten by the next one.
+    On CUDA it runs as CUDA graphs. Shapes must not change then, and each call overwrites the results of the last.
     """
     if device.type != "cuda":
         return torch.compile(function, fullgraph=True, dynamic=False)
@@ -65,11 +64,11 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
 
 
 def rehearse(forward: Callable[[], tuple[Tensor, ...]], model: nn.Module, device: torch.device) -> None:
-    """Go forward and backward as often as the first real pass needs to be as all others are; leave no trace.
+    """Run forward and backward passes until the next one is as fast as all later ones; restore all state.
 
     Args:
-        forward: returns a loss, and what else a step holds meanwhile: a CUDA graph expects dead what was dead.
-        model: whose running statistics and gradients stay as they are.
+        forward: returns a loss and whatever else a step keeps: CUDA graphs expect the same tensors to be alive.
+        model: its running statistics and gradients are restored.
         device: of the model.
     """
     cuda = device.type == "cuda"
@@ -87,15 +86,15 @@ def rehearse(forward: Callable[[], tuple[Tensor, ...]], model: nn.Module, device
 
 @contextlib.contextmanager
 def compile_errors() -> Iterator[None]:
-    """Turn what goes wrong in torch.compile into words.
+    """Turn errors of torch.compile into a MachineError.
 
     Raises:
-        MachineError: with the reason, which depends on compilers, drivers and the release of torch.
+        MachineError: torch.compile failed.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # torch wraps some of them in its own classes, of which few are public
+    except Exception as error:  # most of torch's own classes for them are private
         reason = " ".join(str(error).split())[:300]
         raise MachineError(f"--compile: torch.compile failed ({reason}); train without --compile") from error

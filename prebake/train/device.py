@@ -30,11 +30,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` takes CUDA, else MPS, else the CPU.
+    """Return the device of a name; `auto` is CUDA, else MPS, else the CPU.
 
     Raises:
         UsageError: no such kind of device.
-        MachineError: this machine has none.
+        MachineError: this machine has no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -50,20 +50,20 @@ def choose_device(name: str) -> torch.device:
         )
     device = torch.device(name)
     if number:
-        torch.cuda.set_device(int(number))  # so that streams, pinned memory and names are all this device's
+        torch.cuda.set_device(int(number))  # the default of streams and pinned memory
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return the name of the precision; `auto` takes bf16 where the device computes it natively, else fp32.
+    """Return the name of the precision; `auto` is bf16 where that is native, else fp16 on CUDA, else fp32.
 
     Raises:
-        UsageError: no such precision, or one that the device does not train in.
+        UsageError: no such precision, or the device does not train in it.
     """
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        # There is no public question for this; torch's own tests ask so.
+        # There is no public function for this; torch's own tests use this one.
         native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         return "bf16" if native else "fp32"
     if name not in PRECISIONS:
@@ -74,14 +74,14 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context that a forward pass runs in."""
+    """Return the autocast context for a forward pass."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, PRECISIONS[precision])
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it, so that a clock may be read."""
+    """Wait for all work of the device, as before reading a clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -89,7 +89,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the random numbers of the CPU, and of the device where that is another."""
+    """Return the states of the random number generators of the CPU and of the device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -99,7 +99,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
-    """Go on with the random numbers where `random_state` was asked; raises KeyError over another device's."""
+    """Restore what `random_state` returned; raises KeyError over another device's."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -108,19 +108,19 @@ def restore_random_state(device: torch.device, states: Mapping[str, Tensor]) -> 
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what its tensors free, for the next step's tensors to lie in, where its C library is glibc.
+    """Let glibc keep freed memory for the next step; without effect with another C library.
 
-    glibc gives large blocks back to the system, which clears every page of them anew at the next step. A fifth of the
-    seconds of training on the CPU went there (LOG.md); to spare them takes a third more memory. Source: mallopt(3).
+    By default glibc returns large blocks to the system, which clears their pages anew at the next step. That took a
+    fifth of the time of training on the CPU (LOG.md). Keeping them takes a third more memory. Source: mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)  # large blocks lie in the heap, too
-        mallopt(M_TRIM_THRESHOLD, -1)  # which never shrinks
+        mallopt(M_MMAP_MAX, 0)  # allocate large blocks on the heap, too
+        mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory used so far: the device's by tensors, on the CPU the process's."""
+    """Return the peak memory in bytes: of tensors on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Root: the shard sets that `--shards` leads to."""
+"""Find the shard sets that `--shards` names."""
 
 import time
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from prebake.storage.remote import Remote
 
 __all__ = ["find", "wait_for_manifest"]
 
-PLAN_SECONDS = 20.0
+MANIFEST_SECONDS = 20.0
 
 
 def find(root: Location, names: Sequence[str] | None, cache: Cache | None = None) -> list[ShardSet]:
-    """Open the shard set at `root`, or those in it; what is elsewhere comes through the cache, or the user's own.
+    """Open the shard set at `root`, or those in it; remote ones are read through the cache, by default the user's.
 
     Raises:
-        DataError: none there, or none of a name.
-        MachineError: a URL gives no answer, or denies access.
+        DataError: no shard set there, or none of a name.
+        MachineError: a URL does not answer, or denies access.
     """
-    bake_first = f"Bake first: python -m precompute --epochs 25 --out {root}"
+    bake_first = f"Bake first: prebake precompute --epochs 25 --out {root}"
     if isinstance(root, Remote):
-        sets = [ShardSet(place, cache) for place in _elsewhere(root, names)]
+        sets = [ShardSet(place, cache) for place in _remote(root, names)]
     elif not root.is_dir():
         raise DataError(f"--shards: no directory named {root}. {bake_first}")
     else:
@@ -35,7 +35,7 @@ def find(root: Location, names: Sequence[str] | None, cache: Cache | None = None
         raise DataError(f"--shards: {root} holds no shard set. {bake_first}")
     there = {data.name: data for data in sets}
     if len(there) < len(sets):
-        raise DataError(f"--shards: several sets in {root} bear one name; name the directory of one of them")
+        raise DataError(f"--shards: several sets in {root} have the same name; give the directory of one of them")
     unknown = [name for name in names or [] if name not in there]
     if unknown:
         raise DataError(f"--dataset: {root} holds no shards of {', '.join(unknown)}; there are {', '.join(there)}")
@@ -43,17 +43,17 @@ def find(root: Location, names: Sequence[str] | None, cache: Cache | None = None
 
 
 def wait_for_manifest(root: Path, names: Sequence[str] | None) -> None:
-    """Give a bake that was started together with this command the time to load its data and plan."""
+    """Wait for a bake that was started together with this command to write its manifest."""
     wanted = [f"{name}/{MANIFEST}" for name in names or []] or [f"*/{MANIFEST}"]
-    deadline = time.monotonic() + PLAN_SECONDS
+    deadline = time.monotonic() + MANIFEST_SECONDS
     while time.monotonic() < deadline:
         if (root / MANIFEST).is_file() or all(any(root.glob(pattern)) for pattern in wanted):
             return
         time.sleep(0.1)
 
 
-def _elsewhere(root: Remote, names: Sequence[str] | None) -> list[Remote]:
-    """Return the shard set at `root`, or those in it; where nothing can be listed, those that are named."""
+def _remote(root: Remote, names: Sequence[str] | None) -> list[Remote]:
+    """Return the shard set at `root`, or those in it; over HTTP, which lists nothing, those of the given names."""
     if (root / MANIFEST).exists():
         return [root]
     if not names and not root.writable:

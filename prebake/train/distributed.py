@@ -1,4 +1,4 @@
-"""World: the processes that train one run together, as torchrun starts them, and what they say to each other."""
+"""The processes that train one run together, as torchrun starts them."""
 
 import contextlib
 import itertools
@@ -24,36 +24,36 @@ from prebake.train.state import Settings
 
 __all__ = ["SINGLE_PROCESS", "ProcessGroup"]
 
-# For so long one process may let the others wait: for its data, for a disk.
+# How long a process may keep the others waiting, for its data or a disk.
 TIMEOUT = timedelta(minutes=10)
-# Seconds from a signal to the end of a process that comes to no border, since the others are gone and its device waits
-# for them. torchrun waits for 30 before it kills.
-PATIENCE = 20.0
-# What gloo says of a process that is gone, in errors of no class of their own.
+# After a signal, a process whose step does not end in this time is ended: the others are gone, and its device waits for
+# them. torchrun kills after 30 seconds.
+PATIENCE_SECONDS = 20.0
+# In gloo's errors over a lost process, which have no class of their own.
 LOST = re.compile("gloo|by peer|[Tt]imed out")
 
 T = TypeVar("T")
 
 
 class ProcessGroup:
-    """One process among those that train together; alone, all that is said here is heard by itself, at no cost.
+    """This process and those that train with it. With one process, every method returns at once.
 
-    The global batch is the unit: this process takes one of `size` equal slices of each.
+    `batch_size` is that of all processes together: each trains on one of `size` equal parts of a batch.
 
     Args:
-        rank: number of this process. Rank 0 leads: it alone writes, draws and speaks.
-        size: how many processes there are.
-        local_rank: number among those of this machine, and of its GPU.
-        local_size: how many are on this machine.
+        rank: number of this process. Rank 0 alone prints and writes the run's files.
+        size: number of processes.
+        local_rank: number of this process on this machine, and of its GPU.
+        local_size: number of processes on this machine.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
         self.rank, self.size, self._local_rank, self._local_size = rank, size, local_rank, local_size
-        self._said: tuple[Tensor, Any] | None = None  # at the last border, and on its way
+        self._pending: tuple[Tensor, Any] | None = None  # the all-reduce of the last signal, on its way
 
     @classmethod
     def from_torchrun(cls) -> "ProcessGroup":
-        """Return the world that torchrun's environment tells of; one of one process where there is none."""
+        """Return the group that torchrun's environment variables describe, or a single process without them."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
         return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
@@ -72,8 +72,8 @@ class ProcessGroup:
             least: samples that the model needs in each process's part of a batch: 2 for batch norm.
 
         Raises:
-            UsageError: batches can't be cut into equal slices, or an option is not for several processes.
-            MachineError: less GPUs than processes.
+            UsageError: batches can't be split into equal parts, or an option is not for several processes.
+            MachineError: fewer GPUs than processes.
         """
         device, batch = settings.device, settings.recipe.batch_size
         if settings.sync_batchnorm and not device.startswith("cuda"):
@@ -84,11 +84,11 @@ class ProcessGroup:
             return
         if device not in ("cpu", "cuda"):
             raise UsageError(
-                f"--device: torchrun deals the GPUs out, and several processes train on cuda or cpu; found {device}"
+                f"--device: torchrun assigns the GPUs, so several processes train on cuda or cpu; found {device}"
             )
         if device == "cuda" and self._local_size > torch.cuda.device_count():
             raise MachineError(
-                f"--device: {self._local_size} processes on this machine, and {torch.cuda.device_count()} GPUs; "
+                f"--device: {self._local_size} processes on this machine with {torch.cuda.device_count()} GPUs; "
                 f"torchrun --nproc-per-node {torch.cuda.device_count()}, or --device cpu"
             )
         if settings.compiled:
@@ -103,8 +103,8 @@ class ProcessGroup:
             )
 
     @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
-        """Be connected to the others: by gloo what lies on the CPU, by NCCL what lies on a GPU.
+    def connected(self) -> Iterator[None]:
+        """Connect to the other processes for the block, by gloo for CPU tensors and by NCCL for GPU tensors.
 
         Raises:
             MachineError: another process has ended, or does not answer.
@@ -116,25 +116,25 @@ class ProcessGroup:
             torch.cuda.set_device(self._local_rank)
         try:
             store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
-            # torchrun may keep its store when it starts all again, and in it the addresses of those that are gone.
+            # When torchrun restarts the processes it may keep its store, which holds addresses of the old ones.
             attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-            # Unnamed, the backend is since torch 2.6 that of the GPU alone; but words go from host to host.
+            # By default torch has only the GPU's backend, but signals are reduced on the CPU.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
             dist.init_process_group(backend, store=attempt, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not LOST.search(str(error)):
                 raise
-            reason = " ".join(str(error).split())[:800]  # NCCL tells the cause last
+            reason = " ".join(str(error).split())[:800]  # NCCL states the cause at the end
             raise MachineError(
                 f"process {self.rank} of {self.size}: another one has ended or does not answer ({reason}). "
-                "What it said stands above; --resume auto goes on from the last checkpoint"
+                "Its own message stands above; --resume auto resumes from the last checkpoint"
             ) from error
         dist.destroy_process_group()
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Print nothing in the block unless this process leads; errors that leave the block are said by all."""
+    def print_on_main(self) -> Iterator[None]:
+        """Discard what other processes than rank 0 print in the block; errors that leave it are printed by all."""
         if self.is_main:
             yield
             return
@@ -146,11 +146,11 @@ class ProcessGroup:
             yield
 
     @contextlib.contextmanager
-    def patient(self) -> Iterator[Sequence[int]]:
-        """Let SIGINT and SIGTERM wait, so that all can stop at one step; yield those that were heard.
+    def defer_signals(self) -> Iterator[Sequence[int]]:
+        """Defer SIGINT and SIGTERM, to stop all processes after the same step; yield those received.
 
-        A process that does not leave the block within PATIENCE of the first ends at once: what it waits for, in the
-        depths of a library that hears no signal, will not come any more. Alone, a signal is heard where it comes.
+        A process that does not leave the block within PATIENCE_SECONDS of the first signal is ended: it waits inside a
+        library for a process that is gone. A single process does not defer signals.
         """
         if self.size == 1:
             yield ()
@@ -158,7 +158,7 @@ class ProcessGroup:
         left = threading.Event()
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        threading.Thread(target=_end_late, args=(reading, left), name="prebake-patience", daemon=True).start()
+        threading.Thread(target=_end_late, args=(reading, left), name="prebake-signals", daemon=True).start()
         before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         try:
             with defer_signals() as heard:
@@ -169,7 +169,7 @@ class ProcessGroup:
             os.close(writing)
 
     def run_on_all(self, act: Callable[[], T]) -> T:
-        """Do something in every process; where it fails in one, all end, and the lowest of these alone says why."""
+        """Call a function in every process. If it raises in some, all end, and the lowest rank of these raises."""
         if self.size == 1:
             return act()
         failed: Exception | None = None
@@ -177,7 +177,7 @@ class ProcessGroup:
             result = act()
         except Exception as error:
             failed = error
-        codes = self._gathered(getattr(failed, "exit_code", 4) if failed else 0)
+        codes = self._gather(getattr(failed, "exit_code", 4) if failed else 0)
         first = next((rank for rank, code in enumerate(codes) if code), None)
         if first is None:
             return result
@@ -186,7 +186,7 @@ class ProcessGroup:
         sys.exit(codes[first])
 
     def run_on_main(self, act: Callable[[], T]) -> T:
-        """Do something in rank 0, and return what came of it; where it fails all end, and rank 0 says why."""
+        """Call a function in rank 0, and return its result in all. If it raises, all end, and rank 0 raises."""
         if self.size == 1:
             return act()
         done: list[Any] = [self.run_on_all(act if self.is_main else lambda: None)]
@@ -195,11 +195,11 @@ class ProcessGroup:
         return result
 
     def gather_interleaved(self, mine: Sequence[T]) -> list[T]:
-        """Return in its order what was dealt to the processes one by one, of which this one has `mine`."""
-        dealt = self._gathered(mine)
+        """Return the items of all processes, in turn: the first of each rank, the second of each, and so on."""
+        dealt = self._gather(mine)
         return [item for row in itertools.zip_longest(*dealt) for item in row if item is not None]
 
-    def _gathered(self, mine: T) -> list[T]:
+    def _gather(self, mine: T) -> list[T]:
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size
@@ -208,7 +208,7 @@ class ProcessGroup:
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Put rank 0's values into these tensors."""
+        """Copy rank 0's values into these tensors."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -216,22 +216,20 @@ class ProcessGroup:
             dist.broadcast(whole, 0)
             tensor.copy_(whole)
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over all processes."""
         return self._reduced(tensor, dist.ReduceOp.SUM)
 
-    def mean(self, tensor: Tensor) -> Tensor:
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Return the mean over all processes."""
-        return tensor if self.size == 1 else self.total(tensor) / self.size
+        return tensor if self.size == 1 else self.all_reduce_sum(tensor) / self.size
 
     def all_reduce_max(self, values: list[float]) -> list[float]:
-        """Return the greatest over all processes, value by value."""
+        """Return the maximum over all processes, value by value."""
         if self.size == 1 or not values:
             return values
-        all_reduce_max: list[float] = self._reduced(
-            torch.tensor(values, dtype=torch.float64), dist.ReduceOp.MAX
-        ).tolist()
-        return all_reduce_max
+        reduced: list[float] = self._reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.MAX).tolist()
+        return reduced
 
     def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
         if self.size == 1:
@@ -240,35 +238,35 @@ class ProcessGroup:
         dist.all_reduce(reduced, operation)
         return reduced
 
-    def all_reduce_signal(self, word: int) -> int:
-        """Say a word at the border of two steps; return the greatest that was said at the border before, or 0.
+    def all_reduce_signal(self, number: int) -> int:
+        """All-reduce a signal between two steps; return the maximum of the call before this one, or 0.
 
-        So all do the same at the same border. Nobody waits for it, a device least of all: words travel from host to
-        host while the step between two borders is taken. Alone, the answer is the word, at once.
+        All processes get the same number between the same two steps. The all-reduce runs on the CPU during the step,
+        so neither process nor device waits for it. A single process gets its own number back at once.
         """
         if self.size == 1:
-            return word
-        answer = self.answer()
-        said = torch.tensor(word)
-        self._said = said, dist.all_reduce(said, dist.ReduceOp.MAX, async_op=True)
-        return answer
+            return number
+        previous = self.pending_signal()
+        reduced = torch.tensor(number)
+        self._pending = reduced, dist.all_reduce(reduced, dist.ReduceOp.MAX, async_op=True)
+        return previous
 
-    def answer(self) -> int:
-        """Return the greatest word that was said at the last border, or 0 where nobody waits for an answer."""
-        if self._said is None:
+    def pending_signal(self) -> int:
+        """Return the maximum of the last `all_reduce_signal`, or 0 if it was returned already."""
+        if self._pending is None:
             return 0
-        said, work = self._said
+        reduced, work = self._pending
         work.wait()
-        self._said = None
-        return int(said.item())
+        self._pending = None
+        return int(reduced.item())
 
 
 SINGLE_PROCESS = ProcessGroup()
 
 
 def _end_late(pipe: int, left: threading.Event) -> None:
-    """End this process when a signal has come through the pipe, and `left` is not set in time."""
+    """End this process if `left` is not set in time after a signal came through the pipe."""
     with open(pipe, "rb", 0) as numbers:
         while number := numbers.read(1):
-            if number[0] in (signal.SIGINT, signal.SIGTERM) and not left.wait(PATIENCE):
+            if number[0] in (signal.SIGINT, signal.SIGTERM) and not left.wait(PATIENCE_SECONDS):
                 os._exit(128 + number[0])

@@ -1,4 +1,4 @@
-"""Divergence: a loss that is no number, at which step, and what was learnt from there."""
+"""Errors over a loss or a weight that is not finite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["DivergenceError", "not_finite", "of_held_out", "of_step", "of_weight
 
 
 class DivergenceError(DivergedError):
-    """Training diverged; `facts`, plain JSON values, are for the run's log."""
+    """Training diverged. `facts`, plain JSON values, go into the run's log."""
 
     def __init__(self, settings: Settings, message: str, facts: Mapping[str, Any]) -> None:
         super().__init__(f"{message}; a lower --lr than {settings.recipe.peak_lr} may help")
@@ -24,23 +24,23 @@ class DivergenceError(DivergedError):
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold something else than finite numbers; waits for the device."""
+    """Return the names of tensors with a value that is not finite; waits for the device."""
     return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: float, view: int) -> DivergenceError:
-    """Say at which step the loss is not finite, its learning rate, and which images it was of.
+    """Return an error that names the step, its learning rate and its images.
 
     Args:
-        data: what is trained on.
+        data: the shard set.
         settings: of the run.
         epoch: of the run.
         step: in that epoch.
         loss: of that step.
-        view: the epoch of the shards that was played.
+        view: the epoch of the shards that it played.
 
     Raises:
-        DataError: the shards can't be read any more.
+        DataError: the shards can no longer be read.
     """
     size = settings.recipe.batch_size
     steps_per_epoch = data.samples("train") // size
@@ -57,14 +57,14 @@ def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: flo
 
 
 def of_weights(data: ShardSet, settings: Settings, steps: int, names: Sequence[str]) -> DivergenceError:
-    """Say after how many steps weights, statistics or momentum of these names are not finite."""
+    """Return an error over weights, statistics or momentum that are not finite after so many steps."""
     return DivergenceError(
         settings, f"{data.name}: not finite after step {steps}: {listed(names, 3)}", {"steps": steps, "names": names}
     )
 
 
 def of_held_out(data: ShardSet, settings: Settings, epoch: int, split: str, loss: float) -> DivergenceError:
-    """Say after which epoch the held-out loss is not finite, where the training loss was."""
+    """Return an error over a held-out loss that is not finite although the training loss was."""
     return DivergenceError(
         settings,
         f"{data.name}: the {split} loss after epoch {epoch} is {loss}, and the training loss was finite",

@@ -21,8 +21,8 @@ class Score:
     """Mean cross-entropy (nats) and accuracy (0 to 1), of the images as they are and with test-time augmentation.
 
     Attributes:
-        accuracy_tta: with mirror images; None where flips make no sense, or it was not asked for.
-        accuracy_shift_tta: with shifted copies too; None where it was not asked for.
+        accuracy_tta: with mirror images; None without it, or if the training images were not flipped.
+        accuracy_shift_tta: with shifted copies too; None without test-time augmentation.
     """
 
     loss: float
@@ -33,14 +33,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of each sample of a split, in the order of the shards.
+    """A model's logits for each sample of a split, in the order of the shards.
 
     Attributes:
         split: which one.
         labels_N: int64, on the CPU, as those below.
-        logits_NK: float32, a column a class.
-        mirrored_NK: likewise, of the mirror images; None where flips make no sense.
-        shifted_NK: likewise, the mean of both shifted copies, where flips make sense each with its mirror image added.
+        logits_NK: float32, one column per class.
+        mirrored_NK: likewise, of the mirror images; None if the training images were not flipped.
+        shifted_NK: likewise, the mean over both shifted copies, plus that over their mirror images if there are any.
     """
 
     split: str
@@ -50,7 +50,7 @@ class Predictions:
     shifted_NK: Tensor | None = None
 
     def score(self) -> Score:
-        """Sum it up; the image and its mirror image count as much as both shifted copies and theirs together."""
+        """Return loss and accuracies. In `accuracy_shift_tta`, unshifted images have half the weight."""
         losses_N = F.cross_entropy(self.logits_NK, self.labels_N, reduction="none")
         both_NK = self.logits_NK if self.mirrored_NK is None else self.logits_NK + self.mirrored_NK
         return Score(
@@ -65,12 +65,12 @@ class Predictions:
 
 
 def final_split(data: ShardSet) -> str | None:
-    """Name the split that a finished run is judged by: test, else val, else none."""
+    """Return the name of the split that a finished run is evaluated on: test, else val, else None."""
     return next((split for split in ("test", "val") if split in data.splits), None)
 
 
 def final_shape(data: ShardSet) -> tuple[int, int, int]:
-    """Return height, width and channels of the images that a finished run is judged by, or else of its last epoch's."""
+    """Return height, width and channels of the images of `final_split`, or without one of the last epoch."""
     split = final_split(data)
     return data.image_shape(split, 0) if split else data.image_shape("train", data.epochs - 1)
 
@@ -90,7 +90,7 @@ def shifted(images: Tensor, pixels: int) -> Tensor:
 
 
 def _sources(side: int, pixels: int, device: torch.device) -> Tensor:
-    """Return for each place along a side where its pixel comes from."""
+    """Return the source index of each pixel along a side."""
     last = side - 1
     wanted = torch.arange(side, device=device) - pixels
     return last - (last - wanted.abs()).abs()
@@ -107,12 +107,11 @@ def predict(
     tta: bool = False,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Predictions:
-    """Ask the model for a whole split.
+    """Return a model's logits for a whole split.
 
-    Batches are dealt to the processes one by one, so that each is the one that a single process would ask for.
-
-    With `tta` also for copies that are shifted by a pixel, and where the training images were flipped for the mirror
-    images of all three, as Jordan does in airbench (arXiv 2404.00498).
+    The processes share the batches. With `tta` (test-time augmentation) the model also sees two copies shifted by a
+    pixel, and, if the training images were flipped, the mirror images of all three: as in airbench (Jordan,
+    arXiv 2404.00498).
 
     Raises:
         DataError: shards missing or damaged.
@@ -130,28 +129,32 @@ def predict(
     )
     mirrors = tta and data.plan.augmentation.get("flip", "none") != "none"
 
-    def ask(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Tensor:
         with autocast(device, precision):
             logits: Tensor = model(images)
         return logits.float()
 
-    labels, logits, mirrored, moved = [], [], [], []
+    labels, logits, mirrored, shifts = [], [], [], []
     for images, labels_here in loader:
-        logits.append(ask(images))
+        logits.append(forward(images))
         if mirrors:
-            mirrored.append(ask(images.flip(-1)))
+            mirrored.append(forward(images.flip(-1)))
         if tta:
             copies = [shifted(images, pixels) for pixels in (-1, 1)]
             copies += [copy.flip(-1) for copy in copies] if mirrors else []
-            moved.append(torch.stack([ask(copy) for copy in copies]).sum(0) / 2)
+            shifts.append(torch.stack([forward(copy) for copy in copies]).sum(0) / 2)
         labels.append(labels_here.clone())  # the next batch overwrites them
     model.train()
 
-    def whole(mine: list[Tensor]) -> Tensor:
+    def gathered(mine: list[Tensor]) -> Tensor:
         return torch.cat(processes.gather_interleaved([batch.cpu() for batch in mine]))
 
     return Predictions(
-        split, whole(labels), whole(logits), whole(mirrored) if mirrors else None, whole(moved) if tta else None
+        split,
+        gathered(labels),
+        gathered(logits),
+        gathered(mirrored) if mirrors else None,
+        gathered(shifts) if tta else None,
     )
 
 

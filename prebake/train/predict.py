@@ -1,4 +1,4 @@
-"""python -m train predict RUN IMAGE ...: classify image files with a run's weights."""
+"""Classify image files with a trained model."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ __all__ = ["classify", "read_image"]
 
 
 def read_image(path: Path, trained: Trained) -> Tensor:
-    """Read an image file as (C, H, W): as pictures are baked, in the size that the model knows, and normalized.
+    """Read an image file as (C, H, W) float32, resized and normalized as in training.
 
     Raises:
         DataError: not a readable image.
@@ -22,13 +22,13 @@ def read_image(path: Path, trained: Trained) -> Tensor:
 
     height, width, channels = trained.image_shape
     if channels not in (1, 3):
-        raise DataError(f"{path}: the model takes images of {channels} channels, and no image file is one")
+        raise DataError(f"{path}: the model takes images of {channels} channels, which no image file has")
     try:
         with path.open("rb") as file:
             pixels_HWC = pixels_of(file, channels, (height, width))
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever damaged bytes make of them
+    except Exception as error:  # Pillow may raise any exception over damaged bytes
         raise DataError(f"{path}: can't be read as an image ({why(error)})") from None
     pixels = torch.from_numpy(pixels_HWC.astype(np.float32))
     return ((pixels / 255 - torch.tensor(trained.mean)) / torch.tensor(trained.std)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""A session: one process that trains a run, from where it stands to where it ends or is interrupted."""
+"""Train one run from its last checkpoint to its end, or to an interruption."""
 
 import contextlib
 import gc
@@ -36,9 +36,10 @@ from prebake.train.weights import Trained, save_weights
 __all__ = ["train"]
 
 CHECKPOINT_SECONDS = 60.0
-DUE = 1  # what processes say to each other where a checkpoint is; where they are to stop, the number of the signal
-# CUDA has a class for it; MPS, the CPU's allocator and oneDNN, which says the last of these, have only words.
-MEMORY_IS_FULL = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
+# Processes agree between two steps on one number: 0, or this for a checkpoint, or the number of a signal to stop by.
+CHECKPOINT_DUE = 1
+# CUDA raises a class of its own. MPS, the CPU's allocator and oneDNN (the last pattern) raise RuntimeError.
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
 
 
 def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
@@ -49,8 +50,8 @@ def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROC
 
     Args:
         job: what to train.
-        options: of the command; of these `follow`, `overwrite`, `resume`, `tensorboard` and `usd_per_hour` count here.
-        processes: that train it.
+        options: of the command. This function reads `follow`, `overwrite`, `resume`, `tensorboard`, `usd_per_hour`.
+        processes: the processes that train it.
 
     Raises:
         DataError: shards or checkpoints are not usable, or another process trains this run.
@@ -58,39 +59,39 @@ def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROC
         DivergenceError: a loss is not finite.
     """
     run = job.run
-    with contextlib.ExitStack() as held:
-        summary = processes.run_on_main(lambda: _opened(job, held, options))
+    with contextlib.ExitStack() as lock:
+        summary = processes.run_on_main(lambda: _open(job, lock, options))
         if summary is not None:
             return summary
         if torch.device(job.settings.device).type == "cpu":
             keep_freed_memory()
         try:
-            with processes.patient() as heard:
-                gc.collect()  # the trainer of a run before this one refers to itself, and holds its device's memory
-                return _Session(job, options, processes, heard).train()
+            with processes.defer_signals() as received:
+                gc.collect()  # the trainer of the previous run is a reference cycle, which keeps its device memory
+                return _Session(job, options, processes, received).train()
         except DivergenceError as error:
             if not processes.is_main:
-                sys.exit(error.exit_code)  # rank 0 says it
+                sys.exit(error.exit_code)  # rank 0 prints the message
             run.log("diverged", message=str(error), **error.facts)
             raise
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not MEMORY_IS_FULL.search(str(error)):
+            if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
                 raise
-            raise _full(job.settings, error) from error
+            raise _out_of_memory(job.settings, error) from error
         except (KeyboardInterrupt, TerminatedError) as error:
             raise type(error)(_how_to_resume(job)) from None
 
 
-def _opened(job: Job, held: contextlib.ExitStack, options: TrainOptions) -> dict[str, Any] | None:
-    """Lock the run's directory until `held` is closed; return the summary if the run is finished already."""
+def _open(job: Job, lock: contextlib.ExitStack, options: TrainOptions) -> dict[str, Any] | None:
+    """Lock the run's directory until `lock` is closed; return the summary of a finished run."""
     run = job.run
     run.path.mkdir(parents=True, exist_ok=True)
-    held.enter_context(locked(run.path, LOCK, "training"))
+    lock.enter_context(locked(run.path, LOCK, "training"))
     if options.overwrite:
-        _try_to_read(job.data)  # before what is there is lost
+        _try_to_read(job.data)  # else the old run would be removed for nothing
         run.clear()
     elif not options.resume:
-        run.refuse_existing()  # again: another process may have had the lock until now
+        run.refuse_existing()  # again: another process may have held the lock until now
     summary = run.finished()
     if summary is not None:
         run.drop_checkpoints()
@@ -99,7 +100,7 @@ def _opened(job: Job, held: contextlib.ExitStack, options: TrainOptions) -> dict
 
 
 def _try_to_read(data: ShardSet) -> None:
-    """Read some images, where there are any yet."""
+    """Read a few images if the first epoch is complete."""
     if not data.missing("train", 0):
         next(data.batches("train", 0, batch_size=2))
 
@@ -111,30 +112,30 @@ def _how_to_resume(job: Job) -> str:
     return f"{shlex.join(command)} resumes this run"
 
 
-def _full(settings: Settings, error: Exception) -> MachineError:
+def _out_of_memory(settings: Settings, error: Exception) -> MachineError:
     device = torch.device(settings.device)
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    smaller = max(2, settings.recipe.batch_size // 2)
+    smaller = max(1, settings.recipe.batch_size // 2)
     precision = ", --precision bf16" if settings.precision == "fp32" else ""
     return MachineError(
         f"out of memory on {device}: batches of {settings.recipe.batch_size} in {settings.precision}, "
-        f"{peak_bytes(device) / 1e9:.2f} GB used at most ({reason}). "
+        f"peak use {peak_bytes(device) / 1e9:.2f} GB ({reason}). "
         f"Try a smaller batch (--batch-size {smaller}){precision}, or another --device"
     )
 
 
 class _Session:
-    def __init__(self, job: Job, options: TrainOptions, processes: ProcessGroup, heard: Sequence[int]) -> None:
+    def __init__(self, job: Job, options: TrainOptions, processes: ProcessGroup, received: Sequence[int]) -> None:
         self.data, self.settings, self.run, self._options = job.data, job.settings, job.run, options
-        self._processes, self._heard = processes, heard
+        self._processes, self._received = processes, received
         if job.settings.compiled:
-            torch.compiler.reset()  # else it gives up on the ninth set of other shapes, and keeps the memory of all
+            torch.compiler.reset()  # it keeps the memory of earlier runs, and recompiles at most 8 times
         self.trainer = Trainer(job.data, job.settings, model=job.model, follow=options.follow, processes=processes)
         saved = processes.run_on_main(self.run.checkpoints.load)
         if saved is not None:
             self.trainer.restore(saved)
-        self._kept = self._position()
-        self._due = time.monotonic() + CHECKPOINT_SECONDS
+        self._saved = self._position()
+        self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def train(self) -> dict[str, Any]:
         trainer, recipe, name = self.trainer, self.settings.recipe, self.data.name
@@ -144,48 +145,48 @@ class _Session:
         what = f"{recipe.name} ({recipe.model}) on {self.settings.device} in {self.settings.precision}"
         log(f"{name}: {what}, into {self.run.path}")
         if trainer.steps_done:
-            log(f"{name}: going on after step {trainer.steps_done} of {trainer.steps}")
+            log(f"{name}: resuming after step {trainer.steps_done} of {trainer.steps}")
         try:
-            reports = trainer.run(self._at_border)
+            reports = trainer.run(self._between_steps)
             tensorboard = self._options.tensorboard and self._processes.is_main
             for report in write_scalars(reports, self.run.path / "tensorboard") if tensorboard else reports:
                 if self._processes.is_main:
                     self.run.log("epoch", **asdict(report))
                 log(epoch_line(name, report, recipe.epochs))
-            self._heed(self._processes.answer())
+            self._act_on(self._processes.pending_signal())
             return self._finish()
         except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:
             if self._processes.size > 1 and isinstance(error, (DataError, OSError)):
-                raise  # the others are at work on a step that will not be
-            # None of these comes in the middle of a step: what was learnt so far is worth going on from.
+                raise  # the other processes wait in the next step, so no state can be gathered
+            # All of these are raised between two steps, so the state is consistent.
             try:
                 self._save()
-            except OSError as full:
-                log(f"{name}: no checkpoint could be written ({full})")
+            except OSError as reason:
+                log(f"{name}: could not write a checkpoint ({reason})")
             raise
 
-    def _at_border(self) -> None:
+    def _between_steps(self) -> None:
         check_signals()
-        due = self._processes.is_main and time.monotonic() >= self._due
+        due = self._processes.is_main and time.monotonic() >= self._next_checkpoint
         if due:
-            self._due = math.inf  # until all have heard it
-        self._heed(self._processes.all_reduce_signal(max([DUE if due else 0, *self._heard])))
+            self._next_checkpoint = math.inf  # until all processes know
+        self._act_on(self._processes.all_reduce_signal(max([CHECKPOINT_DUE if due else 0, *self._received])))
 
-    def _heed(self, word: int) -> None:
-        """Do what all have agreed on."""
-        if word == DUE:
-            with defer_signals(), self.trainer.off_the_clock():
+    def _act_on(self, number: int) -> None:
+        """Write a checkpoint, or stop by a signal, as all processes do between the same two steps."""
+        if number == CHECKPOINT_DUE:
+            with defer_signals(), self.trainer.pause_clock():
                 self._save()
-            self._due = time.monotonic() + CHECKPOINT_SECONDS
-        elif word:
-            raise KeyboardInterrupt if word == signal.SIGINT else TerminatedError
+            self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        elif number:
+            raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
 
     def _save(self) -> None:
-        if self._position() != self._kept:
+        if self._position() != self._saved:
             saved = self.trainer.save()
             if self._processes.is_main:
                 self.run.checkpoints.save(self.trainer.steps_done, saved)
-            self._kept = self._position()
+            self._saved = self._position()
 
     def _position(self) -> tuple[int, int]:
         return self.trainer.state.epoch, self.trainer.state.step

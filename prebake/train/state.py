@@ -1,4 +1,4 @@
-"""State: where a run stands, and what it has measured so far."""
+"""Settings, progress and measurements of a run."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,12 +31,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch was: losses in nats, accuracies 0 to 1, rate of images, seconds of each activity.
+    """Results of one epoch: losses in nats, accuracies from 0 to 1, images per second, seconds of each activity.
 
-    `train_loss` is what was minimized, with label smoothing where the recipe has it; `held_out_loss` is
-    without. `lr` is what the schedule has come to.
-    `held_out` names the split that was scored, or is None where the shards hold none.
-    `train_seconds` is synchronized and contains `wait_seconds`; evaluation is apart from both.
+    `train_loss` includes the recipe's label smoothing, `held_out_loss` does not. `lr` is the learning rate at the end
+    of the epoch. `held_out` names the split that was evaluated; it is None without one. `train_seconds` contains
+    `wait_seconds`, but not `evaluate_seconds`.
     """
 
     epoch: int
@@ -54,15 +53,16 @@ class EpochReport:
 
 @dataclass
 class State:
-    """Where a run stands: whole epochs, and steps of the one after them; and what was measured on the way.
+    """Progress of a run, and its measurements.
 
-    Seconds are those of the steps that count: where a run was killed, its steps since the last checkpoint are
-    done again, and the seconds that they had taken are lost with them.
+    A killed run repeats its steps since the last checkpoint. The time that they took the first time is not counted.
 
     Attributes:
+        epoch: number of finished epochs.
+        step: number of steps in the epoch after them.
         train_seconds: of the steps of this epoch so far.
-        waits: seconds that each step so far waited for its batch, in the process that waited longest.
-        world_sizes: how many processes took the steps, in turn.
+        waits: seconds that each step waited for its batch, in the process that waited longest.
+        world_sizes: numbers of processes that took the steps, in order.
     """
 
     epoch: int = 0
@@ -75,19 +75,19 @@ class State:
     world_sizes: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but the waits, of which there are many."""
+        """Return all but the waits, which are many."""
         return {key: value for key, value in asdict(self).items() if key != "waits"}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], waits: list[float]) -> "State":
-        """Take what `to_json` returned; raises TypeError and KeyError over something else."""
+        """Restore what `to_json` returned; raises TypeError and KeyError over something else."""
         reports = [EpochReport(**report) for report in content["reports"]]
         return cls(**{**content, "reports": reports, "waits": waits})
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A trainer's state at the border of two steps: tensors by name, and plain JSON values."""
+    """A trainer's state between two steps: tensors by name, and plain JSON values."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]

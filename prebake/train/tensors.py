@@ -1,4 +1,4 @@
-"""Tensors and what is to be known of them in one safetensors file, every byte of it under a checksum."""
+"""Safetensors files with metadata, in which a checksum covers every byte."""
 
 import json
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ KEY = "prebake"
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a file whole or not at all.
 
-    The file's metadata holds one document (shards/FORMAT.md, "Documents"): `about`, what the tensors' names, dtypes
-    and shapes are, and the xxh3-128 of their bytes in the order of their names.
+    The file's metadata holds one document (FORMAT.md, "Documents"): `about`, the names, dtypes and shapes of the
+    tensors, and the xxh3-128 of their bytes in the order of their names.
 
     Args:
         path: of the file.
@@ -43,12 +43,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Fields]:
-    """Read what `write_tensors` wrote, checked: tensors on the CPU, and `about`.
+    """Read and check what `write_tensors` wrote: tensors on the CPU, and `about`.
 
-    No code in the file is run, and no more memory is taken than a few times its size.
+    No code in the file is run. Reading takes at most a few times the file's size of memory.
 
     Raises:
-        DataError: can't be read, is no such file, or was changed since it was written.
+        DataError: the file can't be read, is of another kind, or was changed since it was written.
     """
     try:
         data = path.read_bytes()

@@ -37,14 +37,14 @@ class Trainer:
 
     Args:
         data: the shards.
-        settings: all that the outcome depends on.
+        settings: everything but the data that the outcome depends on.
         model: the model of `settings.recipe`, if its name alone does not lead to it.
         follow: wait for shards that another process is still baking.
         processes: the processes that train it together, each on a part of each batch; all call all methods in step.
 
     Attributes:
         learner: model and optimizer.
-        state: where the run stands; it changes between steps only, as the learner does.
+        state: progress and measurements; it changes between steps only, as the learner does.
         steps: of the whole run.
     """
 
@@ -60,7 +60,7 @@ class Trainer:
         self.data, self.settings, self._follow, self.processes = data, settings, follow, processes
         self.device = torch.device(settings.device)
         recipe = settings.recipe
-        # Shapes don't change, so it pays to let cuDNN try which of its kernels are the fastest.
+        # Shapes do not change, so cuDNN may measure once which of its kernels are the fastest.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         torch.manual_seed(settings.seed)
         self.steps_per_epoch = data.samples("train") // recipe.batch_size
@@ -83,14 +83,14 @@ class Trainer:
         self._started: float | None = None
         self._forward = compiled(self._eager_forward, self.device) if settings.compiled else self._eager_forward
 
-    def run(self, at_border: Callable[[], None] | None = None) -> Iterator[EpochReport]:
-        """Train the epochs that are left, yielding a report after each.
+    def run(self, between_steps: Callable[[], None] | None = None) -> Iterator[EpochReport]:
+        """Train the remaining epochs, and yield a report after each.
 
-        A signal that `prebake.cli.run` handles is heard between two steps, and shards are read between them: after
-        an interruption or a DataError `save` still returns a state to go on from.
+        Signals are handled and shards are read between two steps only. So after an interruption or a DataError, `save`
+        returns a consistent state.
 
         Args:
-            at_border: called after each step.
+            between_steps: called after each step.
 
         Raises:
             DataError: shards missing or damaged.
@@ -110,7 +110,7 @@ class Trainer:
             if self.settings.compiled or self.device.type == "cuda":
                 self.warm_up()
             while state.epoch < epochs:
-                self._steps(loader, at_border)
+                self._steps(loader, between_steps)
                 report = self._report()
                 with defer_signals():
                     state.reports.append(report)
@@ -150,10 +150,10 @@ class Trainer:
         return torch.from_numpy(self.data.normalize(images_NHWC)).permute(0, 3, 1, 2)
 
     def warm_up(self) -> None:
-        """Do before the first step what it would else be slow for: compile, load kernels, let cuDNN choose.
+        """Compile, load kernels and let cuDNN choose its algorithms, so that the first step is not slow.
 
-        Weights, running statistics, random numbers, optimizer and schedule stay as they are. The seconds
-        are the state's `compile_seconds`.
+        Weights, running statistics, random numbers, optimizer and schedule do not change. The time is added to the
+        state's `compile_seconds`.
 
         Raises:
             MachineError: torch.compile failed.
@@ -168,8 +168,8 @@ class Trainer:
         synchronize(self.device)
         self.state.compile_seconds += time.perf_counter() - started
 
-    def _steps(self, loader: Loader, at_border: Callable[[], None] | None) -> None:
-        """Take the steps of this epoch that are left."""
+    def _steps(self, loader: Loader, between_steps: Callable[[], None] | None) -> None:
+        """Take the remaining steps of this epoch."""
         state = self.state
         title = f"{self.data.name} epoch {state.epoch + 1}/{self.settings.recipe.epochs}"
         on_cpu = self.device.type == "cpu"
@@ -179,15 +179,15 @@ class Trainer:
                 loss, correct = self.step(images, labels)
                 self._metrics.add(state.step, loss, correct)
                 state.step += 1
-            if on_cpu and not math.isfinite(self.processes.mean(loss).item()):
+            if on_cpu and not math.isfinite(self.processes.all_reduce_mean(loss).item()):
                 self.check_losses()
-            if at_border is not None:
-                at_border()
+            if between_steps is not None:
+                between_steps()
         with defer_signals():
             self._stop_clock()
 
     def _report(self) -> EpochReport:
-        """Sum an epoch up whose steps are done, and score it."""
+        """Evaluate the model after an epoch's steps, and return the epoch's report."""
         losses = self.check_losses()
         self.learner.sync_buffers()
         state, steps = self.state, self.steps_per_epoch
@@ -213,7 +213,7 @@ class Trainer:
         )
 
     def check_losses(self) -> list[float]:
-        """Return this epoch's losses; raise DivergenceError where one is not finite; waits for the device."""
+        """Return this epoch's losses; raise DivergenceError if one is not finite; waits for the device."""
         epoch, losses = self.state.epoch, self._metrics.losses()
         for step, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -221,8 +221,8 @@ class Trainer:
         return losses
 
     @contextlib.contextmanager
-    def off_the_clock(self) -> Iterator[None]:
-        """Leave out of the seconds of training what is done in the block, between two steps."""
+    def pause_clock(self) -> Iterator[None]:
+        """Do not count the time of the block, between two steps, as training."""
         running = self._started is not None
         self._stop_clock()
         yield
@@ -234,18 +234,18 @@ class Trainer:
             self.state.train_seconds += time.perf_counter() - self._started
             self._started = None
             self.state.waits += self.processes.all_reduce_max(self._waits.take())
-            del self.state.waits[self.steps_done :]  # a batch that was waited for, and not used
+            del self.state.waits[self.steps_done :]  # of a batch that was read and not used
 
     @property
     def steps_done(self) -> int:
-        """How many steps the run has taken."""
+        """Number of steps that the run has taken."""
         return self.state.epoch * self.steps_per_epoch + self.state.step
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one step; return the loss and the number of right answers, on the device, valid until the next step.
+        """Take one step; return the loss and the number of correct answers, on the device, valid until the next step.
 
         Args:
-            images: (N, C, H, W), this process's slice, normalized, on the device, in the precision's dtype.
+            images: (N, C, H, W), this process's part of the batch, normalized, on the device, in the precision's dtype.
             labels: (N,), on the device.
         """
         loss, correct = self._forward(images, labels)
@@ -271,12 +271,12 @@ class Trainer:
         )
 
     def save(self) -> Saved:
-        """Return everything needed to go on at the next step as if nothing had been; waits for the device.
+        """Return all state; a run resumed from it equals an uninterrupted one. Waits for the device.
 
-        The tensors are the trainer's own: write them before the next step.
+        The tensors are not copies: write them before the next step.
 
         Raises:
-            DivergenceError: a loss is not finite, or a weight or momentum, which the next loss would show.
+            DivergenceError: a loss, a weight or a momentum is not finite.
         """
         self._stop_clock()
         losses = self.check_losses()
@@ -293,10 +293,10 @@ class Trainer:
         return Saved(tensors, {"state": state.to_json(), **self.learner.values()})
 
     def restore(self, saved: Saved) -> None:
-        """Go on from what `save` returned.
+        """Restore what `save` returned.
 
         Raises:
-            DataError: that was of another model, or another release's.
+            DataError: it is of another model, or of another release.
         """
         try:
             self._restore(saved)

@@ -167,7 +167,7 @@ def recorded(
 
     def act(rank: int) -> None:
         processes = ProcessGroup.from_torchrun()
-        with processes.joined():
+        with processes.connected():
             trainer = Trainer(data, settings, processes=processes)
             if goes_on is not None:
                 trainer.restore(torch.load(goes_on, weights_only=False))

@@ -76,13 +76,13 @@ def patched(target: str, value: object) -> None:
 
 def checkpoint_every(steps: int) -> None:
     """Save after every so many steps, whatever the clock says."""
-    original = _Session._at_border
+    original = _Session._between_steps
 
-    def at_border(self: _Session) -> None:
-        self._due = 0.0 if self.trainer.steps_done % steps == 0 else math.inf
+    def between_steps(self: _Session) -> None:
+        self._next_checkpoint = 0.0 if self.trainer.steps_done % steps == 0 else math.inf
         original(self)
 
-    patched("prebake.train.session._Session._at_border", at_border)
+    patched("prebake.train.session._Session._between_steps", between_steps)
 
 
 def keep_the_end() -> None:
@@ -101,14 +101,14 @@ def at_step(step: int, act: Act) -> Act:
     """Return what makes a fork call `act` after that step, and after its checkpoint where it has one."""
 
     def prepare() -> None:
-        original = _Session._at_border
+        original = _Session._between_steps
 
-        def at_border(self: _Session) -> None:
+        def between_steps(self: _Session) -> None:
             original(self)
             if self.trainer.steps_done == step:
                 act()
 
-        patched("prebake.train.session._Session._at_border", at_border)
+        patched("prebake.train.session._Session._between_steps", between_steps)
 
     return prepare
 
