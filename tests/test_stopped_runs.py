@@ -204,6 +204,6 @@ def test_davidnet_in_a_process_of_its_own_ends_within_5_seconds(
             rest = said.read().splitlines()
             assert process.wait() == code
         assert time.monotonic() - started < SECONDS
-        assert rest[-1].startswith(f"{word}; python -m train --resume ")
+        assert rest[-1].startswith(f"{word}; prebake train --resume ")
         assert checkpoints(the_run(tmp_path))
     record_property("cases", 5)

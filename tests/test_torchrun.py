@@ -71,7 +71,7 @@ def test_a_job_stopped_by_sigterm_leaves_a_checkpoint_and_a_restart_after_a_kill
     stopped.process.send_signal(signal.SIGTERM)
     code, _, err = stopped.ended()
     assert code != 0
-    assert err.count("goes on with this run") == 1, err
+    assert err.count("resumes this run") == 1, err
     run = the_run(tmp_path)
     (checkpoint,) = (run / "checkpoint").iterdir()
     step = int(checkpoint.stem[5:])

@@ -79,6 +79,8 @@ def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROC
                 raise
             raise _out_of_memory(job.settings, error) from error
         except (KeyboardInterrupt, TerminatedError) as error:
+            if not processes.is_main:
+                sys.exit(130 if isinstance(error, KeyboardInterrupt) else 143)  # as above
             raise type(error)(_how_to_resume(job)) from None
 
 
