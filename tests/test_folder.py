@@ -1,4 +1,4 @@
-"""A user's own folder of pictures: what torchvision's ImageFolder finds in it, and words for what is wrong with it."""
+"""Folders of pictures: read as by torchvision's ImageFolder, or refused with a reason."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face datasets, as save_to_disk writes them."""
+"""Hugging Face data sets, as `save_to_disk` writes them."""
 
 import sys
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_a_part_without_the_columns_is_reported(datasets: Any, tmp_path: Path) -
     [
         (
             {"train": ["a", "b", None]},
-            "train has 1 pictures whose label in 'label' is missing",
+            "labels of train: 1 of 3 are missing",
         ),
         (
             {"train": ["a", "b", "b"], "test": ["a", "c", "d"]},
@@ -168,7 +168,7 @@ def test_other_data_sets_are_refused(datasets: Any, tmp_path: Path) -> None:
         read(tmp_path / "texts")
     images = np.zeros((2, 4, 4, 1), np.uint8)
     as_dataset(datasets, images, [0, -1], datasets.ClassLabel(names=["a", "b"])).save_to_disk(tmp_path / "holes")
-    with pytest.raises(DataError, match="1 pictures whose label in 'label' is missing"):
+    with pytest.raises(DataError, match="labels of train: 1 of 2 are missing"):
         read(tmp_path / "holes")
     as_dataset(datasets, images, [0, 0], datasets.ClassLabel(names=["a"])).save_to_disk(tmp_path / "one")
     with pytest.raises(DataError, match="expected at least two classes"):

@@ -1,4 +1,4 @@
-"""WebDataset shards of pictures, written by webdataset itself or by hand."""
+"""WebDataset shards of pictures."""
 
 import io
 import tarfile

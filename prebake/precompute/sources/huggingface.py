@@ -1,7 +1,7 @@
 """Data sets of Hugging Face `datasets`: from the hub, or a directory that `save_to_disk` wrote."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +48,6 @@ def read_huggingface(argument: str, _data_dir: Path, how: Decoding) -> SourceDat
         if split != "train" and {*values} <= NO_LABELS:
             left_out.append(f"{split}, whose labels are not given")
             continue
-        _check_labels(f"{where}: {split}", label, values)
         labels[split] = values
     numbered = number_labels(where, labels, names)
     if len(numbered.classes) < 2:
@@ -90,15 +89,6 @@ def _labels(part: Any, column: str) -> list[Any]:
     values = list(part.select_columns([column])[:][column])
     names = getattr(part.features[column], "names", None)
     return values if names is None else [None if value in NO_LABELS else names[value] for value in values]
-
-
-def _check_labels(where: str, column: str, values: Sequence[Any]) -> None:
-    missing = sum(value is None for value in values)
-    if missing:
-        raise DataError(
-            f"{where} has {missing} pictures whose label in {column!r} is missing; remove them with datasets' filter, "
-            "and bake what save_to_disk then writes"
-        )
 
 
 def _column(

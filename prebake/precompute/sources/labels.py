@@ -72,7 +72,7 @@ def _as_array(what: str, values: Any) -> NDArray[Any]:
     """Return labels as int64, bool or text (N,)."""
     if isinstance(values, (list, tuple)) and any(value is None for value in values):
         missing = sum(value is None for value in values)
-        raise DataError(f"{what}: {missing} of {len(values)} are missing (None); remove these images")
+        raise DataError(f"{what}: {missing} of {len(values)} are missing (None or -1); remove these images")
     if isinstance(values, (list, tuple)) and len({isinstance(value, str) for value in values}) > 1:
         raise DataError(f"{what}: expected whole numbers, bool or text, found text among others; convert them to text")
     try:
