@@ -245,9 +245,9 @@ def test_unreadable_pictures_stop_the_bake_unless_skipped(cats: Path, tmp_path: 
     (tmp_path / "out" / "cats" / "train-e000-000.json").unlink()
     options = f"--dataset folder:{cats} --data-dir {tmp_path / 'data'} --skip-unreadable"
     audited = precompute_command("audit", tmp_path / "out" / "cats", *options.split())
-    remedy = f"python -m precompute repair {tmp_path / 'out' / 'cats'} {options}"
-    assert f"Bake them anew: {remedy}\n" in audited.said
-    assert precompute_command(*remedy.split()[3:]).status == 0
+    remedy = f"prebake repair {tmp_path / 'out' / 'cats'} {options}"
+    assert f"{remedy}\n" in audited.said
+    assert precompute_command(*remedy.split()[1:]).status == 0
 
 
 def all_unreadable(folder: Path) -> None:
