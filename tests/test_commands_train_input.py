@@ -166,10 +166,10 @@ def strange_summary(scene: Scene) -> tuple[object, ...]:
 
 TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (another_data_set, 3, "holds no shards of digits; there are svhn"),
-    (another_augmentation, 3, "source, augmentation, encoding or seed differ"),
+    (another_augmentation, 3, "source, augmentation, dtype or seed differ"),
     (other_classes, 3, "other shards than"),
     (fewer_variants, 3, "plays 2 views, found 1; bake as many epochs as there were"),
-    (newer_version, 3, "expected format prebake version 1, found prebake version 2"),
+    (newer_version, 3, "expected format prebake version 2, found prebake version 3"),
     (unreadable_checkpoint, 3, "can't be read (Is a directory)"),
     (checkpoint_of_other_classes, 3, "of another run"),
     (no_run, 3, "holds no run (no settings"),
