@@ -112,10 +112,10 @@ def test_wrong_options_change_nothing(arguments: list[str], status: int, said: s
         (lambda m: m["source"].update(mean=[0.25]), "source.mean is [0.25]"),
         (
             lambda m: m["source"].update(name="mine"),
-            "baked from pictures or arrays named 'mine', and this command knows only",
+            "baked from pictures or arrays named 'mine', which the manifest does not locate",
         ),
         (lambda m: m["augmentation"].update(blur=1), "unknown fields blur"),
-        (lambda m: m["augmentation"].update(transform="RandAugment", library="torch 0"), "baked with torch 0"),
+        (lambda m: m["augmentation"].update(transform="f", library="torch 0"), "with the transform f; name it"),
         (lambda m: m["splits"]["train"][0].__setitem__(0, 999), "the epochs of train are not those of digits's"),
     ],
 )
