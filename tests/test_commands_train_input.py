@@ -86,7 +86,7 @@ def newer_version(scene: Scene) -> tuple[object, ...]:
     path = scene.shards / "manifest.json"
     content = json.loads(path.read_bytes())
     del content["checksum"]
-    path.write_bytes(serialize({**content, "version": 2}))
+    path.write_bytes(serialize({**content, "version": 3}))
     return ("--resume", scene.run)
 
 
