@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import prebake
+from prebake import Loader
 from prebake.errors import DataError, UsageError
 from prebake.format.manifest import MANIFEST
 from prebake.format.soft_labels import DIRECTORY, SoftLabelPlan, Teacher, write_soft_labels
@@ -185,3 +187,33 @@ def test_only_probabilities_are_written(value: float, parent: ShardSet, tmp_path
     with pytest.raises(UsageError, match="expected the shape"):
         write_soft_labels(tmp_path, plan, shard, soft_labels_NK[:-1])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shuffle_seed", [None, 3])
+def test_loader_hands_out_soft_labels_with_their_samples(copied: ShardSet, shuffle_seed: int | None) -> None:
+    seen = 0
+    columns = {"x": "images", "i": "index"}
+    for rank in range(2):
+        loader = Loader(
+            copied, batch_size=50, columns=columns, soft_labels="teacher", shuffle_seed=shuffle_seed,
+            rank=rank, world_size=2,
+        )  # fmt: skip
+        for epoch in range(2):
+            for batch in loader:
+                assert list(batch) == ["x", "i", "soft_labels"]
+                assert batch["soft_labels"].dtype == torch.float32
+                wanted = probabilities(batch["i"].numpy().astype(np.uint32), epoch)
+                assert np.array_equal(batch["soft_labels"].numpy(), wanted.astype(np.float32))
+                seen += len(batch["i"])
+    assert seen == 2 * 700
+
+
+def test_loader_refuses_damaged_and_unknown_soft_labels(copied: ShardSet) -> None:
+    with pytest.raises(DataError):
+        Loader(copied, batch_size=50, soft_labels="nobody")
+    tar = next((copied.path / DIRECTORY / "teacher").glob("train-e000-000.tar"))
+    content = bytearray(tar.read_bytes())
+    content[1000] ^= 1
+    tar.write_bytes(content)
+    with pytest.raises(DataError, match="bytes differ from the index"):
+        list(Loader(copied, batch_size=50, soft_labels="teacher"))

@@ -17,6 +17,7 @@ from prebake.errors import DataError, UsageError, quote
 from prebake.loader.data_wait import DataWaitMeter
 from prebake.loader.device_feed import Converter, feed
 from prebake.loader.shard_set import ShardSet
+from prebake.loader.soft_labels import SoftLabels
 from prebake.loader.stream import Stream, column_type
 from prebake.storage.cache import Cache
 from prebake.storage.files import Location
@@ -57,6 +58,7 @@ class Loader(IterableDataset[Batch]):
         world_size: number of processes, each of which reads its part of every batch; by default likewise.
         columns: names of the columns to hand out, in order: "images", "labels", "index" (the number of the sample in
             the source), or a column of the shard set. A mapping hands out dicts, and maps their keys to such names.
+        soft_labels: name of soft labels of the train split, which come last in each batch: float32 (N, classes).
         epochs: how many epochs will be played; nothing is read ahead beyond them. None for as many as there are.
         replay: play more epochs than there are: epoch e plays the views of epoch e mod (number of baked epochs).
         reuse_buffers: hand out views of the loader's own memory, which the next batch overwrites. This saves a copy.
@@ -83,6 +85,7 @@ class Loader(IterableDataset[Batch]):
         rank: int | None = None,
         world_size: int | None = None,
         columns: Sequence[str] | Mapping[str, str] = ("images", "labels"),
+        soft_labels: str | None = None,
         epochs: int | None = None,
         replay: bool = False,
         reuse_buffers: bool = False,
@@ -99,6 +102,7 @@ class Loader(IterableDataset[Batch]):
         self.device, self.dtype, self.shuffle_seed = torch.device(device), dtype, shuffle_seed
         self._names = list(columns.values()) if isinstance(columns, Mapping) else list(columns)
         self._keys = list(columns) if isinstance(columns, Mapping) else None
+        self._soft_labels: SoftLabels | None = None
         self._rank, self._world_size = rank, world_size
         self._replay, self._epochs, self._follow = replay, epochs, follow
         self._reuse_buffers, self._data_wait = reuse_buffers, data_wait
@@ -107,6 +111,13 @@ class Loader(IterableDataset[Batch]):
         self._loop: object = None  # names the loop that may go on
         self._reader: _Reader | None = None
         self._check()
+        if soft_labels is not None:
+            if split != "train":
+                raise UsageError(f"soft_labels: expected the split train, found {split!r}")
+            self._soft_labels = SoftLabels(self.data, soft_labels, min(epochs or self.data.epochs, self.data.epochs))
+            self._names.append("soft_labels")
+            if self._keys is not None:
+                self._keys.append("soft_labels")
 
     def _check(self) -> None:
         self.data.samples(self.split)  # raises where there is no such split
@@ -202,14 +213,14 @@ class Loader(IterableDataset[Batch]):
             stored = getattr(torch, self.data.plan.dtype)
             images = tensors[0] if stored != self.dtype else tensors[0].clone()  # the conversion made a copy
             tensors = (images, *(tensor.clone() for tensor in tensors[1:]))
-        names = ("images", *self._columns)
+        names = ("images", *self._columns, "soft_labels")
         ordered = tuple(tensors[names.index(name)] for name in self._names)
         return ordered if self._keys is None else dict(zip(self._keys, ordered, strict=True))
 
     @functools.cached_property
     def _columns(self) -> tuple[str, ...]:
         """Names of the columns to read, but for the images, which are always read."""
-        return tuple(dict.fromkeys(name for name in self._names if name != "images"))
+        return tuple(dict.fromkeys(name for name in self._names if name not in ("images", "soft_labels")))
 
     @property
     def _limit(self) -> float:
@@ -268,6 +279,7 @@ class Loader(IterableDataset[Batch]):
             rank=self.rank,
             world_size=self.world_size,
             columns=self._columns,
+            soft_labels=self._soft_labels,
         )
         stream.__enter__()
         convert = Converter(self.data.plan, self.device, self.dtype)

@@ -1,5 +1,6 @@
 """Read records into batches, in a background thread."""
 
+import contextlib
 import itertools
 import os
 import queue
@@ -7,10 +8,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prebake.errors import UsageError
@@ -20,6 +20,7 @@ from prebake.loader.prefetcher import Prefetcher
 from prebake.loader.ring_buffer import RingSlot, allocate_ring
 from prebake.loader.shard_reader import RecordBuffer, ShardReader
 from prebake.loader.shard_set import ShardSet
+from prebake.loader.soft_labels import SoftLabelReader, SoftLabels
 from prebake.signals import check_signals
 
 __all__ = ["Piece", "Stream", "column_type", "pieces_of"]
@@ -54,6 +55,13 @@ class _ShardTask(NamedTuple):
     position: int
     start: int
     stop: int
+    soft_labels: SoftLabelReader | None = None
+
+    def close(self) -> None:
+        """Close the files."""
+        self.shard.close()
+        if self.soft_labels:
+            self.soft_labels.close()
 
 
 class Stream:
@@ -83,6 +91,7 @@ class Stream:
         world_size: number of processes that share the batches, see `pieces_of`. Records without a sample for this
             process are not read.
         columns: names of the columns after the images.
+        soft_labels: soft labels to read in step; they come last, in float32.
 
     Raises:
         UsageError: no such split, epoch, column, start or rank, a batch size under 1, or batches asked for outside of
@@ -110,6 +119,7 @@ class Stream:
         rank: int = 0,
         world_size: int = 1,
         columns: Sequence[str] = ("labels",),
+        soft_labels: SoftLabels | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {batch_size}")
@@ -124,7 +134,11 @@ class Stream:
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._shuffle_seed, self._first_epoch = shuffle_seed, first_epoch
         shape, dtype = data.image_shape(split, first), data.plan.dtype
-        ring = allocate_ring(shape, dtype, batch_size, {name: column_type(data, name) for name in columns}, pin=pin)
+        types = {name: column_type(data, name) for name in columns}
+        if soft_labels:
+            types["soft_labels"] = torch.float32, (len(data.classes),)
+        self._soft_labels = soft_labels
+        ring = allocate_ring(shape, dtype, batch_size, types, pin=pin)
         self._free: queue.SimpleQueue[RingSlot | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[RingSlot | BaseException | None] = queue.SimpleQueue()
         for slot in ring:
@@ -195,7 +209,7 @@ class Stream:
                 for task in tasks:
                     self._read_shard(task)
             else:
-                with Prefetcher(tasks, SHARDS_AHEAD, lambda task: task.shard.close()) as ahead:
+                with Prefetcher(tasks, SHARDS_AHEAD, _ShardTask.close) as ahead:
                     for task in iter(lambda: ahead.next(self._stopped), None):
                         self._read_shard(task)
             self._stop_if_closed()
@@ -224,20 +238,22 @@ class Stream:
                     wanted.append((shard, records, position))
                 position += shards[shard].samples
             opened = self._data.open_shards(self._split, epoch, numbers=[shard for shard, _, _ in wanted])
-            for reader, (_, records, position) in zip(opened, wanted, strict=True):
-                yield _ShardTask(reader, records, position, start, stop)
+            for reader, (shard, records, position) in zip(opened, wanted, strict=True):
+                soft_labels = self._soft_labels.open(shards[shard]) if self._soft_labels else None
+                yield _ShardTask(reader, records, position, start, stop, soft_labels)
 
     def _read_shard(self, task: _ShardTask) -> None:
         position = task.position
-        with task.shard as shard:
+        with contextlib.closing(task):
+            shard = task.shard
             for record in task.records:
                 end = position + shard.layouts[record].samples
                 pieces = pieces_of(position, end, task.start, task.stop, self._batch_size, self._rank, self._world_size)
                 if any(piece.batch for piece in pieces):
-                    self._read_record(shard, record, pieces)
+                    self._read_record(task, record, pieces)
                 position = end
 
-    def _read_record(self, shard: ShardReader, record: int, pieces: Sequence[Piece]) -> None:
+    def _read_record(self, task: _ShardTask, record: int, pieces: Sequence[Piece]) -> None:
         """Read and check one record, and hand over the batches that it completes."""
         position = pieces[0].first
         pixels: list[memoryview] = []
@@ -251,8 +267,10 @@ class Stream:
             row, end = first - batch.start, last - batch.start
             pixels.append(self._slot.pixels[row * self._sample_bytes : end * self._sample_bytes])
             targets.append((self._slot, row, slice(first - position, last - position)))
-        shard.read(record, pixels, self._buffer)
-        columns: dict[str, NDArray[Any]] = self._buffer.columns
+        task.shard.read(record, pixels, self._buffer)
+        columns = self._buffer.columns
+        if task.soft_labels:
+            columns = {**columns, "soft_labels": task.soft_labels.read(record)}
         for slot, row, samples in targets:
             end = row + samples.stop - samples.start
             for name, array in slot.arrays.items():
