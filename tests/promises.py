@@ -30,11 +30,9 @@ KILLED_RUN = "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_o
 FLIPPED_BIT = "tests/attacks/test_detection.py::test_one_flipped_bit_at_any_byte_is_seen"
 HOSTILE_FILE = "tests/attacks/test_attacks.py::test_any_content_of_a_file_is_refused_or_read_right"
 KILLED_BAKE = "tests/test_kills.py::test_a_bake_killed_at_any_file_operation_can_be_resumed"
-RANKS = "tests/test_world.py::test_several_processes_learn_what_one_does_from_the_same_batches_in_slices[small-2]"
+RANKS = "tests/test_world.py::test_several_processes_train_the_same_weights_as_one[small-2]"
 TRAIN_INPUT = "tests/test_commands_train_input.py::test_bad_input_ends_with_its_code_and_its_words"
-LOCKED_RUN = (
-    "tests/test_commands_train_input.py::test_of_two_trainings_of_one_run_the_second_ends_at_once_and_names_the_first"
-)
+LOCKED_RUN = "tests/test_commands_train_input.py::test_a_second_training_of_a_run_ends_and_names_the_first"
 KILLED_WORKER = "tests/test_transform.py::test_a_killed_process_ends_the_bake_which_can_be_resumed"
 FULL_DISK = "tests/test_full_disk.py::test_a_bake_on_a_full_disk_can_be_resumed[fork]"
 WRITE_ORDER = "tests/test_writer.py::test_files_are_synced_before_and_after_they_are_named"
@@ -151,9 +149,9 @@ PROMISES: tuple[Promise, ...] = (
             Mechanism("prebake.train.optim:Learner.restore", sub.without_schedule, KILLED_RUN),
             Mechanism("prebake.train.metrics:EpochMetrics.restore", sub.nothing, KILLED_RUN),
             Mechanism("prebake.train.tensors:xxhash", sub.with_attributes(xxh3_128=sub.FixedHash), "tests/test_tensors.py::test_a_flipped_bit_is_noticed"),
-            Mechanism("prebake.train.checkpoint:Checkpoints.load", sub.newest_only, "tests/test_killed_runs.py::test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken"),
+            Mechanism("prebake.train.checkpoint:Checkpoints.load", sub.newest_only, "tests/test_killed_runs.py::test_a_damaged_checkpoint_is_named_and_the_previous_used"),
             Mechanism("prebake.train.checkpoint:KEPT", sub.constant(1), "tests/test_checkpoint.py::test_the_last_two_are_kept_and_the_newest_is_read"),
-            Mechanism("prebake.train.tensors:write_atomic", sub.plain_write, "tests/test_killed_runs.py::test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one[rename]"),
+            Mechanism("prebake.train.tensors:write_atomic", sub.plain_write, "tests/test_killed_runs.py::test_a_run_killed_during_a_checkpoint_uses_a_complete_one[rename]"),
         ),
     ),
     Promise(
@@ -163,7 +161,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mechanism("prebake.train.trainer:defer_signals", sub.no_context, "tests/test_stopped_runs.py::test_a_signal_waits_for_the_end_of_the_step"),
             Mechanism("prebake.train.session:_Session._save", sub.not_after("KeyboardInterrupt", "TerminatedError"), "tests/test_stopped_runs.py::test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on[15-143-terminated]"),
-            Mechanism("prebake.train.session:_Session._save", sub.not_after("DataError", "OSError"), "tests/test_killed_runs.py::test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_missed_it"),
+            Mechanism("prebake.train.session:_Session._save", sub.not_after("DataError", "OSError"), "tests/test_killed_runs.py::test_a_run_resumes_after_its_damaged_shard_is_repaired"),
         ),
     ),
     Promise(
@@ -171,9 +169,9 @@ PROMISES: tuple[Promise, ...] = (
         "losses, weights and statistics that become infinite or NaN at a step",
         ("tests/test_divergence.py",),
         (
-            Mechanism("prebake.train.trainer:math", sub.with_attributes(isfinite=lambda _loss: True), "tests/test_divergence.py::test_the_first_bad_step_is_named_with_its_rate_and_its_images[nan-nan]"),
+            Mechanism("prebake.train.trainer:math", sub.with_attributes(isfinite=lambda _loss: True), "tests/test_divergence.py::test_the_first_bad_step_is_named_with_its_lr_and_images[nan-nan]"),
             Mechanism("prebake.train.trainer:not_finite", sub.returns([]), "tests/test_divergence.py::test_a_state_that_is_not_finite_is_never_saved[weight]"),
-            Mechanism("prebake.train.trainer:Trainer.check_losses", sub.unchecked_losses, "tests/test_divergence.py::test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look"),
+            Mechanism("prebake.train.trainer:Trainer.check_losses", sub.unchecked_losses, "tests/test_divergence.py::test_divergence_is_found_at_the_next_check_without_syncs"),
         ),
     ),
     Promise(
@@ -195,12 +193,12 @@ PROMISES: tuple[Promise, ...] = (
         "1, 2 and 4 processes over gloo, forked and under torchrun; signals, SIGKILL, a hang, a bad loss and a damaged shard in one of them; a restart by torchrun",
         ("tests/test_world.py", "tests/test_torchrun.py"),
         (
-            Mechanism("prebake.loader.loader:Loader.__init__", sub.first_slice, "tests/test_world.py::test_the_sequence_of_global_batches_is_the_same_for_every_number_of_processes[4]"),
+            Mechanism("prebake.loader.loader:Loader.__init__", sub.first_slice, "tests/test_world.py::test_global_batches_do_not_depend_on_the_process_count[4]"),
             Mechanism("prebake.train.optim:DistributedDataParallel", sub.plain_model, RANKS),
             Mechanism("prebake.train.optim:Learner.sync_buffers", sub.nothing, RANKS),
             Mechanism("prebake.train.metrics:EpochMetrics.losses", sub.rank_losses, RANKS),
-            Mechanism("prebake.train.distributed:ProcessGroup.all_reduce_signal", sub.immediate_signal, "tests/test_world.py::test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_goes_on[2-1-15-143-1]"),
-            Mechanism("prebake.train.distributed:ProcessGroup.check", sub.nothing, "tests/test_world.py::test_what_several_processes_can_t_do_is_refused_by_all_and_said_by_one"),
+            Mechanism("prebake.train.distributed:ProcessGroup.all_reduce_signal", sub.immediate_signal, "tests/test_world.py::test_a_signal_to_any_rank_stops_all_ranks_at_one_step[2-1-15-143-1]"),
+            Mechanism("prebake.train.distributed:ProcessGroup.check", sub.nothing, "tests/test_world.py::test_all_ranks_refuse_bad_options_and_rank_0_prints"),
         ),
     ),
     Promise(
@@ -239,8 +237,8 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mechanism("prebake.precompute.sources.torchvision:READ_ERRORS", sub.constant((RuntimeError,)), "tests/test_bad_input.py::test_source_files_that_are_none_are_named"),
             Mechanism("prebake.format.manifest:VERSION", sub.constant(sub.EqualInt(2)), "tests/test_bad_input.py::test_a_newer_format_is_refused_with_both_versions"),
-            Mechanism("prebake.cli.run:_escape_unencodable_output", sub.nothing, "tests/test_bad_input.py::test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped"),
-            Mechanism("prebake.precompute.plan:MAX_EPOCHS", sub.constant(2**40), "tests/test_bad_input.py::test_wrong_options_of_precompute_exit_with_2_and_write_nothing"),
+            Mechanism("prebake.cli.run:_escape_unencodable_output", sub.nothing, "tests/test_bad_input.py::test_other_letters_are_escaped_in_an_ascii_locale"),
+            Mechanism("prebake.precompute.plan:MAX_EPOCHS", sub.constant(2**40), "tests/test_bad_input.py::test_wrong_precompute_options_exit_with_2_and_write_nothing"),
             Mechanism("prebake.train.jobs:_fixed", sub.any_identity, f"{TRAIN_INPUT}[another_augmentation]"),
             Mechanism("prebake.train.jobs:recipe_from", sub.any_type, f"{TRAIN_INPUT}[strange_settings]"),
         ),

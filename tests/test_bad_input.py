@@ -91,7 +91,7 @@ def there(root: Path, tmp_path: Path) -> Path:
         ("--epochs 1 audit", "unrecognized arguments: audit"),
     ],
 )
-def test_wrong_options_of_precompute_exit_with_2_and_write_nothing(arguments: str, said: str, tmp_path: Path) -> None:
+def test_wrong_precompute_options_exit_with_2_and_write_nothing(arguments: str, said: str, tmp_path: Path) -> None:
     ended = precompute_command("--dataset", "digits", "--out", tmp_path / "out", *arguments.split())
     holds(ended, 2, said)
     assert not (tmp_path / "out").exists()
@@ -219,7 +219,7 @@ def test_shards_of_another_augmentation_are_not_written_into(there: Path) -> Non
     assert content(there) == before
 
 
-def test_labels_beyond_the_classes_are_found_in_a_set_that_is_sealed(there: Path) -> None:
+def test_labels_out_of_range_are_found_despite_valid_checksums(there: Path) -> None:
     reseal_manifest(there, lambda manifest: manifest["source"].update(classes=["0", "1"]))
     identity = ShardSet(there).plan.identity
     for shard in ShardSet(there).plan.shards():
@@ -403,7 +403,7 @@ def in_a_process(
     return done.returncode, ((done.stdout or b"") + done.stderr).decode("ascii")
 
 
-def test_in_a_locale_that_knows_ascii_only_other_letters_are_escaped(tmp_path: Path, root: Path) -> None:
+def test_other_letters_are_escaped_in_an_ascii_locale(tmp_path: Path, root: Path) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     out = tmp_path / "Weg é"
     code, said = in_a_process("precompute", *DIGITS, "--out", out, environment=ascii_only)
@@ -431,7 +431,7 @@ def test_a_command_whose_stdout_is_closed_does_its_work(root: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_interruption_while_modules_are_imported_is_one_line_and_130(tmp_path: Path) -> None:
+def test_interrupt_during_imports_prints_one_line_and_exits_130(tmp_path: Path) -> None:
     options = ("--dataset", "mnist", "--epochs", "1", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out"))
     command = [sys.executable, "-X", "importtime", "-m", "precompute", *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

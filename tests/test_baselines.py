@@ -60,7 +60,7 @@ def test_the_resident_augmenter_makes_variants_of_every_kind(
         assert tops == lefts == set(range(25))
 
 
-def test_an_epoch_of_the_resident_augmenter_holds_each_image_once(
+def test_a_resident_augmenter_epoch_holds_each_image_once(
     pictures: tuple[NDArray[np.uint8], NDArray[np.int64]],
 ) -> None:
     epochs = ResidentAugmenter(*pictures, MEAN, DEVIATION, CPU, 20, torch.float32)
@@ -70,7 +70,7 @@ def test_an_epoch_of_the_resident_augmenter_holds_each_image_once(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_torchvisions_batches_are_variants_too_and_go_on_for_ever(
+def test_torchvision_batches_are_augmented_and_endless(
     pictures: tuple[NDArray[np.uint8], NDArray[np.int64]], workers: int
 ) -> None:
     images, labels = pictures
@@ -83,7 +83,7 @@ def test_torchvisions_batches_are_variants_too_and_go_on_for_ever(
             assert_standard(image, images[number])
 
 
-def test_what_is_measured_on_line_are_augmentations_of_ours_with_their_transforms(
+def test_online_baselines_use_our_augmentation_parameters(
     pictures: tuple[NDArray[np.uint8], NDArray[np.int64]],
 ) -> None:
     assert set(BETWEEN) <= set(AUGMENTATIONS)

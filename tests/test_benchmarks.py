@@ -100,7 +100,7 @@ def test_peer_options_that_make_no_sense(text: str, complaint: str, capsys: pyte
     assert complaint in capsys.readouterr().err
 
 
-def test_contestants_take_turns_and_the_first_round_is_thrown_away() -> None:
+def test_contestants_alternate_and_the_first_round_is_dropped() -> None:
     calls: list[str] = []
 
     def contestant(name: str) -> int:
@@ -261,7 +261,7 @@ def test_together_is_held_against_the_slower_of_the_two() -> None:
 
 
 @pytest.mark.slow
-def test_an_experiment_holds_ways_against_each_other_seed_by_seed(
+def test_an_experiment_compares_settings_seed_by_seed(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--dataset", "digits", "--images", "128", "--recipe", "resnet20", "--epochs", "5", "--seeds", "2"]

@@ -43,7 +43,7 @@ def test_the_last_two_are_kept_and_the_newest_is_read(checkpoints: Checkpoints) 
     assert torch.equal(found.tensors["losses"], saved(100_000_000).tensors["losses"])
 
 
-def test_saving_removes_what_was_cut_off_or_lies_ahead_and_nothing_else(checkpoints: Checkpoints) -> None:
+def test_saving_removes_only_partial_and_later_checkpoints(checkpoints: Checkpoints) -> None:
     checkpoints.save(5, saved(5))
     for name in ("step-00000009.safetensors", "step-00000007.safetensors.part", "mine.safetensors", "step-8"):
         (checkpoints.directory / name).write_bytes(b"")

@@ -73,7 +73,7 @@ def test_a_finished_run_is_refused_and_untouched(finished: tuple[Ended, Path], s
     assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_finished_run_is_kept_where_the_shards_to_repeat_it_from_can_not_be_read(
+def test_overwrite_keeps_a_run_if_its_shards_are_unreadable(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
     runs, damaged = shutil.copytree(finished[1], tmp_path / "runs"), shutil.copytree(shards, tmp_path / "shards")
@@ -101,9 +101,7 @@ def test_overwriting_repeats_a_run_exactly(
     assert events_of(again) == ["start", "epoch", "epoch", "end"]
 
 
-def test_a_root_of_two_sets_trains_both_and_json_prints_their_summaries(
-    shards: Path, tmp_path: Path, command: Command
-) -> None:
+def test_a_root_of_two_sets_trains_both_and_prints_json(shards: Path, tmp_path: Path, command: Command) -> None:
     ended = command("--shards", shards, "--epochs", 1, "--recipe", "digits", "--json", "--out", tmp_path, *ON_CPU)
     assert ended.code == 0, ended.err
     digits, mirrored = map(json.loads, ended.out.splitlines())
@@ -141,7 +139,7 @@ def test_a_seed_and_a_rate_of_ones_own_make_another_run(shards: Path, tmp_path: 
     assert summary["hyperparameters"] == {**settings["recipe"], **options}
 
 
-def test_a_finished_run_among_several_is_refused_before_any_of_them_is_trained(
+def test_a_finished_run_is_refused_before_others_are_trained(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
     runs = shutil.copytree(finished[1], tmp_path / "runs")

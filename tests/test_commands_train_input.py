@@ -201,7 +201,7 @@ def test_bad_input_ends_with_its_code_and_its_words(
     record_property("cases", 1)
 
 
-def test_of_two_trainings_of_one_run_the_second_ends_at_once_and_names_the_first(scene: Scene) -> None:
+def test_a_second_training_of_a_run_ends_and_names_the_first(scene: Scene) -> None:
     with locked(scene.run, "run.lock", "training"):
         for options in (("--resume", scene.run), (*scene.options, "--resume", "auto"), (*scene.options, "--overwrite")):
             before = (scene.run / "log.jsonl").read_bytes()
@@ -225,7 +225,7 @@ def test_a_clock_that_is_set_back_makes_no_second_negative(scene: Scene, monkeyp
     assert 0 <= summary["utilization"] <= 1
 
 
-def test_the_last_partial_batch_is_dropped_in_training_and_counted_in_evaluation(scene: Scene) -> None:
+def test_the_last_partial_batch_is_dropped_only_in_training(scene: Scene) -> None:
     ended = scene.command(*scene.options, "--batch-size", 99, "--seed", 3)
     assert ended.code == 0, ended.err
     run = the_run(scene.run.parent, "digits-digits-s3")
@@ -266,7 +266,7 @@ print(codes)
 
 
 @pytest.mark.slow
-def test_locale_c_and_names_with_spaces_and_foreign_letters_change_nothing(shards: Path, tmp_path: Path) -> None:
+def test_locale_c_and_unusual_file_names_change_nothing(shards: Path, tmp_path: Path) -> None:
     home = tmp_path / "Größe 大 mit Leerraum"
     copied, runs = shutil.copytree(shards / "digits", home / "digits set"), home / "meine Läufe"
     commands = [
@@ -288,9 +288,7 @@ def test_locale_c_and_names_with_spaces_and_foreign_letters_change_nothing(shard
     assert done.stderr.splitlines()[-1].startswith(b"error: --shards: no directory named ")
 
 
-def test_a_user_without_a_home_directory_trains_on_from_shards_on_this_machine(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_without_a_home_trains_from_local_shards(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache is for what comes by URL; an option of it that is wrong is refused all the same."""
 
     def homeless() -> Path:

@@ -48,7 +48,7 @@ def test_an_empty_directory_is_no_usable_data(tmp_path: Path, command: Command) 
     assert f"{tmp_path} holds no shard set. Bake first: prebake precompute" in ended.err
 
 
-def test_an_error_of_the_command_itself_is_one_line_on_stderr_and_its_exit_code(tmp_path: Path) -> None:
+def test_an_error_is_one_line_on_stderr_and_an_exit_code(tmp_path: Path) -> None:
     ended = in_a_process("--shards", tmp_path / "nothing")
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.startswith("error: --shards: no directory named ")
@@ -76,9 +76,7 @@ def test_an_unfinished_test_split_is_refused_before_any_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_damaged_shard_ends_the_run_with_3_and_its_records_name(
-    shards: Path, tmp_path: Path, command: Command
-) -> None:
+def test_a_damaged_shard_ends_the_run_and_names_the_record(shards: Path, tmp_path: Path, command: Command) -> None:
     copied = shutil.copytree(shards / "digits", tmp_path / "digits")
     tar = copied / "train-e000-000.tar"
     content = bytearray(tar.read_bytes())
@@ -132,7 +130,7 @@ def test_a_value_outside_its_range_is_a_usage_error(option: str, shards: Path, c
     assert option.split("=")[0] in ended.err
 
 
-def test_a_hyperparameter_that_the_model_does_not_know_is_refused(shards: Path, command: Command) -> None:
+def test_a_hyperparameter_unknown_to_the_model_is_refused(shards: Path, command: Command) -> None:
     ended = command("--shards", shards / "digits", "--model", "resnet20", "--set", "celu_alpha=0.1")
     assert ended.code == 2
     assert "--set: no hyperparameter 'celu_alpha'" in ended.err

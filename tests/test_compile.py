@@ -74,7 +74,7 @@ def test_compiled_training_is_the_same_training(tiny: ShardSet, trained: Trainer
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compiler")
-def test_a_compiled_run_resumed_in_the_middle_equals_an_uninterrupted_one(tiny: ShardSet, trained: Trainer) -> None:
+def test_a_resumed_compiled_run_equals_an_uninterrupted_one(tiny: ShardSet, trained: Trainer) -> None:
     stopped = trainer(tiny, compiled=True)
     next(iter(stopped.run()))
     resumed = trainer(tiny, compiled=True)
@@ -102,9 +102,7 @@ def test_one_command_compiles_for_as_many_sets_as_there_are(
 
 @pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.slow
-def test_compiling_is_an_option_a_setting_and_a_part_of_the_summary(
-    shards: Path, tmp_path: Path, command: Command
-) -> None:
+def test_compile_is_an_option_and_appears_in_the_summary(shards: Path, tmp_path: Path, command: Command) -> None:
     options = ("--shards", shards / "digits", "--epochs", 1, *ON_CPU)
     for name, extra in (("eager", ()), ("compiled", ("--compile",))):
         ended = command(*options, "--out", tmp_path / name, *extra)
@@ -117,7 +115,7 @@ def test_compiling_is_an_option_a_setting_and_a_part_of_the_summary(
     assert summary_of(compiled)["seconds"]["compile"] > 0
 
 
-def test_without_a_compiler_the_command_ends_with_4_and_writes_nothing(
+def test_without_a_compiler_train_exits_4_and_writes_nothing(
     shards: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -168,9 +166,7 @@ def test_what_goes_wrong_in_compiling_is_said_in_words(tiny: ShardSet, monkeypat
         run(trainer(tiny, compiled=True))
 
 
-def test_a_device_that_is_full_is_not_taken_for_a_failed_compilation(
-    tiny: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_is_not_reported_as_a_failed_compile(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 

@@ -55,12 +55,12 @@ def test_a_machine_with_only_a_cpu_gives_the_cpu(name: str) -> None:
 
 @pytest.mark.usefixtures("_one_cuda_device")
 @pytest.mark.parametrize(("name", "chosen"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:0", "cuda:0"), ("cpu", "cpu")])
-def test_a_machine_with_cuda_gives_what_is_asked_and_cuda_by_itself(name: str, chosen: str) -> None:
+def test_cuda_is_the_default_device_where_available(name: str, chosen: str) -> None:
     assert choose_device(name) == torch.device(chosen)
 
 
 @pytest.mark.usefixtures("_one_cuda_device")
-def test_a_second_cuda_device_that_is_not_there_is_the_machines_lack() -> None:
+def test_a_missing_second_cuda_device_is_a_machine_error() -> None:
     with pytest.raises(MachineError, match="no cuda:1"):
         choose_device("cuda:1")
 
@@ -92,7 +92,7 @@ def test_a_cpu_takes_bf16_only_where_it_computes_it_natively(
 
 
 @pytest.mark.parametrize(("native", "chosen"), [(True, "bf16"), (False, "fp16")])
-def test_a_cuda_device_takes_bf16_only_where_it_computes_it_natively(
+def test_bf16_is_the_cuda_default_only_where_it_is_native(
     native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
@@ -111,14 +111,14 @@ def test_fp16_is_refused_without_cuda(device: str) -> None:
         choose_precision("fp16", torch.device(device))
 
 
-def test_an_unknown_precision_is_refused_with_a_list_of_those_known() -> None:
+def test_an_unknown_precision_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="found 'fp8'") as caught:
         choose_precision("fp8", CPU)
     assert all(name in str(caught.value) for name in PRECISIONS)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_a_forward_pass_computes_in_the_precision_that_was_chosen(precision: str, dtype: torch.dtype) -> None:
+def test_a_forward_pass_uses_the_chosen_precision(precision: str, dtype: torch.dtype) -> None:
     with autocast(CPU, precision):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == dtype

@@ -32,9 +32,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, value: float = math.nan) 
     monkeypatch.setattr(Trainer, "step", stepped)
 
 
-def test_the_images_of_an_order_of_one_s_own_are_those_that_the_stream_gave(
-    tiny: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_named_images_follow_the_shuffled_order(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
     def noted(_self: Trainer, _images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +59,7 @@ def images_of(data: ShardSet, epoch: int, step: int, batch_size: int) -> list[in
 
 
 @pytest.mark.parametrize(("value", "shown"), [(math.nan, "nan"), (math.inf, "inf")])
-def test_the_first_bad_step_is_named_with_its_rate_and_its_images(
+def test_the_first_bad_step_is_named_with_its_lr_and_images(
     tiny: ShardSet, monkeypatch: pytest.MonkeyPatch, value: float, shown: str
 ) -> None:
     poison(monkeypatch, 4, value)
@@ -79,9 +77,7 @@ def test_the_first_bad_step_is_named_with_its_rate_and_its_images(
     )
 
 
-def test_where_the_device_is_not_waited_for_it_is_seen_at_the_next_look(
-    tiny: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_divergence_is_found_at_the_next_check_without_syncs(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, 1)
     trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32"))
     monkeypatch.setattr("prebake.train.trainer.math.isfinite", lambda _value: True)  # nobody looks at each step
@@ -109,7 +105,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tiny: ShardSet, kind: str) ->
         trainer.save()
 
 
-def test_a_diverged_run_keeps_its_last_good_checkpoint_and_is_not_gone_on_with(
+def test_a_diverged_run_keeps_a_checkpoint_but_cannot_resume(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, record_property: Record
 ) -> None:
     options = ("--shards", shards / "digits", "--model", "resnet20", "--out", tmp_path, *ON_CPU)

@@ -39,7 +39,7 @@ def moved(images: torch.Tensor, pixels: int) -> torch.Tensor:
     return padded[..., at : at + images.shape[2], at : at + images.shape[3]]
 
 
-def test_predictions_are_of_every_sample_in_order_though_the_stream_takes_its_memory_back(
+def test_predictions_keep_order_although_buffers_are_reused(
     baked: ShardSet, model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The largest split: it does not fit into the stream's ring at once.
@@ -54,9 +54,7 @@ def test_predictions_are_of_every_sample_in_order_though_the_stream_takes_its_me
         torch.testing.assert_close(found.shifted_NK, (model(moved(images, -1)) + model(moved(images, 1))) / 2)
 
 
-def test_mirror_images_are_asked_for_where_the_training_images_were_flipped(
-    mirrored: ShardSet, model: nn.Module
-) -> None:
+def test_tta_mirrors_images_if_training_images_were_flipped(mirrored: ShardSet, model: nn.Module) -> None:
     found = predict(model, mirrored, "test", CPU, "fp32", tta=True)
     images, _ = all_of(mirrored, "test")
     assert found.mirrored_NK is not None
@@ -68,9 +66,7 @@ def test_mirror_images_are_asked_for_where_the_training_images_were_flipped(
         torch.testing.assert_close(found.shifted_NK, sum(four) / 2)
 
 
-def test_without_test_time_augmentation_nothing_but_the_images_is_asked_for(
-    mirrored: ShardSet, model: nn.Module
-) -> None:
+def test_without_tta_the_model_sees_only_the_images(mirrored: ShardSet, model: nn.Module) -> None:
     found = predict(model, mirrored, "test", CPU, "fp32")
     assert (found.mirrored_NK, found.shifted_NK) == (None, None)
     score = found.score()

@@ -21,7 +21,7 @@ Record = Callable[[str, object], None]
 
 @pytest.mark.parametrize("step", [97, EVERY])
 @pytest.mark.parametrize("name", [*NAMES, pytest.param("tasks", marks=pytest.mark.slow)])
-def test_an_operation_that_fails_ends_with_4_and_the_next_run_completes(
+def test_a_failed_file_operation_exits_4_and_a_rerun_completes(
     name: str, step: int, tmp_path: Path, record_property: Record
 ) -> None:
     stage = Stage(name, tmp_path)
@@ -51,7 +51,7 @@ def test_an_operation_that_fails_ends_with_4_and_the_next_run_completes(
     record_property("cases", len(faults))
 
 
-def test_what_changes_a_disk_and_is_no_counted_operation_is_noticed(tmp_path: Path) -> None:
+def test_a_disk_change_that_is_not_counted_is_noticed(tmp_path: Path) -> None:
     ways: list[Callable[[Path], object]] = [
         lambda path: path.write_bytes(b"x"),
         lambda path: path.with_suffix(".new").open("x").close(),

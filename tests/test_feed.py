@@ -37,7 +37,7 @@ def encoded(
 
 
 @pytest.mark.parametrize("dtype", ENCODINGS)
-def test_the_converter_gives_the_values_that_the_reader_normalizes_to(encoded: dict[str, ShardSet], dtype: str) -> None:
+def test_the_converter_normalizes_as_the_reader_does(encoded: dict[str, ShardSet], dtype: str) -> None:
     data = encoded[dtype]
     ((images, _),) = data.batches("train", batch_size=50)
     found = Converter(data.plan, CPU, torch.float32)(torch.from_numpy(images))
@@ -62,7 +62,7 @@ def test_all_encodings_give_the_same_normalized_values(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("stored", ENCODINGS)
-def test_the_net_gets_nchw_in_channels_last_memory_in_the_dtype_asked_for(
+def test_images_are_nchw_channels_last_in_the_chosen_dtype(
     encoded: dict[str, ShardSet], stored: str, dtype: torch.dtype
 ) -> None:
     data = encoded[stored]
@@ -113,9 +113,7 @@ def test_the_feed_on_cuda_equals_the_feed_on_the_cpu(encoded: dict[str, ShardSet
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("stored", ENCODINGS)
-def test_on_cuda_a_step_sees_its_own_batch_however_far_the_host_runs_ahead(
-    encoded: dict[str, ShardSet], stored: str
-) -> None:
+def test_on_cuda_every_step_reads_its_own_batch(encoded: dict[str, ShardSet], stored: str) -> None:
     data, cuda = encoded[stored], torch.device("cuda")
     dtype = torch.float16 if stored == "float16" else torch.float32  # so that what is stored is not converted
     load = torch.ones(4096, 4096, device=cuda)

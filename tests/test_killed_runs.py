@@ -104,9 +104,7 @@ def test_a_run_killed_after_every_step_goes_on_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_davidnet_killed_after_every_step_goes_on_to_the_same_end(
-    forty: Path, tmp_path: Path, record_property: Record
-) -> None:
+def test_davidnet_killed_after_every_step_resumes_exactly(forty: Path, tmp_path: Path, record_property: Record) -> None:
     whole = undisturbed_run(Runs(forty, tmp_path / "whole", "davidnet"))
     killed_at_each(Runs(forty, tmp_path / "runs", "davidnet"), list(range(1, STEPS + 1)), whole, every=7)
     record_property("cases", STEPS)
@@ -145,7 +143,7 @@ def test_a_run_disturbed_at_random_times_goes_on_to_the_same_end(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_many_runs_disturbed_at_random_times_go_on_to_the_same_end(
+def test_runs_killed_at_random_times_resume_exactly(
     runs: Runs, whole: Path, number: signal.Signals, record_property: Record
 ) -> None:
     record_property("cases", random_times(runs, whole, number, 25))
@@ -183,7 +181,7 @@ POINTS: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one(
+def test_a_run_killed_during_a_checkpoint_uses_a_complete_one(
     point: str, runs: Runs, whole: Path, record_property: Record
 ) -> None:
     def prepare() -> None:
@@ -207,9 +205,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_a_whole_one(
     record_property("cases", 1)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
-    runs: Runs, whole: Path, record_property: Record
-) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_previous_used(runs: Runs, whole: Path, record_property: Record) -> None:
     assert runs.attempt(first=at_step(14, kill)).status == -signal.SIGKILL
     older, newer = sorted((runs.path / "checkpoint").iterdir())
     data = bytearray(newer.read_bytes())
@@ -224,7 +220,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     record_property("cases", 1)
 
 
-def test_where_both_checkpoints_are_damaged_the_run_ends_with_3_and_says_what_to_do(runs: Runs) -> None:
+def test_two_damaged_checkpoints_end_the_run_with_exit_code_3(runs: Runs) -> None:
     assert runs.attempt(first=at_step(14, kill)).status == -signal.SIGKILL
     there = sorted((runs.path / "checkpoint").iterdir())
     there[0].write_bytes(b"")
@@ -249,9 +245,7 @@ def test_a_checkpoint_of_another_run_is_none_of_this_one_s(runs: Runs) -> None:
     assert "step-00000012.safetensors: of another run" in ended.said
 
 
-def test_after_a_damaged_shard_is_repaired_the_run_goes_on_at_the_step_that_missed_it(
-    runs: Runs, whole: Path, tmp_path: Path
-) -> None:
+def test_a_run_resumes_after_its_damaged_shard_is_repaired(runs: Runs, whole: Path, tmp_path: Path) -> None:
     copied = Runs(Path(shutil.copytree(runs.shards, tmp_path / "digits")), runs.root)
     tar = copied.shards / "train-e001-000.tar"
     content = tar.read_bytes()
@@ -277,7 +271,7 @@ run_command(main)
 
 
 @pytest.mark.slow
-def test_a_run_on_mnist_killed_at_random_times_goes_on_to_the_same_end(
+def test_an_mnist_run_killed_at_random_times_resumes_exactly(
     data_dir: Path, tmp_path: Path, record_property: Record
 ) -> None:
     source = load("mnist", data_dir)

@@ -36,7 +36,7 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_what_is_kept_is_the_moving_average_of_weights_and_running_statistics() -> None:
+def test_eval_model_averages_weights_and_running_statistics() -> None:
     mine = learner(ema=0.75)
     expected: dict[str, Tensor] = {}
     for loss in losses(mine, STEPS):
@@ -56,7 +56,7 @@ def test_without_an_average_the_last_weights_are_kept() -> None:
     assert mine.eval_model is mine.model
 
 
-def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved_and_restored() -> None:
+def test_overflow_skips_the_step_and_halves_the_loss_scale() -> None:
     mine, plain = learner(scaled=True), learner()
     steps = [*losses(mine, 1), *losses(plain, 1)]
     mine.step(steps[0])
@@ -74,7 +74,7 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved_and_res
     assert other.values() == mine.values()
 
 
-def test_momentum_is_of_gradients_alone_where_the_very_first_step_overflows() -> None:
+def test_momentum_is_right_if_the_first_step_overflows() -> None:
     mine = learner(scaled=True)
     mine.step(next(losses(mine, 1)) * float("inf"))
     momenta = [tensor for name, tensor in mine.tensors().items() if name.startswith("momentum.")]
@@ -84,7 +84,7 @@ def test_momentum_is_of_gradients_alone_where_the_very_first_step_overflows() ->
     assert all(momentum.abs().max() < 1 for momentum in momenta)
 
 
-def test_biases_of_batch_norm_learn_at_their_own_rate_and_scales_only_where_they_are_trained() -> None:
+def test_batch_norm_biases_and_scales_have_their_own_rates() -> None:
     common, faster = learner(start=1.0), learner(start=1.0, bias_lr=8.0, train_scales=False)
     before = copied(common.model)
     for mine in (common, faster):

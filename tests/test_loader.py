@@ -397,7 +397,7 @@ def test_a_state_of_another_loader_is_refused(three: ShardSet, baked: ShardSet) 
             loader.load_state_dict(wrong)
 
 
-def test_processes_that_would_take_different_numbers_of_steps_are_refused(three: ShardSet) -> None:
+def test_ranks_with_different_numbers_of_steps_are_refused(three: ShardSet) -> None:
     for rank in range(3):
         options: dict[str, Any] = {"batch_size": 233, "rank": rank, "world_size": 3}  # one sample is left
         with pytest.raises(UsageError, match=r"has 1 samples, too few for 3 processes.* Pass drop_last=True"):
@@ -431,7 +431,7 @@ def test_rank_and_world_size_are_those_of_torch_distributed(three: ShardSet, tmp
     assert sorted(int(word) for words in said for word in words[1:]) == list(range(700))
 
 
-def test_an_error_while_reading_comes_in_its_epoch_and_is_not_remembered(three: ShardSet, tmp_path: Path) -> None:
+def test_a_read_error_is_raised_in_its_own_epoch_only(three: ShardSet, tmp_path: Path) -> None:
     data = ShardSet(shutil.copytree(three.path, tmp_path / "set"))
     (index,) = data.path.glob("train-e001-*.json")
     index.rename(tmp_path / "aside")

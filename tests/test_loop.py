@@ -46,7 +46,7 @@ def without_clocks(reports: Sequence[EpochReport]) -> list[EpochReport]:
     return [replace(report, **clocks) for report in reports]  # type: ignore[arg-type] # all of these are floats
 
 
-def test_two_trainings_of_one_seed_are_equal_bit_by_bit_and_another_seed_differs(tiny: ShardSet) -> None:
+def test_training_is_deterministic_and_depends_on_the_seed(tiny: ShardSet) -> None:
     first, second, other = (run(Trainer(tiny, settings(seed=seed))) for seed in (3, 3, 4))
     assert_same_weights(first, second)
     assert without_clocks(first.state.reports) == without_clocks(second.state.reports)
@@ -79,7 +79,7 @@ def test_reports_add_up(trained: Trainer, tiny: ShardSet) -> None:
         assert report.images_per_second == pytest.approx(3 * 64 / report.train_seconds)
 
 
-def test_a_run_resumed_in_the_middle_equals_an_uninterrupted_one_exactly(tiny: ShardSet, trained: Trainer) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny: ShardSet, trained: Trainer) -> None:
     stopped = Trainer(tiny, settings(epochs=2))
     next(iter(stopped.run()))
     resumed = Trainer(tiny, settings(epochs=2))
@@ -91,7 +91,7 @@ def test_a_run_resumed_in_the_middle_equals_an_uninterrupted_one_exactly(tiny: S
     assert len(resumed.state.waits) == len(trained.state.waits)
 
 
-def test_a_run_with_an_average_of_its_weights_goes_on_with_both_exactly(tiny: ShardSet) -> None:
+def test_a_resumed_run_restores_weights_and_their_average(tiny: ShardSet) -> None:
     chosen = settings(epochs=2, model=SMALL, ema=0.9, bias_lr=4.0, low_momentum=0.8)
     whole = run(Trainer(tiny, chosen))
     stopped = Trainer(tiny, chosen)
@@ -123,9 +123,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_exit_code_5(tiny: ShardSet)
 
 
 @pytest.mark.parametrize("val_fraction", [0.0, 0.2])
-def test_an_epoch_is_evaluated_on_val_where_there_is_one_and_else_on_test(
-    digits: SourceData, tmp_path: Path, val_fraction: float
-) -> None:
+def test_epochs_are_evaluated_on_val_or_else_on_test(digits: SourceData, tmp_path: Path, val_fraction: float) -> None:
     train, test = digits.splits["train"], digits.splits["test"]
     prebake.bake(
         train.images_NHWC[:100],
@@ -152,7 +150,7 @@ def test_without_held_out_data_a_run_says_that_there_is_none(digits: SourceData,
     assert math.isfinite(report.train_loss)
 
 
-def test_evaluation_takes_the_model_in_evaluation_mode_and_leaves_it_as_it_was(trained: Trainer) -> None:
+def test_evaluation_uses_eval_mode_and_restores_train_mode(trained: Trainer) -> None:
     before = {name: tensor.clone() for name, tensor in trained.learner.model.state_dict().items()}
     modes: list[bool] = []
     hook = trained.learner.model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
@@ -197,7 +195,7 @@ def test_training_takes_every_encoding_alike(digits: SourceData, tmp_path: Path)
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_on_cuda_a_run_goes_on_where_it_stopped_with_its_scale_and_average(baked: ShardSet, precision: str) -> None:
+def test_on_cuda_a_run_resumes_with_its_scale_and_average(baked: ShardSet, precision: str) -> None:
     settings = Settings(recipe_for("digits", epochs=2, ema=0.9), 0, "cuda", precision)
     begun = Trainer(baked, settings)
     first = next(iter(begun.run()))

@@ -38,9 +38,7 @@ def listed(shuffle_seed: int, epoch: int, shards: list[int]) -> list[tuple[int, 
 
 
 @given(SEEDS, EPOCHS, SHARDS)
-def test_every_record_of_every_shard_comes_exactly_once_and_shards_stay_together(
-    shuffle_seed: int, epoch: int, shards: list[int]
-) -> None:
+def test_every_record_comes_once_and_shards_stay_together(shuffle_seed: int, epoch: int, shards: list[int]) -> None:
     ordered = record_order(shuffle_seed, epoch, shards)
     assert sorted(shard for shard, _ in ordered) == list(range(len(shards)))
     for shard, records in ordered:
@@ -48,9 +46,7 @@ def test_every_record_of_every_shard_comes_exactly_once_and_shards_stay_together
 
 
 @given(SEEDS, EPOCHS, SHARDS)
-def test_the_order_is_a_function_of_its_arguments_and_of_nothing_before(
-    shuffle_seed: int, epoch: int, shards: list[int]
-) -> None:
+def test_the_order_depends_only_on_its_arguments(shuffle_seed: int, epoch: int, shards: list[int]) -> None:
     first = listed(shuffle_seed, epoch, shards)
     np.random.default_rng().random(3)
     listed(shuffle_seed, epoch + 1, shards)
@@ -65,7 +61,7 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("shards", [[1] * 5, [5]])
-def test_every_shard_and_every_record_is_as_likely_in_every_place(shards: list[int]) -> None:
+def test_every_position_is_equally_likely_for_every_record(shards: list[int]) -> None:
     places = np.zeros((5, 5), np.int64)
     for seed in range(2000):
         turns = [shard + record for shard, record in listed(seed, seed % 7, shards)]
@@ -116,7 +112,7 @@ def streamed(
 
 
 @pytest.mark.parametrize("batch_size", [1, 50, 128, 300, 1000])
-def test_a_stream_plays_the_records_in_that_order_whatever_the_batches(three_shards: ShardSet, batch_size: int) -> None:
+def test_a_stream_reads_that_order_for_every_batch_size(three_shards: ShardSet, batch_size: int) -> None:
     wanted: list[Sample] = []
     for epoch, view in enumerate([0, 1, 0], 7):
         records = records_of(three_shards, view)
@@ -129,13 +125,13 @@ def test_a_stream_plays_the_records_in_that_order_whatever_the_batches(three_sha
     assert found[:700] != found[1400:]
 
 
-def test_an_epoch_s_order_does_not_depend_on_where_a_stream_begins(three_shards: ShardSet) -> None:
+def test_the_order_does_not_depend_on_the_first_epoch(three_shards: ShardSet) -> None:
     whole = streamed(three_shards, [0, 1], 64, shuffle_seed=3)
     assert streamed(three_shards, [1], 64, shuffle_seed=3, first_epoch=1) == whole[700:]
 
 
 @pytest.mark.parametrize("start", [0, 1, 128, 300, 512, 699, 700])
-def test_a_stream_goes_on_in_the_middle_of_an_epoch_of_that_order(three_shards: ShardSet, start: int) -> None:
+def test_a_stream_starts_inside_an_epoch_of_that_order(three_shards: ShardSet, start: int) -> None:
     whole = streamed(three_shards, [0, 1], 64, shuffle_seed=3)
     assert streamed(three_shards, [0, 1], 64, shuffle_seed=3, start=start) == whole[start:]
 
@@ -147,7 +143,7 @@ def test_the_last_record_may_stand_anywhere(three_shards: ShardSet) -> None:
     assert len(places) > 2
 
 
-def test_no_sample_of_a_damaged_record_is_handed_out_in_any_order(three_shards: ShardSet) -> None:
+def test_no_sample_of_a_damaged_record_is_yielded_in_any_order(three_shards: ShardSet) -> None:
     records = records_of(three_shards, 0)
     record = json.loads((three_shards.path / "train-e000-001.json").read_text())["records"][0]
     with (three_shards.path / "train-e000-001.tar").open("r+b") as file:
@@ -169,7 +165,7 @@ def test_no_sample_of_a_damaged_record_is_handed_out_in_any_order(three_shards: 
         assert found == wanted[: len(wanted) // 10 * 10]
 
 
-def test_an_order_seed_is_a_setting_of_a_run_and_changes_what_it_begins_with(
+def test_shuffle_seed_is_a_setting_and_changes_the_first_batch(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--epochs", 1, "--out", tmp_path, *ON_CPU)
@@ -183,7 +179,7 @@ def test_an_order_seed_is_a_setting_of_a_run_and_changes_what_it_begins_with(
     assert summary_of(plain)["first_loss"] != summary_of(ordered)["first_loss"]
 
 
-def test_a_run_that_goes_on_plays_the_epochs_in_the_order_that_they_would_have_had(tiny: ShardSet) -> None:
+def test_a_resumed_run_keeps_the_order_of_its_epochs(tiny: ShardSet) -> None:
     seed = 1
     assert listed(seed, 0, [2]) != listed(seed, 1, [2])  # else the epoch's number would not matter
     settings = Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", shuffle_seed=seed)

@@ -25,7 +25,7 @@ STEPS = 24 * 97
 PEAK = STEPS * 5 // 24 - 1  # the last step of the fifth epoch
 
 
-def test_page2018_rises_from_nothing_to_its_peak_in_5_of_24_epochs_and_falls_to_nothing() -> None:
+def test_page2018_lr_peaks_after_5_of_24_epochs() -> None:
     rates, momenta = schedule(recipe_for("page2018"), STEPS)
     assert len(rates) == STEPS
     assert 0 < rates[0] < 1e-4
@@ -60,7 +60,7 @@ def test_every_recipe_reaches_its_peak_at_its_share_of_any_run(name: str, steps:
     assert rates[-1] < 1e-4
 
 
-def test_a_cosine_without_warm_up_begins_at_its_peak_and_is_half_way_at_the_middle() -> None:
+def test_cosine_without_warmup_starts_at_its_peak() -> None:
     rates, _ = schedule(recipe_for("resnet20"), 1000)
     assert rates[0] == rates[1] == 0.1
     assert rates[500] == pytest.approx(0.05, abs=1e-3)
@@ -116,7 +116,7 @@ def test_every_recipe_of_a_publication_is_held_against_it() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_on_another_data_set_a_recipe_s_augmentation_does_nothing_that_it_does_not_do(name: str) -> None:
+def test_dataset_defaults_enable_no_operation_of_the_recipe(name: str) -> None:
     here, digits = augmentation_for(name), augmentation_for(name, mirror=False, side=8)
     assert digits == replace(here, pad=1, flip="none", cutout=2 if here.cutout else 0)
 
@@ -159,7 +159,7 @@ def test_changes_override_the_recipe_and_none_leaves_it() -> None:
         ("ema", 1.0, "ema"),
     ],
 )
-def test_a_value_outside_its_range_is_refused_by_option_and_value(field: str, value: float, option: str) -> None:
+def test_a_value_out_of_range_is_refused_with_its_option(field: str, value: float, option: str) -> None:
     with pytest.raises(UsageError, match=f"{option}: expected .*, found {value}"):
         recipe_for("default", **{field: value})
 

@@ -48,7 +48,7 @@ def eight(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["resnet20", "fast"])
-def test_shards_of_a_recipe_s_own_augmentation_suggest_it_and_train(
+def test_shards_suggest_the_recipe_of_their_augmentation(
     recipe: str, digits: SourceData, tmp_path: Path, command: Command
 ) -> None:
     epochs, batch_size, rate, least = TRAINED[recipe]

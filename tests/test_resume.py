@@ -12,7 +12,7 @@ from tests.helpers.runs import interrupted_at
 SMALL = ("--model", "resnet20", *ON_CPU)
 
 
-def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
+def test_a_run_interrupted_in_its_second_epoch_resumes_exactly(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--out", tmp_path, *ON_CPU)
@@ -40,7 +40,7 @@ def test_a_run_interrupted_in_its_second_epoch_goes_on_to_the_same_end(
     assert losses[0] == losses[1]
 
 
-def test_resume_goes_on_with_the_unfinished_and_keeps_the_finished(
+def test_resume_continues_unfinished_and_keeps_finished_runs(
     finished: tuple[Ended, Path], shards: Path, tmp_path: Path, command: Command
 ) -> None:
     runs = shutil.copytree(finished[1], tmp_path / "runs")
@@ -51,7 +51,7 @@ def test_resume_goes_on_with_the_unfinished_and_keeps_the_finished(
     assert ended.out.splitlines()[1].startswith("digits")
 
 
-def test_a_log_that_was_cut_off_does_not_stop_a_run_from_going_on(
+def test_a_truncated_log_does_not_prevent_resuming(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     options = ("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_its_directory_alone(begun: Path, command: Command) -
     assert not (begun / "checkpoint").exists()
 
 
-def test_a_finished_run_says_so_and_prints_its_summary_without_its_shards(begun: Path, command: Command) -> None:
+def test_a_finished_run_prints_its_summary_without_shards(begun: Path, command: Command) -> None:
     first = command("--resume", begun)
     shutil.rmtree(begun.parent.parent / "shards")
     again = command("--resume", begun)

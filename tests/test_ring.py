@@ -164,13 +164,13 @@ def test_the_ring_is_memory_for_three_batches_however_many_pass(machine: Machine
     assert len(play(machine, [LONGEST] * BATCHES)) == 2 * 3
 
 
-def test_shorter_batches_take_the_same_memory_and_longer_ones_get_their_own(machine: Machine) -> None:
+def test_shorter_batches_reuse_memory_and_longer_ones_get_new(machine: Machine) -> None:
     assert len(play(machine, [LONGEST] * BATCHES + [3])) == 2 * RING
     play(machine, [3] * BATCHES + [LONGEST] * BATCHES)
     assert machine.unordered() == []
 
 
-def test_a_loop_that_is_left_gives_staging_memory_back_when_its_copy_has_ended(machine: Machine) -> None:
+def test_leaving_the_loop_frees_staging_memory_after_the_copy(machine: Machine) -> None:
     batches = staged(machine, [LONGEST] * 3)
     for images, _labels in feed(batches, AS_STORED, CUDA):
         machine.access(machine.main, images, write=False)
@@ -187,7 +187,7 @@ def test_copies_run_ahead_of_steps(machine: Machine) -> None:
     assert sum(time <= known for time in reads) == 2 * (BATCHES - RING)
 
 
-def test_waits_begin_before_a_batch_is_copied_and_end_when_the_main_stream_has_it(machine: Machine) -> None:
+def test_waits_include_the_copy_of_the_batch(machine: Machine) -> None:
     waits = DataWaitMeter(CUDA)
     play(machine, [LONGEST] * BATCHES, waits)
     assert waits.take() == [4e-3] * BATCHES  # see `elapsed_time`: images and labels are read and written

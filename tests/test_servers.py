@@ -237,7 +237,7 @@ def test_a_server_without_range_requests_is_named_at_once(here: Path, tmp_path: 
     assert re.search(rf"error: {url}/\S+: the server does not answer range requests", done.err), done.err
 
 
-def test_a_server_that_does_not_answer_ends_the_command_after_the_deadline() -> None:
+def test_a_silent_server_ends_the_command_after_the_deadline() -> None:
     code = """
 import sys, prebake.storage.store
 prebake.storage.store.PATIENCE_SECONDS = 2.0

@@ -177,7 +177,7 @@ def test_a_signal_that_is_swallowed_is_heard_after_the_next_step(runs: Runs) -> 
     assert checkpoints(runs.path) == ["step-00000006.safetensors"]
 
 
-def test_a_signal_that_is_swallowed_is_heard_by_a_run_that_waits_for_shards(unfinished: Runs) -> None:
+def test_a_swallowed_signal_stops_a_run_that_waits_for_shards(unfinished: Runs) -> None:
     command = ("--shards", unfinished.shards, "--out", unfinished.root, "--batch-size", 10, "--follow", *ON_CPU)
     ended = unfinished.attempt(*command, first=at_step(20, swallowed), every=1000, seconds=PATIENCE)
     assert ended.status == 143, ended.said

@@ -107,7 +107,7 @@ def copied(baked: ShardSet, tmp_path: Path) -> ShardSet:
         ((224, 224, 3), 4, 114),
     ],
 )
-def test_the_ring_takes_what_a_record_touches_and_no_more_than_64_mb_beyond(
+def test_the_ring_holds_one_record_and_at_most_64_mb_more(
     shape: tuple[int, int, int], batch_size: int, slots: int
 ) -> None:
     assert ring_slots(shape, "uint8", batch_size) == slots
@@ -145,7 +145,7 @@ def test_batches_run_across_the_border_of_two_shards(
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 128, 500])
-def test_memory_is_a_fixed_number_of_buffers_however_many_batches_pass(baked: ShardSet, batch_size: int) -> None:
+def test_the_number_of_buffers_is_fixed_for_any_batch_count(baked: ShardSet, batch_size: int) -> None:
     def buffers(epochs: list[int]) -> tuple[set[int], set[int], int]:
         images_at, labels_at, batches = set(), set(), 0
         with Stream(baked, "train", epochs, batch_size) as stream:
@@ -212,7 +212,7 @@ def test_a_truncated_shard_is_an_error_and_not_a_shorter_epoch(copied: ShardSet)
         list(stream)
 
 
-def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error_too(copied: ShardSet) -> None:
+def test_a_shard_truncated_while_it_is_read_is_an_error(copied: ShardSet) -> None:
     tar = copied.path / "train-e000-000.tar"
     (shard,) = copied.open_shards("train", 0)
     with shard:
@@ -222,7 +222,7 @@ def test_a_shard_that_is_cut_off_while_it_is_read_is_an_error_too(copied: ShardS
             shard.read(len(shard.layouts) - 1, [pixels], RecordBuffer())
 
 
-def test_a_missing_shard_is_named_after_the_epochs_before_it_were_streamed(copied: ShardSet) -> None:
+def test_a_missing_shard_is_named_after_the_epochs_before_it(copied: ShardSet) -> None:
     (copied.path / "train-e001-000.json").unlink()
     found: list[tuple[Tensor, ...]] = []
     with (

@@ -79,7 +79,7 @@ def test_a_stream_goes_on_from_a_sample_as_if_it_had_come_there(
 @pytest.mark.slow
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 128, 129, 300, 700])
-def test_a_stream_goes_on_from_any_sample_as_if_it_had_come_there(
+def test_a_stream_started_at_any_sample_yields_the_same_rest(
     three: ShardSet, batch_size: int, drop_last: bool, record_property: Record
 ) -> None:
     record_property("cases", assert_rest(three, range(701), batch_size, drop_last))

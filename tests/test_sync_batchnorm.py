@@ -19,7 +19,7 @@ from tests.helpers.sync import trained
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Please use the new API settings to control TF32")  # torch 2.9 and later
-def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tiny: ShardSet, tmp_path: Path) -> None:
+def test_gpu_processes_train_the_same_weights_as_one(tiny: ShardSet, tmp_path: Path) -> None:
     module = ["-m", "tests.helpers.sync", str(tiny.path), str(tmp_path)]
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *module],
@@ -34,7 +34,7 @@ def test_on_a_gpu_several_processes_learn_what_one_learns_from_whole_batches(tin
         assert torch.allclose(ours[name].float(), tensor.float(), rtol=1e-2, atol=1e-3), name
 
 
-def test_a_synchronized_model_has_the_names_and_rates_of_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_batchnorm_keeps_parameter_names_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prebake.train.optim.DistributedDataParallel", lambda model: model)  # which wants all processes
     recipe = recipe_for("fast", batch_size=64)
     device, two = torch.device("cpu"), ProcessGroup(0, 2)

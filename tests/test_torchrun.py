@@ -63,9 +63,7 @@ def options(shards: Path, root: Path) -> tuple[object, ...]:
     return ("-m", "train", "--shards", shards / "digits", "--out", root, *ON_CPU, *choices)
 
 
-def test_a_job_stopped_by_sigterm_leaves_a_checkpoint_and_a_restart_after_a_kill_goes_on(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_sigterm_leaves_a_checkpoint_and_a_restart_resumes(shards: Path, tmp_path: Path) -> None:
     stopped = Torchrun(*options(shards, tmp_path))
     stopped.wait_for_epochs(tmp_path, 1)
     stopped.process.send_signal(signal.SIGTERM)

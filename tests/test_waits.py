@@ -95,7 +95,7 @@ def test_events_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
-def test_the_device_waits_only_for_a_batch_that_comes_after_its_work() -> None:
+def test_the_device_waits_only_for_a_late_batch() -> None:
     cuda = torch.device("cuda")
     waits = DataWaitMeter(cuda)
     matrix = torch.ones(8192, 8192, device=cuda)

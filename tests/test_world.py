@@ -153,7 +153,7 @@ def assert_same_in_all(found: list[Recorded]) -> None:
         ),
     ],
 )
-def test_several_processes_learn_what_one_does_from_the_same_batches_in_slices(
+def test_several_processes_train_the_same_weights_as_one(
     numbered: ShardSet, tmp_path: Path, model: str, changes: dict[str, Any], size: int
 ) -> None:
     chosen = settings(model=model, **changes)
@@ -170,17 +170,13 @@ def seen_alone(data: ShardSet) -> str:
 
 
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow), 4])
-def test_the_sequence_of_global_batches_is_the_same_for_every_number_of_processes(
-    numbered: ShardSet, tmp_path: Path, size: int
-) -> None:
+def test_global_batches_do_not_depend_on_the_process_count(numbered: ShardSet, tmp_path: Path, size: int) -> None:
     assert global_batches(numbered, recorded(size, numbered, settings(), tmp_path / "run")) == seen_alone(numbered)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[2, 1], [1, 2], [4, 2], [2, 4]])
-def test_a_run_goes_on_with_another_number_of_processes_at_the_same_step(
-    numbered: ShardSet, tmp_path: Path, sizes: list[int]
-) -> None:
+def test_a_run_resumes_with_another_process_count(numbered: ShardSet, tmp_path: Path, sizes: list[int]) -> None:
     first, second = sizes
     begun = recorded(first, numbered, settings(), tmp_path / "begun", until=1)
     done = recorded(second, numbered, settings(), tmp_path / "done", goes_on=tmp_path / "begun" / "state")
@@ -217,7 +213,7 @@ def new_run(data: ShardSet, root: Path) -> tuple[object, ...]:
         pytest.param(1, 0, signal.SIGTERM, 143, 4, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_goes_on(
+def test_a_signal_to_any_rank_stops_all_ranks_at_one_step(
     numbered: ShardSet, tmp_path: Path, size: int, rank: int, number: signal.Signals, code: int, next_size: int
 ) -> None:
     stopped = command_in(size, *new_run(numbered, tmp_path), first=stopping(rank, 7, number), every=100)
@@ -234,9 +230,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_any_number_of_processes_
 
 
 @pytest.mark.slow
-def test_a_run_of_two_that_was_stopped_again_and_again_ends_with_the_same_bits(
-    numbered: ShardSet, tmp_path: Path
-) -> None:
+def test_two_processes_stopped_repeatedly_end_with_the_same_bits(numbered: ShardSet, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert command_in(2, *new_run(numbered, whole)).codes == [0, 0]
     for step in (1, 4, 9, 13, 17):
@@ -252,7 +246,7 @@ def test_a_run_of_two_that_was_stopped_again_and_again_ends_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "rank"), [(2, 0), (2, 1), (4, 2)])
-def test_a_killed_rank_ends_the_others_with_a_word_and_they_can_go_on(
+def test_a_killed_rank_ends_the_others_and_the_run_resumes(
     numbered: ShardSet, tmp_path: Path, size: int, rank: int
 ) -> None:
     dying = command_in(
@@ -269,9 +263,7 @@ def test_a_killed_rank_ends_the_others_with_a_word_and_they_can_go_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_loss_that_is_no_number_in_one_slice_ends_all_with_exit_code_5(
-    numbered: ShardSet, tmp_path: Path, rank: int
-) -> None:
+def test_a_nan_loss_in_one_rank_ends_all_with_exit_code_5(numbered: ShardSet, tmp_path: Path, rank: int) -> None:
     def poison(mine: int) -> None:
         original = Trainer.step
 
@@ -301,7 +293,7 @@ def test_a_damaged_shard_that_one_rank_meets_ends_all(numbered: ShardSet, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_where_no_signal_is_heard_ends_all_the_same(numbered: ShardSet, tmp_path: Path) -> None:
+def test_a_rank_that_cannot_handle_signals_is_ended(numbered: ShardSet, tmp_path: Path) -> None:
     def prepare(rank: int) -> None:
         patched("prebake.train.distributed.PATIENCE_SECONDS", 2.0)
         pid = os.getpid()
@@ -318,7 +310,7 @@ def test_a_rank_that_hangs_where_no_signal_is_heard_ends_all_the_same(numbered: 
 
 
 @pytest.mark.slow
-def test_runs_and_data_sets_in_turn_are_trained_by_all_and_told_by_one(shards: Path, tmp_path: Path) -> None:
+def test_all_ranks_train_every_run_and_rank_0_prints(shards: Path, tmp_path: Path) -> None:
     options = ("--shards", shards, "--out", tmp_path, "--runs", 2, "--epochs", 1, "--json")
     ended = command_in(2, *options)
     assert ended.codes == [0, 0], ended.said
@@ -342,7 +334,7 @@ def test_runs_and_data_sets_in_turn_are_trained_by_all_and_told_by_one(shards: P
         pytest.param(2, ("--epochs", "x"), "invalid int value", marks=pytest.mark.slow),
     ],
 )
-def test_what_several_processes_can_t_do_is_refused_by_all_and_said_by_one(
+def test_all_ranks_refuse_bad_options_and_rank_0_prints(
     numbered: ShardSet, tmp_path: Path, size: int, options: tuple[object, ...], word: str
 ) -> None:
     ended = command_in(size, "--shards", numbered.path, "--out", tmp_path / "runs", *options)
