@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import prebake
 import prebake.cli.heatmap
 import prebake.cli.predict
-from prebake.errors import DataError, UsageError
+import prebake.train.fit
+from prebake.errors import UsageError
 from prebake.train.models import find_model
 from prebake.train.weights import load_weights
 from tests.helpers.commands import ON_CPU, Command, log_of, summary_of, the_run
@@ -73,8 +74,17 @@ def test_predict_imports_only_a_file_that_it_is_given(
             with pytest.raises(error, match=r"no file|has no 'Net'"):
                 prebake.cli.predict.main()
     monkeypatch.setattr("sys.argv", [*predict, "--model", MLP])
-    with pytest.raises(DataError, match="not the weights of a run"):
+    with pytest.raises(UsageError, match=rf"the model that {MLP} builds does not fit the weights .*.*mine.py:Net"):
         prebake.cli.predict.main()
+
+
+def test_predict_says_that_a_builder_needs_arguments(net_file: Path, shards: Path, tmp_path: Path) -> None:
+    chosen = {"epochs": 1, "device": "cpu", "precision": "fp32", "out": tmp_path / "runs"}
+    result = prebake.fit(shards / "digits", f"{net_file}:Net", **chosen)  # type: ignore[arg-type] # mixed types
+    other = tmp_path / "other.py"
+    other.write_text(FILE.replace("width=16", "width=16, *, depth"))
+    with pytest.raises(UsageError, match=r"'depth' needs a default; .* Or name a function that passes it"):
+        load_weights(result.run / "weights.safetensors", f"{other}:Net")
 
 
 def test_resuming_needs_the_same_source_code(
@@ -165,6 +175,29 @@ def test_fit_trains_a_network_in_place(shards: Path, tmp_path: Path) -> None:
     assert not torch.equal(layer.weight, before)
     assert result.run == the_run(tmp_path)
     assert result.summary == summary_of(result.run)
+
+
+def test_resume_tells_networks_apart_by_their_weights(shards: Path, tmp_path: Path) -> None:
+    def fit(seed: int) -> prebake.train.fit.FitResult:
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        chosen = {"epochs": 1, "lr": 0.05, "device": "cpu", "precision": "fp32", "out": tmp_path}
+        return prebake.fit(shards / "digits", network, resume=True, **chosen)  # type: ignore[arg-type] # mixed types
+
+    first, other, again = fit(1), fit(2), fit(1)
+    assert first.run != other.run
+    assert again.run == first.run
+    assert again.summary == first.summary
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.bool])
+def test_every_tensor_of_a_network_tells_it_from_others(dtype: torch.dtype) -> None:
+    def digest(value: int) -> str | None:
+        network = nn.Sequential(nn.LazyLinear(10))
+        network.register_buffer("table", torch.full((), value).to(dtype))
+        return find_model(network).source_sha256
+
+    assert digest(0) == digest(0) != digest(1)
 
 
 def test_fit_is_the_command(shards: Path, tmp_path: Path, command: Command) -> None:

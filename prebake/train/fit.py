@@ -61,18 +61,23 @@ def fit(
 ) -> FitResult:
     """Train a model on one shard set. Every argument is an option of `prebake train`.
 
+    Messages name the options of the command: `--batch-size` is `batch_size` here. docs/training.md describes training,
+    docs/recipes.md the recipes, and docs/adding-a-model.md models of your own.
+
     An interruption (KeyboardInterrupt) leaves a checkpoint; `resume=True` continues from it.
 
     Args:
         data: directory or URL of a shard set, or an opened one.
         model: a name of ours, `timm:NAME`, `FILE.py:NAME`, an `nn.Module`, which is trained in place, or a builder
-            such as a network's class, which is passed what `prebake.train.models.Model` says. None: the recipe's model.
+            such as a network's class, which is passed the arguments that docs/adding-a-model.md lists. A network's
+            weights tell its run from others: to resume, pass one with the initial weights that it had at first.
+            None: the recipe's model.
         recipe: name of a recipe. None: the one that the shards suggest.
         epochs: None: the recipe's or the shards' number, whichever is smaller.
         batch_size: None: the recipe's.
         lr: peak learning rate. None: the recipe's.
         hyperparameters: other hyperparameters of the recipe and options of the model, by name.
-        seed: of the initial weights and of dropout.
+        seed: of the initial weights and of dropout. A network that exists already keeps its weights.
         shuffle_seed: of an order of the records. None: the order in the shards.
         replay: allow more epochs than views: epoch e plays view e modulo their number.
         device: `auto`, `cuda`, `mps` or `cpu`.

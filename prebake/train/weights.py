@@ -62,7 +62,7 @@ def load_weights(path: Path, model: AnyModel | None = None) -> Trained:
 
     Raises:
         DataError: no such file, or not one of these weights.
-        UsageError: `model` is needed, or does not exist.
+        UsageError: `model` is needed, does not exist, or does not fit the weights.
     """
     if not path.is_file():
         raise DataError(f"{path}: no weights here; name the directory of a finished run, runs/...")
@@ -76,13 +76,23 @@ def load_weights(path: Path, model: AnyModel | None = None) -> Trained:
         if model is None:
             raise UsageError(
                 f"{path}: trained with a model of your own, {quote(recipe.model)}. prebake imports no code that a run "
-                "names: give the option --model FILE.py:NAME again"
+                "names: give the option --model FILE.py:NAME again, where NAME is a class or a function that builds it"
             )
         found = find_model(model)
     try:
         return _trained(tensors, about, recipe, found or find_model(recipe.model))
+    except _MismatchError as error:
+        raise UsageError(
+            f"--model: the model that {found.name if found else recipe.model} builds does not fit the weights in "
+            f"{path} ({error}). Name the class or function that the run was trained with, {quote(recipe.model)}, "
+            "as FILE.py:NAME"
+        ) from None
     except (DataError, UsageError, TypeError, ValueError, RuntimeError) as error:
         raise _unusable(path, error) from None
+
+
+class _MismatchError(Exception):
+    """The user's model cannot be built, or the weights are of another one."""
 
 
 def _unusable(path: Path, error: Exception) -> DataError:
@@ -94,15 +104,19 @@ def _trained(tensors: dict[str, Tensor], about: Fields, recipe: Recipe, model: M
     mean, std = about.numbers("mean"), about.numbers("std")
     if not classes or not len(mean) == len(std) == shape[2] or not all(value > 0 for value in std):
         raise ValueError("classes, mean or std are missing or do not fit the images")
+    own = is_users_own(recipe.model)
     if unknown := set(recipe.model_options) - set(model.options):
-        raise ValueError(f"{recipe.model} has no option {quote(min(unknown))}")
+        raise (_MismatchError if own else ValueError)(f"{recipe.model} has no option {quote(min(unknown))}")
 
     def build() -> nn.Module:
         return model.build(shape[2], len(classes), shape[:2], recipe.model_options)
 
-    if is_users_own(recipe.model):
-        network = build()
-        network.load_state_dict(tensors)
+    if own:
+        try:
+            network = build()
+            network.load_state_dict(tensors)
+        except (UsageError, TypeError, ValueError, RuntimeError) as error:
+            raise _MismatchError(" ".join(str(error).split())[:500]) from error
     else:
         # On the meta device it takes no memory: a stranger's file gets some only once its own tensors fit the model.
         with torch.device("meta"):

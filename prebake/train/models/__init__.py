@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prebake.errors import UsageError
 from prebake.optional import import_optional
@@ -46,7 +47,7 @@ class Model:
         builder: returns the network.
         smallest_side: the smallest height and width of images, in pixels.
         name: how commands and run directories name the model.
-        source_sha256: of a user's own code, where it can be told.
+        source_sha256: of a user's own code, where it can be told; of a network also of its layers and weights.
         checked: whether the network is known to return logits (N, classes) for all images of `smallest_side` and more.
     """
 
@@ -91,7 +92,8 @@ class Model:
             if not variadic and parameter.default is parameter.empty and name not in arguments:
                 raise UsageError(
                     f"--model: {self.name}: its parameter {name!r} needs a default; prebake passes channels, classes "
-                    "and image_size to parameters of these names, and no others"
+                    "and image_size to parameters of these names, and no others. Or name a function that passes it "
+                    "and returns the network"
                 )
         try:
             network = self.builder(**arguments)
@@ -168,8 +170,7 @@ def find_model(wanted: AnyModel) -> Model:
         MachineError: timm is not installed.
     """
     if isinstance(wanted, nn.Module):
-        digest = hashlib.sha256(repr(wanted).encode()).hexdigest()
-        return Model(lambda: wanted, name=_named(type(wanted)), source_sha256=digest, checked=False)
+        return Model(lambda: wanted, name=_named(type(wanted)), source_sha256=_network_sha256(wanted), checked=False)
     if not isinstance(wanted, str):
         return Model(wanted, name=_named(wanted), source_sha256=_source_sha256(wanted), checked=False)
     if wanted in MODELS:
@@ -233,3 +234,13 @@ def _source_sha256(builder: Callable[..., nn.Module]) -> str | None:
         return hashlib.sha256(inspect.getsource(builder).encode()).hexdigest()
     except (OSError, TypeError):  # typed into a shell, or no function
         return None
+
+
+def _network_sha256(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's class, layers and weights, all of which its training depends on."""
+    digest = hashlib.sha256(f"{_source_sha256(type(network))} {network!r}".encode())
+    for name, value in network.state_dict().items():
+        if isinstance(value, Tensor) and not is_lazy(value):  # a lazy one has no values yet
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
