@@ -208,7 +208,7 @@ def test_shards_of_another_data_set_are_not_written_into(there: Path) -> None:
     (there.parent / "mnist").rename(there)
     before = content(there)
     ended = precompute_command(*DIGITS, "--out", there.parent)
-    holds(ended, 3, "source.name is 'mnist' there, 'digits' asked for", "--overwrite replaces them")
+    holds(ended, 3, "source.name is 'mnist' there, 'digits' asked for", "--overwrite (overwrite=True) replaces them")
     assert content(there) == before
 
 

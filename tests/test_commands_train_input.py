@@ -130,10 +130,6 @@ def another_machine(scene: Scene) -> tuple[object, ...]:
     return ("--resume", scene.run)
 
 
-def no_shards(_scene: Scene) -> tuple[object, ...]:
-    return ("--epochs", 1)
-
-
 def out_is_a_file(scene: Scene) -> tuple[object, ...]:
     return ("--shards", scene.shards, "--out", scene.shards / "manifest.json", *ON_CPU)
 
@@ -177,7 +173,6 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (strange_settings, 3, "log.jsonl holds no usable settings (batch_size: expected <class 'int'>, found 'many')"),
     (strange_summary, 3, "summary.json: not the summary of a run"),
     (another_machine, 4, "and goes on there only (--device: this machine has no "),
-    (no_shards, 2, "--shards: needed"),
     (out_is_a_file, 4, "manifest.json"),
     (out_is_in_a_file, 4, "manifest.json"),
     (out_is_read_only, 4, "runs"),

@@ -42,6 +42,15 @@ def test_shards_that_are_not_there_are_not_usable_data(tmp_path: Path, command: 
     assert f"no directory named {tmp_path / 'nothing'}. Bake first: prebake precompute" in ended.err
 
 
+def test_the_default_of_shards_is_that_of_precompute(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = command("--epochs", 1)
+    assert ended.code == 3
+    assert "--shards: no directory named shards. Bake first: prebake precompute" in ended.err
+
+
 def test_an_empty_directory_is_no_usable_data(tmp_path: Path, command: Command) -> None:
     ended = command("--shards", tmp_path)
     assert (ended.code, ended.out) == (3, "")

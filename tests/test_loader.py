@@ -385,7 +385,7 @@ def test_a_loaded_state_ends_a_loop(three: ShardSet) -> None:
 def test_a_state_of_another_loader_is_refused(three: ShardSet, baked: ShardSet) -> None:
     state = Loader(three, batch_size=64).state_dict()
     for other, name in (
-        (Loader(baked, batch_size=64), "identity"),
+        (Loader(baked, batch_size=64), r"shard set \(other data, augmentation, seed or dtype\)"),
         (Loader(three, "test", batch_size=64), "split"),
         (Loader(three, batch_size=64, shuffle_seed=0), "shuffle_seed"),
     ):
@@ -506,7 +506,7 @@ def test_dataloader_workers_are_refused_with_advice(three: ShardSet, start: str,
     if begun:
         next(iter(loader))
     batches = DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context=start)
-    with pytest.raises(UsageError, match=r"can't be read in DataLoader workers: .* num_workers=0"):
+    with pytest.raises(UsageError, match=r"can't be read in DataLoader workers: .* num_workers=0 and batch_size=None"):
         next(iter(batches))
 
 

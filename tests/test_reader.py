@@ -134,6 +134,13 @@ def test_a_set_tells_its_content(baked: ShardSet) -> None:
     assert [baked.samples(split) for split in ("train", "val", "test")] == [1350, 150, 297]
     assert baked.image_shape("test") == (8, 8, 1)
     assert baked.missing() == []
+    described = "digits, train 1350, val 150, test 297, float16 images of shape (8, 8, 1), 2 epochs"
+    assert repr(baked) == f"ShardSet({str(baked.path)!r}: {described})"
+
+
+def test_a_directory_of_sets_is_refused_and_names_them(baked: ShardSet) -> None:
+    with pytest.raises(DataError, match=rf"no shard set, but a directory of shard sets \({baked.path}\). Name one"):
+        ShardSet(baked.path.parent)
 
 
 def test_normalize_follows_the_formula_for_every_dtype(encoded: ShardSet, digits: SourceData) -> None:

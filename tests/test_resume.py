@@ -26,7 +26,7 @@ def test_a_run_interrupted_in_its_second_epoch_resumes_exactly(
 
     refused = command(*options)
     assert refused.code == 2
-    assert f"{run}: this run was started; --resume auto resumes it" in refused.err
+    assert f"{run}: this run was started; --resume auto (resume=True) resumes it" in refused.err
 
     resumed = command(*options, "--resume", "auto")
     assert resumed.code == 0, resumed.err

@@ -102,7 +102,7 @@ def test_finished_run_has_a_summary_and_no_checkpoint(begun: RunDir) -> None:
 
 def test_finished_run_is_refused_and_unchanged(begun: RunDir) -> None:
     begun.finish(SUMMARY)
-    with pytest.raises(UsageError, match=f"{begun.path.name}: this run is finished; --overwrite"):
+    with pytest.raises(UsageError, match=f"{begun.path.name}: this run is finished; --overwrite .* --resume auto"):
         begun.refuse_existing()
     assert begun.finished() == SUMMARY
     assert events_of(begun.path) == ["start", "end"]

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--shards",
         type=parse_path,
-        help="one shard set, or the root of several, or its URL; --resume RUN knows its own",
+        help="one shard set, or the root of several, or its URL; default shards, or with --resume RUN the run's own",
     )
     add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
     add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}; default: the shards name it")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prebake.errors import DataError, UsageError, quote
+from prebake.errors import DataError, UsageError, listed, quote
 from prebake.format.columns import Column, check_columns, columns_from_json, columns_to_json, standard_columns
 from prebake.format.document import MAX_BYTES, Fields, read_document, serialize
 from prebake.format.shard import (
@@ -186,6 +186,10 @@ class Plan:
         """
         path = directory / MANIFEST
         if not path.exists():
+            inside = sorted(directory.glob(f"*/{MANIFEST}")) if not isinstance(directory, Remote) else []
+            if inside:
+                sets = listed([str(path.parent) for path in inside])
+                raise DataError(f"{directory}: no shard set, but a directory of shard sets ({sets}). Name one of them")
             raise DataError(
                 f"{directory}: no {MANIFEST} here, so this is no shard set. "
                 "Bake one: prebake precompute --epochs 25, or name another directory"

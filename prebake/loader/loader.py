@@ -42,7 +42,8 @@ class Loader(IterableDataset[Batch]):
     the reading; the next loop plays the next epoch. `close`, or a `with` block, ends it too. A `with` block also
     begins it, before the first batch is asked for.
 
-    The loader needs no workers, and refuses to be read in those of a `torch.utils.data.DataLoader`.
+    The loader needs no `torch.utils.data.DataLoader`, and refuses to be read in the workers of one. Where a framework
+    makes a DataLoader of it, that needs `batch_size=None` and `num_workers=0`: it would collect whole batches again.
 
     Args:
         data: a shard set, or its directory or URL.
@@ -56,8 +57,9 @@ class Loader(IterableDataset[Batch]):
             order, which is shuffled, and differs from epoch to epoch.
         rank: number of this process; by default that of `torch.distributed`, or 0.
         world_size: number of processes, each of which reads its part of every batch; by default likewise.
-        columns: names of the columns to hand out, in order: "images", "labels", "index" (the number of the sample in
-            the source), or a column of the shard set. A mapping hands out dicts, and maps their keys to such names.
+        columns: names of the columns to hand out, in order: "images", "labels", "index" (the number of the sample
+            within its split of the source, int64), or a column of the shard set. A mapping hands out dicts, and maps
+            their keys to such names.
         soft_labels: name of soft labels of the train split, which come last in each batch: float32 (N, classes).
         epochs: how many epochs will be played; nothing is read ahead beyond them. None for as many as there are.
         replay: play more epochs than there are: epoch e plays the views of epoch e mod (number of baked epochs).
@@ -65,6 +67,9 @@ class Loader(IterableDataset[Batch]):
         follow: wait for epochs that another process is still baking.
         cache: where remote shards are kept; None for the default place.
         data_wait: records how long each step waited for its batch.
+
+    Attributes:
+        data: the `ShardSet`, which has the names of the classes and the number of epochs.
 
     Raises:
         UsageError: an argument out of range, no such split or column.
@@ -179,7 +184,8 @@ class Loader(IterableDataset[Batch]):
         if get_worker_info() is not None:
             raise UsageError(
                 "a Loader reads ahead in a thread of its own and can't be read in DataLoader workers: loop over it "
-                "directly, or pass num_workers=0. ShardSet.batches shares its batches among workers"
+                "directly, or pass num_workers=0 and batch_size=None to the DataLoader, since a Loader yields whole "
+                "batches. ShardSet.batches shares its batches among workers"
             )
         epoch, start = self._next
         if epoch >= self._limit:
@@ -335,8 +341,9 @@ class Loader(IterableDataset[Batch]):
             raise DataError(f"expected a Loader's state with {', '.join(found)}, found {quote(state_dict)}")
         for name in ("identity", "split", "shuffle_seed"):
             if state_dict[name] != found[name]:
+                other = "shard set (other data, augmentation, seed or dtype)" if name == "identity" else name
                 raise DataError(
-                    f"{self.data.location}: this state is of a Loader with another {name}: "
+                    f"{self.data.location}: this state is of a Loader with another {other}: "
                     f"{found[name]!r} expected, {quote(state_dict[name])} found"
                 )
         position = _Position(int(state_dict["epoch"]), int(state_dict["sample"]))

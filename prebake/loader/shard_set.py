@@ -82,6 +82,13 @@ class ShardSet:
         self.cache = (cache or Cache.default()) if isinstance(self.location, Remote) else None
         self.plan = Plan.read(self.location)
 
+    def __repr__(self) -> str:
+        splits = [split for split in ("train", "val", "test") if split in self.splits]
+        samples = ", ".join(f"{split} {self.samples(split)}" for split in splits)
+        dtype, shape = self.columns["images"]
+        images = f"{dtype} images of shape {shape}"
+        return f"ShardSet({str(self.location)!r}: {self.name}, {samples}, {images}, {self.epochs} epochs)"
+
     @property
     def path(self) -> Path:
         """The directory; raises UsageError if the set is remote."""
@@ -286,8 +293,8 @@ class ShardSet:
     def webdataset(self, split: str, epoch: int = 0) -> Any:  # webdataset ships no types
         """Return a webdataset pipeline over one epoch; it yields (images_NHWC, labels_N) for each record.
 
-        `ShardSet` reads and checks the records. webdataset itself would unpickle any member of an archive, and
-        run some paths as commands.
+        The workers of a torch DataLoader share the records. `ShardSet` reads and checks them. webdataset itself would
+        unpickle any member of an archive, and run some paths as commands.
 
         Raises:
             UsageError: no such split or epoch.

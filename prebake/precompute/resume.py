@@ -35,14 +35,15 @@ def reconcile(plan: Plan, directory: Location, *, overwrite: bool) -> Plan:
         if strays:
             raise DataError(
                 f"{directory}: holds {listed(strays, 2)}, but no {MANIFEST} to say what they are; "
-                "--overwrite replaces them, or name another --out"
+                "--overwrite (overwrite=True) replaces them, or name another --out (out=DIR)"
             )
         return plan
     there = Plan.read(directory)
     found = differences(there, plan)
     if found:
         raise DataError(
-            f"{directory}: holds other shards ({'; '.join(found)}). --overwrite replaces them, or name another --out"
+            f"{directory}: holds other shards ({'; '.join(found)}). --overwrite (overwrite=True) replaces them, or "
+            "name another --out (out=DIR)"
         )
     return there if there.epochs > plan.epochs else plan
 

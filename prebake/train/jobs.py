@@ -84,9 +84,7 @@ def jobs(options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> lis
         DivergedError: a run to be resumed has diverged.
         MachineError: no such device or compiler.
     """
-    root = options.shards
-    if root is None:
-        raise UsageError("--shards: needed; it names one shard set or the root of several (--resume RUN knows its own)")
+    root = options.shards or Path("shards")
     if options.follow:
         if isinstance(root, Remote):
             raise UsageError(f"--follow: only a bake on this machine can be followed, found {root}")

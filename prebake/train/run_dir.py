@@ -79,9 +79,15 @@ class RunDir:
     def refuse_existing(self) -> None:
         """Raise UsageError if a run with these settings exists, finished or not."""
         if (self.path / SUMMARY).exists():
-            raise UsageError(f"{self.path}: this run is finished; --overwrite repeats it, --out DIR keeps both")
+            raise UsageError(
+                f"{self.path}: this run is finished; --overwrite (overwrite=True) repeats it, --out DIR (out=DIR) "
+                "keeps both, --resume auto (resume=True) returns its result"
+            )
         if self._log.exists():
-            raise UsageError(f"{self.path}: this run was started; --resume auto resumes it, --overwrite starts it anew")
+            raise UsageError(
+                f"{self.path}: this run was started; --resume auto (resume=True) resumes it, --overwrite "
+                "(overwrite=True) starts it anew"
+            )
 
     def refuse_diverged(self) -> None:
         """Raise DivergedError if this run has diverged, since it would diverge again."""
