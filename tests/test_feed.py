@@ -1,4 +1,4 @@
-"""The feed: one normalization for all encodings, in the memory order that the net takes."""
+"""`feed` normalizes all stored dtypes alike, and yields NCHW images in channels_last memory."""
 
 import gc
 
@@ -19,7 +19,7 @@ ENCODINGS = ("float16", "uint8", "float32")
 
 @pytest.fixture(scope="module")
 def pictures() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Colour images whose channels differ in mean and deviation."""
+    """Colour images whose channels differ in mean and standard deviation."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (50, 6, 10, 3)) * np.array([0.2, 0.5, 1.0]) + np.array([100, 50, 0])
     return pixels.astype(np.uint8), rng.integers(0, 4, 50)
@@ -29,7 +29,7 @@ def pictures() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def encoded(
     pictures: tuple[NDArray[np.uint8], NDArray[np.int64]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, ShardSet]:
-    """The same un-augmented colour images in every encoding."""
+    """The same unaugmented colour images in every dtype."""
     root = tmp_path_factory.mktemp("encoded")
     for dtype in ENCODINGS:
         prebake.bake(*pictures, augment="plain", epochs=1, dtype=dtype, out=root / dtype)

@@ -1,4 +1,4 @@
-"""Training may begin before baking ends."""
+"""Training with --follow can start before the bake ends."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def unfinished(digits: SourceData, tmp_path: Path) -> ShardSet:
-    """Two epochs of digits, of which the second lost its index."""
+    """Two epochs of digits. The index of the second is removed."""
     test = digits.splits["test"]
     out = tmp_path / "shards" / "digits"
     prebake.bake(test.images_NHWC, test.labels_N, name="digits", epochs=2, out=out)

@@ -1,4 +1,4 @@
-"""A run that is killed, however and whenever, goes on to the same end, bit by bit."""
+"""A run that is killed at any time resumes, and ends with the same bits as an uninterrupted run."""
 
 import os
 import random
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks t
 
 @pytest.fixture(scope="module")
 def forty(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs of 205 digits: twenty steps of ten each, and five images left over; read only."""
+    """Two epochs of 205 digits: twenty steps of ten images each, and five images not used. Read only."""
     train, test = digits.splits["train"], digits.splits["test"]
     out = tmp_path_factory.mktemp("forty") / "digits"
     prebake.bake(
@@ -56,7 +56,7 @@ def forty(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def undisturbed_run(runs: Runs) -> Path:
-    """Train without a disturbance."""
+    """Train without interruption."""
     ended = runs.attempt()
     assert ended.status == 0, ended.said
     return runs.path
@@ -64,18 +64,18 @@ def undisturbed_run(runs: Runs) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(forty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small net's run that nothing disturbed; read only."""
+    """An uninterrupted run of the small net. Read only."""
     return undisturbed_run(Runs(forty, tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture
 def runs(forty: Path, tmp_path: Path) -> Runs:
-    """Where to run the small net."""
+    """Return the directories for runs of the small net."""
     return Runs(forty, tmp_path / "runs")
 
 
 def killed_at_each(runs: Runs, steps: list[int], whole: Path, every: int) -> None:
-    """Kill a run after each of these steps in turn, go on, and hold the end against the undisturbed one."""
+    """Kill a run after each of these steps, resume it, and compare its end with the uninterrupted run."""
     for step in steps:
         each = runs.under(runs.root / str(step))
         assert each.attempt(first=at_step(step, kill), every=every).status == -signal.SIGKILL
@@ -122,7 +122,7 @@ def test_a_run_killed_again_and_again_goes_on_to_the_same_end(runs: Runs, whole:
 
 
 def random_times(runs: Runs, whole: Path, number: signal.Signals, chains: int) -> int:
-    """Disturb runs at random times until they are done; return how often they were."""
+    """Interrupt runs at random times until they are finished; return the number of interruptions."""
     times = 0
     for chain in range(chains):
         each = runs.under(runs.root / str(chain))

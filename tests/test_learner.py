@@ -1,4 +1,4 @@
-"""The learner: what a step changes, at which rate, and what is kept of it."""
+"""`Learner`: the update of a step, its learning rates, and the averaged weights."""
 
 from collections.abc import Iterator
 

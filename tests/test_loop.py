@@ -1,4 +1,4 @@
-"""The training loop: repeatable, resumable without a trace, honest about divergence and held-out data."""
+"""The training loop is deterministic, resumes exactly, and reports divergence and held-out scores."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def run(trainer: Trainer) -> Trainer:
 
 
 def assert_same_weights(a: Trainer, b: Trainer) -> None:
-    """Hold parameters and running statistics against each other, bit by bit."""
+    """Assert that parameters and running statistics are equal bit by bit."""
     ours, theirs = a.learner.model.state_dict(), b.learner.model.state_dict()
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -41,7 +41,7 @@ def assert_same_weights(a: Trainer, b: Trainer) -> None:
 
 
 def without_clocks(reports: Sequence[EpochReport]) -> list[EpochReport]:
-    """Set what may differ between equal runs to zero."""
+    """Set the fields that may differ between equal runs to zero."""
     clocks = {"images_per_second": 0.0, "train_seconds": 0.0, "wait_seconds": 0.0, "evaluate_seconds": 0.0}
     return [replace(report, **clocks) for report in reports]  # type: ignore[arg-type] # all of these are floats
 

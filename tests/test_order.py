@@ -1,4 +1,4 @@
-"""The order of records: every one once, another one for another seed or epoch, and what is trained on in it."""
+"""The shuffled order of records: each record once, and a different order for each seed and epoch."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ SHARDS = st.lists(st.integers(1, 70), min_size=1, max_size=30)
 
 
 def listed(shuffle_seed: int, epoch: int, shards: list[int]) -> list[tuple[int, int]]:
-    """Return (shard, record) in the order of reading."""
+    """Return (shard, record) in reading order."""
     return [(shard, int(record)) for shard, records in record_order(shuffle_seed, epoch, shards) for record in records]
 
 
@@ -76,7 +76,7 @@ def test_the_order_is_pinned_since_runs_are_to_be_repeated() -> None:
 
 @pytest.fixture
 def three_shards(digits: SourceData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
-    """Two epochs of 700 digits in three shards of two records each, the last of which is short."""
+    """Return two epochs of 700 digits in three shards of two records. The last record is shorter."""
     monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * RECORD.size_bytes)
     train = digits.splits["train"]
     out = tmp_path / "digits"
@@ -90,7 +90,7 @@ Sample = tuple[bytes, int]
 
 
 def records_of(data: ShardSet, epoch: int) -> list[list[Sample]]:
-    """Read an epoch's records as baked, sample by sample."""
+    """Return the samples of each record of an epoch, in baked order."""
     return [
         [(image.tobytes(), int(label)) for image, label in zip(record.images_NHWC, record.labels_N, strict=True)]
         for record in data.records("train", epoch)
@@ -100,7 +100,7 @@ def records_of(data: ShardSet, epoch: int) -> list[list[Sample]]:
 def streamed(
     data: ShardSet, epochs: list[int], batch_size: int, shuffle_seed: int, first_epoch: int = 0, start: int = 0
 ) -> list[Sample]:
-    """Read epochs through a stream, sample by sample."""
+    """Return the samples of some epochs as a stream yields them."""
     with Stream(
         data, "train", epochs, batch_size, start=start, shuffle_seed=shuffle_seed, first_epoch=first_epoch
     ) as stream:

@@ -1,4 +1,4 @@
-"""Runs that were interrupted go on to the same end."""
+"""Interrupted runs resume, and end as uninterrupted runs do."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def test_a_truncated_log_does_not_prevent_resuming(
 
 @pytest.fixture
 def begun(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
-    """A run of the tiny digits that was interrupted after its first epoch."""
+    """A run on the tiny digits that was interrupted after its first epoch."""
     copied = shutil.copytree(shards / "digits", tmp_path / "shards" / "digits")
     with monkeypatch.context() as patch:
         patch.setattr("prebake.train.trainer.autocast", interrupted_at(3))

@@ -1,7 +1,7 @@
-"""The feed's ring on CUDA, played through without a GPU: no two accesses to one memory are left without an order.
+"""The ring of `feed` on CUDA, simulated without a GPU: all accesses to the same memory are ordered.
 
-Streams, events and the host are vector clocks here. An access has a time on the line that does it; it comes
-before another if that other's line has heard of that time.
+Streams, events and the host have vector clocks here. An access has a time on its own timeline. It happens before
+another access if the vector clock of the other access includes that time.
 """
 
 import contextlib
@@ -24,86 +24,86 @@ AS_STORED: Any = lambda images_NHWC: images_NHWC  # noqa: E731 - a converter wit
 
 
 @dataclass
-class Line:
-    """The host or a stream: what it does comes one after the other, and what it has heard of others."""
+class Timeline:
+    """The host or a stream: it runs in order, and its vector clock has the last known time of each timeline."""
 
     name: str
-    heard: dict[str, int] = field(default_factory=dict)
+    clock: dict[str, int] = field(default_factory=dict)
     device: str = "cpu"
 
-    def hear(self, heard: dict[str, int]) -> None:
-        for name, time in heard.items():
-            self.heard[name] = max(time, self.heard.get(name, 0))
+    def merge(self, clock: dict[str, int]) -> None:
+        for name, time in clock.items():
+            self.clock[name] = max(time, self.clock.get(name, 0))
 
     def act(self) -> int:
-        self.heard[self.name] = self.heard.get(self.name, 0) + 1
-        return self.heard[self.name]
+        self.clock[self.name] = self.clock.get(self.name, 0) + 1
+        return self.clock[self.name]
 
     def wait_event(self, event: "Event") -> None:
-        self.hear(event.heard)
+        self.merge(event.clock)
 
 
 class Event:
-    """What a line had heard of when this was recorded last."""
+    """An event: the vector clock of a stream at the last `record`."""
 
     machine: "Machine"
 
     def __init__(self, **_options: bool) -> None:
-        self.heard: dict[str, int] = {}
+        self.clock: dict[str, int] = {}
 
-    def record(self, stream: Line) -> None:
-        stream.hear(self.machine.host.heard)
-        self.heard = dict(stream.heard)
+    def record(self, stream: Timeline) -> None:
+        stream.merge(self.machine.host.clock)
+        self.clock = dict(stream.clock)
 
     def synchronize(self) -> None:
-        self.machine.host.hear(self.heard)
+        self.machine.host.merge(self.clock)
 
     def elapsed_time(self, later: "Event") -> int:
-        """Stand in for milliseconds: how many accesses of copies came between."""
-        return later.heard.get("side 0", 0) - self.heard.get("side 0", 0)
+        """Return the number of copy accesses between two events, in place of milliseconds."""
+        return later.clock.get("side 0", 0) - self.clock.get("side 0", 0)
 
 
 class Machine:
-    """One host, its streams, and every access to memory: where, by whom, when, what was heard of, writing or not."""
+    """One host, its streams, and all accesses: (address, timeline, time, vector clock, whether it writes)."""
 
     def __init__(self) -> None:
-        self.host, self.main = Line("host"), Line("main")
+        self.host, self.main = Timeline("host"), Timeline("main")
         self.current = self.main
         self.numbers = itertools.count()
         self.accesses: list[tuple[int, str, int, dict[str, int], bool]] = []
-        # Kept as long as the machine: here, host and device share one allocator, which would else give memory of
-        # the ring to the host, as no machine with a GPU can.
+        # Kept as long as the machine. Host and device share one allocator here. Without these references, it could
+        # give memory of the ring to the host. That cannot happen on a real GPU.
         self.images_NHWC = torch.zeros(LONGEST, 2, 2, 1).as_subclass(Watched)
         self.labels_N = torch.zeros(LONGEST, dtype=torch.int64).as_subclass(Watched)
 
-    def access(self, line: Line, tensor: Tensor, *, write: bool) -> None:
+    def access(self, line: Timeline, tensor: Tensor, *, write: bool) -> None:
         if line is not self.host:
-            line.hear(self.host.heard)  # it was enqueued after all that the host has heard of
+            line.merge(self.host.clock)  # it is enqueued after everything that the host knows of
         time = line.act()
-        self.accesses.append((tensor.data_ptr(), line.name, time, dict(line.heard), write))
+        self.accesses.append((tensor.data_ptr(), line.name, time, dict(line.clock), write))
 
-    def new_stream(self, _device: torch.device) -> Line:
-        return Line(f"side {next(self.numbers)}")
+    def new_stream(self, _device: torch.device) -> Timeline:
+        return Timeline(f"side {next(self.numbers)}")
 
     @contextlib.contextmanager
-    def stream(self, stream: Line) -> Iterator[None]:
+    def stream(self, stream: Timeline) -> Iterator[None]:
         before, self.current = self.current, stream
         yield
         self.current = before
 
     def unordered(self) -> list[str]:
-        """List pairs of accesses to one memory, one of them writing, of which neither is known to come first."""
+        """List unordered pairs of accesses to the same memory, at least one of which writes."""
         found = []
-        for (at, one, time, _, writes), (where, other, later, heard, also) in itertools.combinations(self.accesses, 2):
-            if at == where and (writes or also) and one != other and heard.get(one, 0) < time:
+        for (at, one, time, _, writes), (where, other, later, clock, also) in itertools.combinations(self.accesses, 2):
+            if at == where and (writes or also) and one != other and clock.get(one, 0) < time:
                 found.append(f"{one} at {time}, {other} at {later}")
         return found
 
 
 class Watched(Tensor):
-    """A tensor whose copies are accesses by the stream that is current.
+    """A tensor whose copies and allocation count as accesses by the current stream.
 
-    So is its allocation: the memory may come from a tensor that this stream still works on.
+    An allocation is an access: the memory may come from a tensor that the stream still uses.
     """
 
     machine: Machine
@@ -121,7 +121,7 @@ class Watched(Tensor):
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine that stands in CUDA's place."""
+    """A machine that replaces CUDA."""
     machine = Machine()
     Event.machine = Watched.machine = machine
     monkeypatch.setattr(torch.cuda, "Stream", machine.new_stream)
@@ -132,7 +132,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def staged(machine: Machine, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Fill one and the same staging memory with batch after batch, as the hardest of all readers."""
+    """Yield all batches in the same staging memory: the worst case for a consumer."""
     for number, size in enumerate(sizes):
         for tensor in (machine.images_NHWC, machine.labels_N):
             machine.access(machine.host, tensor, write=True)
@@ -141,7 +141,7 @@ def staged(machine: Machine, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]
 
 
 def play(machine: Machine, sizes: list[int], waits: DataWaitMeter | None = None) -> set[int]:
-    """Feed batches and read each in a step; return the addresses on the device."""
+    """Feed batches and read each in a step. Return the addresses on the device."""
     addresses = set()
     for number, (images, labels) in enumerate(feed(staged(machine, sizes), AS_STORED, CUDA, waits)):
         assert images.shape == (sizes[number], 2, 2, 1)
@@ -175,15 +175,15 @@ def test_leaving_the_loop_frees_staging_memory_after_the_copy(machine: Machine) 
     for images, _labels in feed(batches, AS_STORED, CUDA):
         machine.access(machine.main, images, write=False)
         break
-    next(batches)  # the reader goes on to fill it
+    next(batches)  # the reader refills it
     assert machine.unordered() == []
 
 
 def test_copies_run_ahead_of_steps(machine: Machine) -> None:
     play(machine, [LONGEST] * BATCHES)
-    known = [heard["main"] for _, line, _, heard, write in machine.accesses if line == "side 0" and write][-1]
+    known = [clock["main"] for _, line, _, clock, write in machine.accesses if line == "side 0" and write][-1]
     reads = [time for _, line, time, _, write in machine.accesses if line == "main" and not write]
-    # The last batch's copy knows of the step that used its slot before, and of none of the steps since then.
+    # The copy of the last batch waits for the previous step on its slot, and for no later step.
     assert sum(time <= known for time in reads) == 2 * (BATCHES - RING)
 
 
@@ -198,6 +198,6 @@ def test_the_checker_sees_a_copy_that_nobody_waited_for(machine: Machine, monkey
     for method in ("wait_event", "synchronize"):
         machine.accesses.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(Line if method == "wait_event" else Event, method, lambda *_: None)
+            patch.setattr(Timeline if method == "wait_event" else Event, method, lambda *_: None)
             play(machine, [LONGEST] * BATCHES)
         assert machine.unordered() != []

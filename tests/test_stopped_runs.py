@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a checkpoint within seconds, one line that says how to go on, and nothing left behind."""
+"""SIGTERM and Ctrl-C leave a checkpoint and print one line with the command that resumes the run."""
 
 import contextlib
 import shlex
@@ -28,22 +28,22 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="needs forks t
 Record = Callable[[str, object], None]
 KINDS = [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 SECONDS = 5.0
-PATIENCE = 30.0  # of what takes a second, on a machine with more to do than cores; who is not heard lasts longer
+PATIENCE = 30.0  # a stop takes about a second, and more on a busy machine; a run that ignores the signal takes longer
 
 
 @pytest.fixture
 def runs(tiny: ShardSet, tmp_path: Path) -> Runs:
-    """The small net on 200 digits: twenty steps of ten in each of two epochs."""
+    """The small net on 200 digits: two epochs of twenty steps of ten images."""
     return Runs(tiny.path, tmp_path / "my runs")
 
 
 def checkpoints(run: Path) -> list[str]:
-    """List a run's checkpoints."""
+    """Return the names of the checkpoints of a run."""
     return sorted(path.name for path in run.glob("checkpoint/*"))
 
 
 def raising(number: signal.Signals) -> Act:
-    """Return what sends this process a signal."""
+    """Return a function that sends this process a signal."""
     return lambda: signal.raise_signal(number)
 
 
@@ -83,7 +83,7 @@ def test_a_signal_waits_for_the_end_of_the_step(runs: Runs) -> None:
 
 
 def in_evaluation() -> None:
-    """Send SIGTERM in the middle of an evaluation that lasts."""
+    """Send SIGTERM during a long evaluation."""
     original = prebake.train.evaluate.evaluate
 
     def evaluate(*args: Any, **options: Any) -> Any:
@@ -95,7 +95,7 @@ def in_evaluation() -> None:
 
 
 def in_warm_up() -> None:
-    """Send SIGTERM while a compiler is at work."""
+    """Send SIGTERM while a compiler runs."""
 
     def rehearse(*_: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -123,7 +123,7 @@ def test_it_ends_within_seconds_whatever_it_does(
 
 @pytest.fixture
 def unfinished(runs: Runs, tmp_path: Path) -> Iterator[Runs]:
-    """The same shards while their second epoch is being baked."""
+    """The same shards, while their second epoch is being baked."""
     copied = Path(shutil.copytree(runs.shards, tmp_path / "baking"))
     (copied / "train-e001-000.json").unlink()
     with locked(copied):
@@ -131,7 +131,7 @@ def unfinished(runs: Runs, tmp_path: Path) -> Iterator[Runs]:
 
 
 def after_an_epoch() -> None:
-    """Send this process SIGTERM when it has done an epoch, and comes to wait for the next one."""
+    """Send this process SIGTERM when it has finished an epoch and waits for the next one."""
     original = RunDir.log
 
     def log(self: RunDir, event: str, **content: object) -> None:
@@ -166,7 +166,7 @@ def test_a_second_signal_ends_at_once(runs: Runs) -> None:
 
 
 def swallowed() -> None:
-    """Send SIGTERM where nobody lets it through, as in a finalizer."""
+    """Send SIGTERM where all exceptions are suppressed, as in a finalizer."""
     with contextlib.suppress(BaseException):
         signal.raise_signal(signal.SIGTERM)
 

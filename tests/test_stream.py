@@ -1,4 +1,4 @@
-"""The stream: the same batches as plain reading, from memory that is used again, and no damaged sample."""
+"""`Stream` yields the same batches as `ShardSet.batches`, from reused memory, and no damaged sample."""
 
 import itertools
 import json
@@ -34,13 +34,13 @@ BATCH_SIZES = [1, 2, 7, 64, 100, 127, 128, 129, 300, 512, 1350, 2000]
 
 
 def take(stream: Stream, found: list[tuple[Tensor, ...]]) -> None:
-    """Copy what a stream hands out, up to its end or its error."""
+    """Copy the batches of a stream up to its end or its error."""
     for images, labels in stream:
         found.append((images.clone(), labels.clone()))
 
 
 def streamed(stream: Stream) -> list[tuple[Tensor, ...]]:
-    """Copy all that a stream hands out."""
+    """Copy all batches of a stream."""
     found: list[tuple[Tensor, ...]] = []
     take(stream, found)
     return found
@@ -49,7 +49,7 @@ def streamed(stream: Stream) -> list[tuple[Tensor, ...]]:
 def expected(
     data: ShardSet, epochs: list[int], batch_size: int, drop_last: bool = False, split: str = "train"
 ) -> list[tuple[Tensor, ...]]:
-    """Read the same batches the plain way."""
+    """Read the same batches with `ShardSet.batches`."""
     return [
         (torch.from_numpy(images), torch.from_numpy(labels))
         for epoch in epochs
@@ -58,7 +58,7 @@ def expected(
 
 
 def assert_same(found: list[tuple[Tensor, ...]], wanted: list[tuple[Tensor, ...]]) -> None:
-    """Hold batches against each other, bit by bit."""
+    """Assert that batches are equal bit by bit."""
     assert [len(labels) for _, labels in found] == [len(labels) for _, labels in wanted]
     for (images, labels), (wanted_images, wanted_labels) in zip(found, wanted, strict=True):
         assert images.dtype == wanted_images.dtype
@@ -67,17 +67,17 @@ def assert_same(found: list[tuple[Tensor, ...]], wanted: list[tuple[Tensor, ...]
 
 
 def readers() -> list[threading.Thread]:
-    """List the reading threads that are alive."""
+    """Return the reader threads that are alive."""
     return [thread for thread in threading.enumerate() if thread.name == "prebake-reader"]
 
 
 def open_files() -> int:
-    """Count this process's open files."""
+    """Return the number of open files of this process."""
     return len(list(Path("/dev/fd").iterdir()))
 
 
 def records_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that takes the number of every record read from now on."""
+    """Return a list to which each later read appends the number of its record."""
     read: list[int] = []
     original = ShardReader.read
 
@@ -91,7 +91,7 @@ def records_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def copied(baked: ShardSet, tmp_path: Path) -> ShardSet:
-    """The baked digits, for a test to damage."""
+    """A copy of the baked digits that a test may damage."""
     return ShardSet(shutil.copytree(baked.path, tmp_path / "digits"))
 
 

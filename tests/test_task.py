@@ -41,7 +41,7 @@ Record = Callable[[str, object], None]
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that don't wait until a whole bake has ended."""
-    monkeypatch.setattr("prebake.precompute.task.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("prebake.precompute.task.LOCK_TIMEOUT_SECONDS", 0.0)
 
 
 def parts(directory: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Waits: what the device stood idle for, and nothing else."""
+"""`DataWaitMeter` records the time that the device waits for batches, and nothing else."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def slow(batches: int, seconds: float) -> Iterator[int]:
-    """Take so long over each batch."""
+    """Yield batches, and sleep `seconds` before each."""
     for number in range(batches):
         time.sleep(seconds)
         yield number
@@ -20,7 +20,7 @@ def slow(batches: int, seconds: float) -> Iterator[int]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that only sleep moves: the machine's own goes on where a test is held up."""
+    """Replace the clock by one that only `sleep` advances, so that a busy machine does not matter."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Several processes that train one run: the same batches as one, the same weights in all, one end for all."""
+"""Several processes train one run on the batches of one process, keep equal weights, and stop together."""
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ PER_EPOCH = 10
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each of four processes something to evaluate."""
+    """Make evaluation batches small enough that each of four processes gets some."""
     monkeypatch.setattr("prebake.train.evaluate.BATCH_SIZE", 30)
 
 
 @pytest.fixture(scope="module")
 def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Two epochs of 205 digits, in whose first two pixels stands their source index, and 100 to test; read only."""
+    """Two epochs of 205 digits and 100 test images. The first two pixels hold the source index. Read only."""
     out = tmp_path_factory.mktemp("numbered") / "digits"
     train, test = digits.splits["train"], digits.splits["test"]
     images = train.images_NHWC[:205].copy()
@@ -62,20 +62,20 @@ def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Sh
 
 
 def settings(**changes: Any) -> Settings:
-    """Return the settings of a run on the CPU in batches of 20, in an order of its own."""
+    """Return the settings of a shuffled run on the CPU in batches of 20."""
     recipe = recipe_for("digits", **{"epochs": 2, "batch_size": BATCH, "model": PLAIN, **changes})
     return Settings(recipe, 0, "cpu", "fp32", shuffle_seed=5)
 
 
 def indices(data: ShardSet, images: Tensor) -> list[int]:
-    """Read the source indices that stand in normalized images."""
+    """Return the source indices stored in normalized images."""
     pixels = images[:, 0, 0, :2].double() * data.plan.source.std[0] + data.plan.source.mean[0]
     hundreds, ones = (pixels * 255).round().long().unbind(1)
     return (100 * hundreds + ones).tolist()
 
 
 def global_batches(data: ShardSet, found: list[Recorded]) -> str:
-    """Return a hash over the source indices of all steps, the ranks' slices laid side by side."""
+    """Return a hash of the source indices of all steps, with the slices of the ranks concatenated."""
     steps = zip(*(rank.batches for rank in found), strict=True)
     batches = [[index for images, _ in step for index in indices(data, images)] for step in steps]
     assert all(len(batch) == BATCH for batch in batches)
@@ -83,7 +83,7 @@ def global_batches(data: ShardSet, found: list[Recorded]) -> str:
 
 
 def in_slices(data: ShardSet, chosen: Settings, sizes: list[int]) -> Trainer:
-    """Train in one process what several would: batches forwarded in so many slices in each epoch, gradients averaged.
+    """Train in one process as several would: split each batch into slices, and average their gradients.
 
     Running statistics are those of the first slice.
     """
@@ -115,7 +115,7 @@ def in_slices(data: ShardSet, chosen: Settings, sizes: list[int]) -> Trainer:
 
 
 def assert_close(found: Recorded, wanted: Trainer) -> None:
-    """Hold all that a rank learnt against what one process did, within the tolerance of floats."""
+    """Assert that the state of a rank is close to that of a single process."""
     tensors = wanted.save().tensors
     assert found.saved.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -127,7 +127,7 @@ def assert_close(found: Recorded, wanted: Trainer) -> None:
 
 
 def assert_same_in_all(found: list[Recorded]) -> None:
-    """Hold the ranks' weights, statistics, momentum and scores against each other, bit by bit."""
+    """Assert that the weights, statistics, momentum and scores of all ranks are equal bit by bit."""
     first, *others = found
     assert any(name.startswith("momentum.") for name in first.saved)
     for other in others:
@@ -163,7 +163,7 @@ def test_several_processes_train_the_same_weights_as_one(
 
 
 def seen_alone(data: ShardSet) -> str:
-    """Return the hash of the batches that a stream of one process yields in two epochs."""
+    """Return the hash of the batches that a single process reads in two epochs."""
     with Stream(data, "train", [0, 1], BATCH, drop_last=True, shuffle_seed=5) as stream:
         batches = [indices(data, torch.from_numpy(data.normalize(x.numpy())).permute(0, 3, 1, 2)) for x, _ in stream]
     return hashlib.sha256(str(batches).encode()).hexdigest()
@@ -187,7 +187,7 @@ def test_a_run_resumes_with_another_process_count(numbered: ShardSet, tmp_path: 
 
 
 def alone_goes_on(data: ShardSet, root: Path) -> str:
-    """Go on with a run in one process, to its end; return after which step."""
+    """Resume a run in one process, train it to its end, and return the step it resumed after."""
     ended = command_in(1, *new_run(data, root))
     assert ended.codes == [0], ended.said
     (step,) = re.findall(r"resuming after step (\d+) of 20", ended.said)
@@ -195,12 +195,12 @@ def alone_goes_on(data: ShardSet, root: Path) -> str:
 
 
 def stopping(rank: int, step: int, number: signal.Signals) -> Callable[[int], object]:
-    """Return what makes one rank send itself a signal after a step."""
+    """Return a function that makes one rank send itself a signal after a step."""
     return lambda mine: at_step(step, lambda: os.kill(os.getpid(), number))() if mine == rank else None
 
 
 def new_run(data: ShardSet, root: Path) -> tuple[object, ...]:
-    """Return options that begin a run, or go on with it."""
+    """Return options that start a run, or resume it."""
     return ("--shards", data.path, "--out", root, "--resume", "auto", "--shuffle-seed", 5)
 
 
@@ -219,7 +219,7 @@ def test_a_signal_to_any_rank_stops_all_ranks_at_one_step(
     stopped = command_in(size, *new_run(numbered, tmp_path), first=stopping(rank, 7, number), every=100)
     assert stopped.codes == [code] * size, stopped.said
     assert stopped.said.count("resumes this run") == 1
-    step = 7 if size == 1 else 9  # it is said at border 8, and heard by all at the next
+    step = 7 if size == 1 else 9  # sent after step 8, and received by all ranks after step 9
     run = the_run(tmp_path)
     assert [path.name for path in (run / "checkpoint").iterdir()] == [f"step-{step:08d}.safetensors"]
     ended = command_in(next_size, *new_run(numbered, tmp_path))
@@ -295,7 +295,7 @@ def test_a_damaged_shard_that_one_rank_meets_ends_all(numbered: ShardSet, tmp_pa
 @pytest.mark.slow
 def test_a_rank_that_cannot_handle_signals_is_ended(numbered: ShardSet, tmp_path: Path) -> None:
     def prepare(rank: int) -> None:
-        patched("prebake.train.distributed.PATIENCE_SECONDS", 2.0)
+        patched("prebake.train.distributed.STOP_SECONDS", 2.0)
         pid = os.getpid()
         if rank == 0:
             at_step(7, lambda: threading.Timer(1, os.kill, (pid, signal.SIGTERM)).start())()

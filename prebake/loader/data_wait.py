@@ -1,4 +1,4 @@
-"""Waits: how long the device had nothing to do, for want of a batch."""
+"""Measure how long each step waited for its batch."""
 
 import functools
 import time
@@ -9,24 +9,23 @@ import torch
 
 __all__ = ["STALL_SECONDS", "DataWaitMeter"]
 
-# A longer wait is a stall. Asking for a batch that is there, and copying it, takes some 0.1 ms, and a stream that
-# is read faster than it fills looks again after 0.5 ms; what can't keep up makes the device wait many ms.
+# A longer wait is a stall. Taking and copying a ready batch takes about 0.1 ms. If no batch is ready, the stream polls
+# every 0.5 ms. A pipeline that is too slow makes the device wait for many ms.
 STALL_SECONDS = 1e-3
 
 T = TypeVar("T")
 
 
 class DataWaitMeter:
-    """Takes down how long each batch was waited for.
+    """Record how long each step waited for its batch.
 
-    On CUDA it is the device's current stream whose waiting counts, between two events on it. The first is enqueued
-    when a batch is asked for, and comes when the device has done all that it was given before; the second comes
-    when the batch lies there. So a batch that is late for the host but in time for the device was not waited
-    for; and where the device is done before the host asks, its waiting counts from the asking.
-    Elsewhere it is the host that waits.
+    On CUDA, a wait is the time between two events on the device's current stream. The first event is enqueued when
+    the host requests a batch, and completes after all earlier work. The second completes when the batch is on the
+    device. A batch that arrives before the device has finished its earlier work causes no wait. If the device is idle
+    before the host requests the batch, the wait starts at the request. On other devices, the host's wait is measured.
 
     Args:
-        device: which the batches are brought to.
+        device: destination of the batches.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,22 +37,22 @@ class DataWaitMeter:
         self._spans: list[tuple[Any, Any]] = []
 
     def of(self, batches: Iterable[T]) -> Iterator[T]:
-        """Hand the batches on, and take down the wait for each."""
+        """Yield the batches, and record the wait for each."""
         iterator = iter(batches)
         while True:
-            asked = self._mark()
+            requested = self._mark()
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self._spans.append((asked, self._mark()))
+            self._spans.append((requested, self._mark()))
             yield batch
 
     def take(self) -> list[float]:
-        """Return the waits since the last call, in seconds; where events are still to come it waits for them."""
+        """Return the waits since the last call, in seconds. Blocks until the device has reached the last event."""
         if self._spans:
             self._spans[-1][1].synchronize()
-        seconds = [asked.elapsed_time(there) / 1000 for asked, there in self._spans]
+        seconds = [requested.elapsed_time(ready) / 1000 for requested, ready in self._spans]
         self._spare += [event for span in self._spans for event in span]
         self._spans.clear()
         return seconds
@@ -68,13 +67,13 @@ class DataWaitMeter:
 
 
 class _HostEvent:
-    """The host's clock in the form of a CUDA event."""
+    """The host's clock with the interface of a CUDA event."""
 
     def record(self) -> None:
         self.at = time.perf_counter()
 
     def synchronize(self) -> None:
-        """Return at once: what the host has recorded has come."""
+        """Return at once: a host event is complete when it is recorded."""
 
     def elapsed_time(self, later: "_HostEvent") -> float:
         return 1000 * (later.at - self.at)

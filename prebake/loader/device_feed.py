@@ -1,4 +1,4 @@
-"""Bring batches to the device, and normalize them there."""
+"""Copy batches to the device, and normalize them there."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,12 +10,12 @@ from prebake.loader.data_wait import DataWaitMeter
 
 __all__ = ["Converter", "feed"]
 
-# Batches that lie on the device at once: one that a step works on, and those that are copied meanwhile.
+# Batches on the device at once: one that a step reads, and others that are copied meanwhile.
 RING = 3
 
 
 class Converter:
-    """Turns stored pixels into normalized images of a given dtype.
+    """Convert stored pixels to normalized images of a given dtype.
 
     Stored pixels are NHWC, which is NCHW in channels_last memory. So only the view changes.
     """
@@ -43,16 +43,16 @@ def feed(
     device: torch.device,
     data_wait: DataWaitMeter | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield (images NCHW, other columns ...) on the device. They are valid until the next batch is asked for.
+    """Yield (images NCHW, other columns ...) on the device. They are valid until the next batch is requested.
 
-    On CUDA a side stream copies. Steps are asynchronous: the batch is copied while the device still works on the
-    last one. The step waits for it on the device, and the host does not wait.
+    On CUDA, a side stream copies each batch while the device still works on the previous one. The step waits for the
+    copy on the device, and the host does not wait.
 
     Args:
-        batches: of a `Stream`, pinned where the device is CUDA. Images in NHWC come first.
+        batches: from a `Stream`; in pinned memory if the device is CUDA. The first tensor is the images in NHWC.
         convert: a `Converter` for the same device.
         device: destination.
-        data_wait: records how long each step waited for its batch, conversion not included.
+        data_wait: records how long each step waited for its batch, without the conversion.
     """
     moved = _copy_through_ring(batches, device) if device.type == "cuda" else _copy(batches, device)
     for images_NHWC, *columns in data_wait.of(moved) if data_wait else moved:
@@ -65,28 +65,28 @@ def _copy(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterat
 
 
 class _Slot:
-    """Memory for one batch on the device, as stored, and two events.
+    """Device memory for one batch in the stored dtype, and two events.
 
     The copy into the slot waits for `used`. A step that reads the slot waits for `copied`.
     """
 
     def __init__(self, batch: tuple[Tensor, ...], main: torch.cuda.Stream) -> None:
         self.tensors = tuple(torch.empty_like(tensor, device=main.device) for tensor in batch)
-        self.copied = torch.cuda.Event(blocking=True)  # the host sleeps on it and leaves its core to the reader
+        self.copied = torch.cuda.Event(blocking=True)  # blocking: the waiting host leaves its core to the reader
         self.used = torch.cuda.Event()
-        # The main stream may still work on what this memory held before.
+        # The main stream may still use an earlier tensor in this memory.
         self.used.record(main)
 
 
 def _copy_through_ring(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """Copy batches to the device, each while the steps before it are still running.
+    """Copy each batch to the device while earlier steps are still running.
 
-    Three orders hold:
+    Events enforce three orders:
 
     - A step reads its slot after the copy: the main stream waits for `copied`.
     - A slot is overwritten after the last step that read it: the side stream waits for `used`.
-    - Staging memory is filled again after the copy: the host waits for `copied`. This wait costs the device nothing.
-      It ends when the step that used this slot before has ended, and the steps after that are enqueued already.
+    - Staging memory is refilled after the copy: the host waits for `copied`. The device does not idle meanwhile: the
+      wait ends when the previous step on this slot has ended, and later steps are already enqueued.
     """
     side = torch.cuda.Stream(device)
     ring: list[_Slot | None] = [None] * RING

@@ -1,4 +1,4 @@
-"""Following a bake that still runs: an epoch's indexes are the signal that it may be read."""
+"""Wait for an epoch that a running bake still writes. An epoch can be read when all its indexes exist."""
 
 import threading
 
@@ -13,15 +13,15 @@ POLL_SECONDS = 0.1
 
 
 def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Event) -> None:
-    """Wait until an epoch is whole, for as long as somebody bakes; return early once `stopped` is set.
+    """Wait until an epoch is complete, as long as a bake is running. Return early when `stopped` is set.
 
     Raises:
-        UsageError: the set lies elsewhere.
-        DataError: something is missing, and nobody bakes it.
+        UsageError: the set is remote.
+        DataError: shards are missing, and no bake is running.
     """
-    said = False
+    logged = False
     while not stopped.is_set():
-        # In this order: a bake that ends between the two questions has written its last index before.
+        # Check the lock first: a bake that ends between the two checks has written all its indexes by then.
         baking = is_locked(data.path)
         missing = data.missing(split, epoch)
         if not missing:
@@ -31,7 +31,7 @@ def wait_for_epoch(data: ShardSet, split: str, epoch: int, stopped: threading.Ev
                 f"{data.location}: {split} epoch {epoch} is missing ({listed(missing, 3)}) and nobody bakes it. "
                 f"{data.plan.remedy(data.location)}"
             )
-        if not said:
-            said = True
+        if not logged:
+            logged = True
             log(f"{data.name}: waiting for {split} epoch {epoch}, which is being baked")
         stopped.wait(POLL_SECONDS)

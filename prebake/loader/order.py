@@ -1,6 +1,6 @@
-"""The order in which an epoch's records are read, if it is not the order of baking.
+"""The order in which the records of an epoch are read: as baked, or shuffled by a seed.
 
-Records stay whole, so a sample mostly shares its batch with the same other samples.
+Shuffling keeps each record whole. So most samples of a batch are the same neighbours in every epoch.
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from prebake.loader.shard_set import ShardSet
 
 __all__ = ["reading_order", "record_order"]
 
-# Operations of `random_words`, far from those of baking.
+# Operation numbers for `random_words`. They differ from all that baking uses.
 SHARDS, RECORDS = 1000, 1001
 
 
 def reading_order(
     data: ShardSet, split: str, view: int, shuffle_seed: int | None, epoch: int
 ) -> list[tuple[int, Sequence[int]]]:
-    """Return numbers of an epoch's shards and of the records in each, in the turn in which they are read.
+    """Return the shards of an epoch and the records in each, as numbers, in reading order.
 
     Args:
         data: the shard set.
         split: train, val or test.
-        view: the epoch of the shards that is played.
-        shuffle_seed: of an order of one's own; None for the baked one.
-        epoch: of the training.
+        view: epoch of the shards to read.
+        shuffle_seed: seed of the permutation; None for the baked order.
+        epoch: epoch of the training.
     """
     counts = [shard.record_count for shard in data.plan.shards(split, view)]
     if shuffle_seed is None:
@@ -36,19 +36,19 @@ def reading_order(
 
 
 def record_order(shuffle_seed: int, epoch: int, shards: Sequence[int]) -> list[tuple[int, NDArray[np.int64]]]:
-    """Permute an epoch's shards, and the records in each, so that one shard after the other is read.
+    """Permute the shards of an epoch, and the records within each shard.
 
-    A function of its arguments alone; each record comes exactly once.
+    The result depends only on the arguments, and holds each record exactly once.
 
     Args:
         shuffle_seed: 0 to 2^63 - 1.
-        epoch: of the training; one that replays another's views has an order of its own.
-        shards: number of records in each.
+        epoch: epoch of the training. Epochs that replay the same views have different orders.
+        shards: number of records in each shard.
 
     Returns:
-        Number of a shard and the numbers of its records in turn, for each shard.
+        (number of the shard, numbers of its records in reading order) for each shard, in reading order.
     """
     ends = np.cumsum(shards)
     words = np.split(random_words(shuffle_seed, RECORDS, epoch, sum(shards)), ends[:-1])
-    turns = np.argsort(random_words(shuffle_seed, SHARDS, epoch, len(shards)), kind="stable")
-    return [(int(shard), np.argsort(words[shard], kind="stable")) for shard in turns]
+    shard_order = np.argsort(random_words(shuffle_seed, SHARDS, epoch, len(shards)), kind="stable")
+    return [(int(shard), np.argsort(words[shard], kind="stable")) for shard in shard_order]

@@ -1,4 +1,4 @@
-"""Lookahead: what takes long to get is got in a thread of its own, a few turns before it is needed."""
+"""Read items from a slow iterator ahead of time, in a thread."""
 
 import queue
 import threading
@@ -7,29 +7,29 @@ from typing import Generic, TypeVar
 
 __all__ = ["Prefetcher"]
 
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """Takes items from an iterator, each up to some turns before it is asked for.
+    """Iterate in a thread, a limited number of items ahead of the consumer.
 
-    The thread is not waited for when the block is left: what it is getting then, it drops when it has it.
+    Leaving the `with` block does not wait for the thread. The thread drops the item that it is reading then.
 
     Args:
-        items: what to take; an error that it raises comes in its turn.
-        turns: how many items lie ready at most, one being got included.
-        drop: called with each item that nobody asked for.
+        items: the iterator. `next` raises its error after the items that came before the error.
+        depth: maximum number of items read ahead, including the one being read.
+        drop: called with each item that was read and not consumed.
     """
 
-    def __init__(self, items: Iterator[T], turns: int, drop: Callable[[T], object]) -> None:
+    def __init__(self, items: Iterator[T], depth: int, drop: Callable[[T], object]) -> None:
         self._items, self._drop = items, drop
-        self._room = threading.Semaphore(turns)
+        self._room = threading.Semaphore(depth)
         self._ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._ended = False
-        self._thread = threading.Thread(target=self._get, name="prebake-lookahead", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="prebake-prefetcher", daemon=True)
 
     def __enter__(self) -> "Prefetcher[T]":
         self._thread.start()
@@ -45,10 +45,10 @@ class Prefetcher(Generic[T]):
                 self._drop(item)
 
     def next(self, stopped: threading.Event) -> T | None:
-        """Return the next item, or raise what its getting raised; None at the end, or once `stopped` is set."""
+        """Return the next item, or raise the iterator's error. None at the end, or when `stopped` is set."""
         while not stopped.is_set():
             try:
-                item, error = self._ready.get(timeout=LOOK_SECONDS)
+                item, error = self._ready.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
             self._room.release()
@@ -57,9 +57,9 @@ class Prefetcher(Generic[T]):
             return item
         return None
 
-    def _get(self) -> None:
+    def _read(self) -> None:
         try:
-            while self._wanted() and (item := next(self._items, None)) is not None:
+            while self._wait_for_room() and (item := next(self._items, None)) is not None:
                 with self._lock:
                     if not self._ended:
                         self._ready.put((item, None))
@@ -69,6 +69,6 @@ class Prefetcher(Generic[T]):
         except BaseException as error:
             self._ready.put((None, error))
 
-    def _wanted(self) -> bool:
+    def _wait_for_room(self) -> bool:
         self._room.acquire()
         return not self._ended

@@ -1,4 +1,4 @@
-"""The ring buffer of a stream: staging memory for a few batches, which is used again and again."""
+"""The ring buffer of a stream: staging memory for a few batches, which is reused."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from prebake.format.record import samples_per_record
 
 __all__ = ["RingSlot", "allocate_ring", "ring_slots"]
 
-# The ring holds so many samples beyond what a record needs, to last while the consumer sleeps ...
+# The ring holds this many samples more than one record needs. The reader fills them while the consumer sleeps.
 RING_SAMPLES = 1024
-# ... but not more bytes than this.
+# Limit on the memory of these samples.
 RING_BYTES = 64 * 1024 * 1024
 
 
@@ -26,7 +26,7 @@ class RingSlot:
 
     Args:
         images_NHWC: memory for the pixels, in the stored dtype.
-        columns: memory for the other columns, in the order in which they are handed out.
+        columns: memory for the other columns, in the order of the batch.
 
     Attributes:
         pixels: byte view of the images.
@@ -50,8 +50,8 @@ class RingSlot:
 def ring_slots(image_shape: tuple[int, int, int], dtype: str, batch_size: int) -> int:
     """Return the number of batches in the ring.
 
-    A record is read whole. So the ring holds all the batches that one record may touch, one more for the consumer,
-    and one more to fill. Small batches need more slots, to last while the consumer sleeps.
+    A record is read whole. So the ring holds all batches that one record can overlap, one more for the consumer, and
+    one more to fill. Small batches get more slots, as the constants above say.
     """
     touched = (samples_per_record(standard_columns(image_shape, dtype)) + batch_size - 2) // batch_size + 1
     batch_bytes = batch_size * math.prod(image_shape) * np.dtype(dtype).itemsize
@@ -70,7 +70,7 @@ def allocate_ring(
 
     Args:
         image_shape: (H, W, C).
-        dtype: of the stored pixels.
+        dtype: dtype of the stored pixels.
         batch_size: samples per batch.
         columns: dtype and shape per sample of the other columns, by name.
         pin: use page-locked memory, from which CUDA copies asynchronously.

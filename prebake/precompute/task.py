@@ -1,6 +1,6 @@
-"""Tasks: several commands bake one set, each a share of its shards. They share nothing but the directory.
+"""Tasks: several commands bake one shard set. Each bakes a part of the shards, and they share only the directory.
 
-A Slurm array or a Kubernetes indexed job starts them and restarts them.
+A Slurm array or a Kubernetes indexed job starts and restarts the tasks.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from prebake.storage.remote import Remote
 __all__ = ["Task", "bake_task"]
 
 MAX_TASKS = 10**6
-PATIENCE_SECONDS = 10.0  # tasks start together, and each holds the lock for a moment
+LOCK_TIMEOUT_SECONDS = 10.0  # tasks that start together hold the lock one after the other, each for a moment
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> "Task":
-        """Read `3/8`.
+        """Parse a value of --task, such as `3/8`.
 
         Raises:
-            UsageError: not of that form, or no such task.
+            UsageError: the form is wrong, or there is no such task.
         """
         match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
         if not match or not 1 <= int(match[2]) <= MAX_TASKS:
@@ -59,7 +59,7 @@ class Task:
         return f"{self.number}/{self.count}"
 
     def share(self, plan: Plan) -> list[Shard]:
-        """Return this task's shards, every `count`-th one: so the first epochs are complete early."""
+        """Return every `count`-th shard, from `number`. So all tasks bake the first epochs first."""
         return plan.shards()[self.number :: self.count]
 
 
@@ -73,12 +73,12 @@ def bake_task(
     workers: int | None = None,
     memory: int | None = None,
 ) -> list[str]:
-    """Write the shards of a task's share that are missing or damaged; arguments as for `bake_source`.
+    """Write the missing and damaged shards of a task. The arguments are those of `bake_source`.
 
-    Other tasks of this bake may run at the same time, even the same task twice.
+    Other tasks of this bake may run at the same time. So may a second process with the same task.
 
     Returns:
-        The archives of the whole set that are still missing.
+        Names of the archives of the whole set that are still missing.
 
     Raises:
         DataError: the directory holds another plan, or a bake without --task is running there.
@@ -121,8 +121,8 @@ def _missing(plan: Plan, directory: Location) -> list[str]:
 
 
 def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
-    """Share the lock with the other tasks. The first task writes the manifest, while it holds the lock alone."""
-    ends = time.monotonic() + PATIENCE_SECONDS
+    """Acquire the shared lock of all tasks. The first task writes the manifest under an exclusive lock."""
+    ends = time.monotonic() + LOCK_TIMEOUT_SECONDS
     while True:
         try:
             plan = reconcile(plan, directory, overwrite=False)
@@ -138,6 +138,6 @@ def _join(plan: Plan, directory: Path, held: contextlib.ExitStack) -> Plan:
 
 
 def _remove_parts(directory: Path) -> None:
-    """Remove the temporary files of killed tasks, unless another task is running: the last one does it."""
+    """Remove the temporary files of killed tasks, unless another task is still running."""
     with contextlib.suppress(LockedError), locked(directory, needed=False):
         discard_parts(directory)

@@ -17,7 +17,7 @@ from prebake.errors import MachineError, UsageError
 
 __all__ = ["check_compiler", "compile_errors", "compiled", "rehearse"]
 
-# A CUDA graph runs eagerly once, is then recorded, and then replayed. From the third pass on all are alike.
+# The first pass of a CUDA graph runs eagerly, the second records the graph, and later passes replay it.
 WARM_UP_PASSES = 3
 
 P = ParamSpec("P")
@@ -25,17 +25,17 @@ R = TypeVar("R")
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that torch.compile has what it needs on a device.
+    """Check that the compiler that torch.compile needs for a device is installed.
 
     Raises:
-        UsageError: a device that prebake does not compile for.
-        MachineError: no C++ compiler for the CPU, or no Triton for CUDA.
+        UsageError: prebake does not compile for this device.
+        MachineError: the C++ compiler (CPU) or Triton (CUDA) is missing.
     """
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise MachineError("--compile: CUDA needs the package triton, and it is not installed: pip install triton")
     elif device.type == "cpu":
-        # As torch chooses its compiler.
+        # The same choice as in torch.
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(shlex.split(compiler)[0]) is None:
             raise MachineError(
@@ -47,9 +47,9 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
-    """Return the function, compiled at its first call together with its backward pass.
+    """Return a function that is compiled at its first call, together with its backward pass.
 
-    On CUDA it runs as CUDA graphs. Shapes must not change then, and each call overwrites the results of the last.
+    On CUDA it runs as CUDA graphs. Then shapes must not change, and each call overwrites the results of the previous.
     """
     if device.type != "cuda":
         return torch.compile(function, fullgraph=True, dynamic=False)
@@ -64,12 +64,12 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
 
 
 def rehearse(forward: Callable[[], tuple[Tensor, ...]], model: nn.Module, device: torch.device) -> None:
-    """Run forward and backward passes until the next one is as fast as all later ones; restore all state.
+    """Run forward and backward passes until compilation is complete. Restore all state.
 
     Args:
-        forward: returns a loss and whatever else a step keeps: CUDA graphs expect the same tensors to be alive.
+        forward: returns the loss, and all other tensors that a step keeps alive: CUDA graphs record which are alive.
         model: its running statistics and gradients are restored.
-        device: of the model.
+        device: device of the model.
     """
     cuda = device.type == "cuda"
     statistics = [buffer.clone() for buffer in model.buffers()]
@@ -95,6 +95,6 @@ def compile_errors() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # most of torch's own classes for them are private
+    except Exception as error:  # most exception classes of torch.compile are private
         reason = " ".join(str(error).split())[:300]
         raise MachineError(f"--compile: torch.compile failed ({reason}); train without --compile") from error

@@ -1,4 +1,4 @@
-"""The processes that train one run together, as torchrun starts them."""
+"""The group of processes that train one run under torchrun."""
 
 import contextlib
 import itertools
@@ -24,24 +24,24 @@ from prebake.train.state import Settings
 
 __all__ = ["SINGLE_PROCESS", "ProcessGroup"]
 
-# How long a process may keep the others waiting, for its data or a disk.
+# How long a process waits for the others, which may wait for data or a disk.
 TIMEOUT = timedelta(minutes=10)
-# After a signal, a process whose step does not end in this time is ended: the others are gone, and its device waits for
-# them. torchrun kills after 30 seconds.
-PATIENCE_SECONDS = 20.0
-# In gloo's errors over a lost process, which have no class of their own.
+# A process exits if its step does not end within this time after a signal: it waits for processes that have exited.
+# torchrun kills after 30 seconds.
+STOP_SECONDS = 20.0
+# Matches gloo's errors over a lost process, which are plain RuntimeErrors.
 LOST = re.compile("gloo|by peer|[Tt]imed out")
 
 T = TypeVar("T")
 
 
 class ProcessGroup:
-    """This process and those that train with it. With one process, every method returns at once.
+    """This process and the others that train the same run. With one process, every method returns at once.
 
-    `batch_size` is that of all processes together: each trains on one of `size` equal parts of a batch.
+    `batch_size` is the global batch size. Each process trains on one of `size` equal parts of a batch.
 
     Args:
-        rank: number of this process. Rank 0 alone prints and writes the run's files.
+        rank: number of this process. Only rank 0 prints and writes the run's files.
         size: number of processes.
         local_rank: number of this process on this machine, and of its GPU.
         local_size: number of processes on this machine.
@@ -49,7 +49,7 @@ class ProcessGroup:
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
         self.rank, self.size, self._local_rank, self._local_size = rank, size, local_rank, local_size
-        self._pending: tuple[Tensor, Any] | None = None  # the all-reduce of the last signal, on its way
+        self._pending: tuple[Tensor, Any] | None = None  # the unfinished all-reduce of the last signal
 
     @classmethod
     def from_torchrun(cls) -> "ProcessGroup":
@@ -67,12 +67,12 @@ class ProcessGroup:
         """Check that these processes can train a run.
 
         Args:
-            settings: of the run.
+            settings: settings of the run.
             samples: number of training images.
-            least: samples that the model needs in each process's part of a batch: 2 for batch norm.
+            least: fewest samples per process and batch that the model can train on: 2 for batch norm.
 
         Raises:
-            UsageError: batches can't be split into equal parts, or an option is not for several processes.
+            UsageError: batches can't be split into equal parts, or an option does not support several processes.
             MachineError: fewer GPUs than processes.
         """
         device, batch = settings.device, settings.recipe.batch_size
@@ -104,7 +104,7 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """Connect to the other processes for the block, by gloo for CPU tensors and by NCCL for GPU tensors.
+        """Connect to the other processes for the block: gloo for CPU tensors, NCCL for GPU tensors.
 
         Raises:
             MachineError: another process has ended, or does not answer.
@@ -116,9 +116,9 @@ class ProcessGroup:
             torch.cuda.set_device(self._local_rank)
         try:
             store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
-            # When torchrun restarts the processes it may keep its store, which holds addresses of the old ones.
+            # torchrun may keep its store when it restarts processes. The store then holds addresses of the old ones.
             attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-            # By default torch has only the GPU's backend, but signals are reduced on the CPU.
+            # Signals are reduced on the CPU, and torch's default on a GPU is NCCL alone.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
             dist.init_process_group(backend, store=attempt, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
             yield
@@ -134,42 +134,42 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def print_on_main(self) -> Iterator[None]:
-        """Discard what other processes than rank 0 print in the block; errors that leave it are printed by all."""
+        """Discard the output of all ranks except 0 in the block. Every rank prints the errors that leave it."""
         if self.is_main:
             yield
             return
         with (
-            Path(os.devnull).open("w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
+            Path(os.devnull).open("w") as devnull,
+            contextlib.redirect_stdout(devnull),
+            contextlib.redirect_stderr(devnull),
         ):
             yield
 
     @contextlib.contextmanager
     def defer_signals(self) -> Iterator[Sequence[int]]:
-        """Defer SIGINT and SIGTERM, to stop all processes after the same step; yield those received.
+        """Defer SIGINT and SIGTERM, to stop all processes after the same step. Yield a list of the received signals.
 
-        A process that does not leave the block within PATIENCE_SECONDS of the first signal is ended: it waits inside a
-        library for a process that is gone. A single process does not defer signals.
+        A process that does not leave the block within STOP_SECONDS of the first signal exits: it waits inside a
+        library for a process that has exited. A single process does not defer signals.
         """
         if self.size == 1:
             yield ()
             return
-        left = threading.Event()
+        finished = threading.Event()
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        threading.Thread(target=_end_late, args=(reading, left), name="prebake-signals", daemon=True).start()
+        threading.Thread(target=_exit_if_late, args=(reading, finished), name="prebake-signals", daemon=True).start()
         before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         try:
-            with defer_signals() as heard:
-                yield heard
+            with defer_signals() as received:
+                yield received
         finally:
-            left.set()
+            finished.set()
             signal.set_wakeup_fd(before)
             os.close(writing)
 
     def run_on_all(self, act: Callable[[], T]) -> T:
-        """Call a function in every process. If it raises in some, all end, and the lowest rank of these raises."""
+        """Call a function in every process. If it raises in some, all exit, and the lowest rank of these raises."""
         if self.size == 1:
             return act()
         failed: Exception | None = None
@@ -186,7 +186,7 @@ class ProcessGroup:
         sys.exit(codes[first])
 
     def run_on_main(self, act: Callable[[], T]) -> T:
-        """Call a function in rank 0, and return its result in all. If it raises, all end, and rank 0 raises."""
+        """Call a function in rank 0, and return its result in all ranks. If it raises, all exit, and rank 0 raises."""
         if self.size == 1:
             return act()
         done: list[Any] = [self.run_on_all(act if self.is_main else lambda: None)]
@@ -194,17 +194,17 @@ class ProcessGroup:
         result: T = done[0]
         return result
 
-    def gather_interleaved(self, mine: Sequence[T]) -> list[T]:
-        """Return the items of all processes, in turn: the first of each rank, the second of each, and so on."""
-        dealt = self._gather(mine)
-        return [item for row in itertools.zip_longest(*dealt) for item in row if item is not None]
+    def gather_interleaved(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all processes, interleaved: the first of each rank, the second of each, and so on."""
+        per_rank = self._gather(items)
+        return [item for row in itertools.zip_longest(*per_rank) for item in row if item is not None]
 
-    def _gather(self, mine: T) -> list[T]:
+    def _gather(self, value: T) -> list[T]:
         if self.size == 1:
-            return [mine]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine)
-        return found
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
@@ -212,9 +212,9 @@ class ProcessGroup:
         if self.size == 1:
             return
         for tensor in tensors:
-            whole = tensor.contiguous()
-            dist.broadcast(whole, 0)
-            tensor.copy_(whole)
+            contiguous = tensor.contiguous()
+            dist.broadcast(contiguous, 0)
+            tensor.copy_(contiguous)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over all processes."""
@@ -225,7 +225,7 @@ class ProcessGroup:
         return tensor if self.size == 1 else self.all_reduce_sum(tensor) / self.size
 
     def all_reduce_max(self, values: list[float]) -> list[float]:
-        """Return the maximum over all processes, value by value."""
+        """Return the elementwise maximum over all processes."""
         if self.size == 1 or not values:
             return values
         reduced: list[float] = self._reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.MAX).tolist()
@@ -239,10 +239,10 @@ class ProcessGroup:
         return reduced
 
     def all_reduce_signal(self, number: int) -> int:
-        """All-reduce a signal between two steps; return the maximum of the call before this one, or 0.
+        """Start to all-reduce a signal between two steps; return the maximum from the previous call, or 0.
 
         All processes get the same number between the same two steps. The all-reduce runs on the CPU during the step,
-        so neither process nor device waits for it. A single process gets its own number back at once.
+        so neither process nor device waits for it. With a single process, the result is `number` itself.
         """
         if self.size == 1:
             return number
@@ -252,7 +252,7 @@ class ProcessGroup:
         return previous
 
     def pending_signal(self) -> int:
-        """Return the maximum of the last `all_reduce_signal`, or 0 if it was returned already."""
+        """Return the maximum from the last `all_reduce_signal`, or 0 if it was returned already."""
         if self._pending is None:
             return 0
         reduced, work = self._pending
@@ -264,9 +264,9 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def _end_late(pipe: int, left: threading.Event) -> None:
-    """End this process if `left` is not set in time after a signal came through the pipe."""
+def _exit_if_late(pipe: int, finished: threading.Event) -> None:
+    """Exit if `finished` is not set within STOP_SECONDS after the pipe delivers a signal."""
     with open(pipe, "rb", 0) as numbers:
         while number := numbers.read(1):
-            if number[0] in (signal.SIGINT, signal.SIGTERM) and not left.wait(PATIENCE_SECONDS):
+            if number[0] in (signal.SIGINT, signal.SIGTERM) and not finished.wait(STOP_SECONDS):
                 os._exit(128 + number[0])

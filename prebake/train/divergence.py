@@ -1,4 +1,4 @@
-"""Errors over a loss or a weight that is not finite."""
+"""Errors for a loss or a weight that is not finite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["DivergenceError", "not_finite", "of_held_out", "of_step", "of_weight
 
 
 class DivergenceError(DivergedError):
-    """Training diverged. `facts`, plain JSON values, go into the run's log."""
+    """Training diverged. `facts` holds plain JSON values for the run's log."""
 
     def __init__(self, settings: Settings, message: str, facts: Mapping[str, Any]) -> None:
         super().__init__(f"{message}; a lower --lr than {settings.recipe.peak_lr} may help")
@@ -24,7 +24,7 @@ class DivergenceError(DivergedError):
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors with a value that is not finite; waits for the device."""
+    """Return the names of tensors with a value that is not finite. Synchronizes with the device."""
     return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
@@ -33,11 +33,11 @@ def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: flo
 
     Args:
         data: the shard set.
-        settings: of the run.
-        epoch: of the run.
-        step: in that epoch.
-        loss: of that step.
-        view: the epoch of the shards that it played.
+        settings: settings of the run.
+        epoch: epoch of the run.
+        step: step in that epoch.
+        loss: loss of that step.
+        view: epoch of the shards that the step read.
 
     Raises:
         DataError: the shards can no longer be read.
@@ -57,14 +57,14 @@ def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: flo
 
 
 def of_weights(data: ShardSet, settings: Settings, steps: int, names: Sequence[str]) -> DivergenceError:
-    """Return an error over weights, statistics or momentum that are not finite after so many steps."""
+    """Return an error for weights, statistics or momentum that are not finite after `steps` steps."""
     return DivergenceError(
         settings, f"{data.name}: not finite after step {steps}: {listed(names, 3)}", {"steps": steps, "names": names}
     )
 
 
 def of_held_out(data: ShardSet, settings: Settings, epoch: int, split: str, loss: float) -> DivergenceError:
-    """Return an error over a held-out loss that is not finite although the training loss was."""
+    """Return an error for a held-out loss that is not finite although the training loss is finite."""
     return DivergenceError(
         settings,
         f"{data.name}: the {split} loss after epoch {epoch} is {loss}, and the training loss was finite",

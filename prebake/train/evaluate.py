@@ -18,11 +18,11 @@ BATCH_SIZE = 500
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy (nats) and accuracy (0 to 1), of the images as they are and with test-time augmentation.
+    """Mean cross-entropy (nats) and accuracy (0 to 1), without and with test-time augmentation.
 
     Attributes:
-        accuracy_tta: with mirror images; None without it, or if the training images were not flipped.
-        accuracy_shift_tta: with shifted copies too; None without test-time augmentation.
+        accuracy_tta: with mirror images; None without test-time augmentation or if training images were not flipped.
+        accuracy_shift_tta: also with shifted copies; None without test-time augmentation.
     """
 
     loss: float
@@ -36,11 +36,11 @@ class Predictions:
     """A model's logits for each sample of a split, in the order of the shards.
 
     Attributes:
-        split: which one.
-        labels_N: int64, on the CPU, as those below.
+        split: name of the split.
+        labels_N: int64. All tensors are on the CPU.
         logits_NK: float32, one column per class.
-        mirrored_NK: likewise, of the mirror images; None if the training images were not flipped.
-        shifted_NK: likewise, the mean over both shifted copies, plus that over their mirror images if there are any.
+        mirrored_NK: logits of the mirror images; None if the training images were not flipped.
+        shifted_NK: mean logits of the two shifted copies; if there are mirror images, plus the mean of theirs.
     """
 
     split: str
@@ -50,7 +50,7 @@ class Predictions:
     shifted_NK: Tensor | None = None
 
     def score(self) -> Score:
-        """Return loss and accuracies. In `accuracy_shift_tta`, unshifted images have half the weight."""
+        """Return loss and accuracies. Unshifted images have half the weight in `accuracy_shift_tta`."""
         losses_N = F.cross_entropy(self.logits_NK, self.labels_N, reduction="none")
         both_NK = self.logits_NK if self.mirrored_NK is None else self.logits_NK + self.mirrored_NK
         return Score(
@@ -70,17 +70,17 @@ def final_split(data: ShardSet) -> str | None:
 
 
 def final_shape(data: ShardSet) -> tuple[int, int, int]:
-    """Return height, width and channels of the images of `final_split`, or without one of the last epoch."""
+    """Return (H, W, C) of the images of `final_split`; without such a split, of the last training epoch."""
     split = final_split(data)
     return data.image_shape(split, 0) if split else data.image_shape("train", data.epochs - 1)
 
 
 def shifted(images: Tensor, pixels: int) -> Tensor:
-    """Move images diagonally, and fill the border with their reflection, which does not repeat the outermost pixels.
+    """Shift images diagonally, and fill the border by reflection without repeating the edge, as mode "reflect".
 
     Args:
         images: (..., H, W), of any dtype, on any device.
-        pixels: how far, less than H and W: down and to the right, or where negative up and to the left.
+        pixels: distance in pixels, less than H and W. Positive is down and right, negative is up and left.
 
     Returns:
         A copy of the same shape.
@@ -92,8 +92,8 @@ def shifted(images: Tensor, pixels: int) -> Tensor:
 def _sources(side: int, pixels: int, device: torch.device) -> Tensor:
     """Return the source index of each pixel along a side."""
     last = side - 1
-    wanted = torch.arange(side, device=device) - pixels
-    return last - (last - wanted.abs()).abs()
+    unreflected = torch.arange(side, device=device) - pixels
+    return last - (last - unreflected.abs()).abs()
 
 
 @torch.no_grad()
@@ -109,9 +109,9 @@ def predict(
 ) -> Predictions:
     """Return a model's logits for a whole split.
 
-    The processes share the batches. With `tta` (test-time augmentation) the model also sees two copies shifted by a
-    pixel, and, if the training images were flipped, the mirror images of all three: as in airbench (Jordan,
-    arXiv 2404.00498).
+    The batches are divided among the processes. With `tta` (test-time augmentation), the model also sees two copies
+    shifted by one pixel. If the training images were flipped, it also sees the mirror images of all three. This is the
+    scheme of airbench (Jordan, arXiv 2404.00498).
 
     Raises:
         DataError: shards missing or damaged.
@@ -135,7 +135,7 @@ def predict(
         return logits.float()
 
     labels, logits, mirrored, shifts = [], [], [], []
-    for images, labels_here in loader:
+    for images, batch_labels in loader:
         logits.append(forward(images))
         if mirrors:
             mirrored.append(forward(images.flip(-1)))
@@ -143,11 +143,11 @@ def predict(
             copies = [shifted(images, pixels) for pixels in (-1, 1)]
             copies += [copy.flip(-1) for copy in copies] if mirrors else []
             shifts.append(torch.stack([forward(copy) for copy in copies]).sum(0) / 2)
-        labels.append(labels_here.clone())  # the next batch overwrites them
+        labels.append(batch_labels.clone())  # the next batch overwrites them
     model.train()
 
-    def gathered(mine: list[Tensor]) -> Tensor:
-        return torch.cat(processes.gather_interleaved([batch.cpu() for batch in mine]))
+    def gathered(batches: list[Tensor]) -> Tensor:
+        return torch.cat(processes.gather_interleaved([batch.cpu() for batch in batches]))
 
     return Predictions(
         split,

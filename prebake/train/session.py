@@ -1,4 +1,4 @@
-"""Train one run from its last checkpoint to its end, or to an interruption."""
+"""Train one run from its last checkpoint until it ends or is interrupted."""
 
 import contextlib
 import gc
@@ -36,25 +36,25 @@ from prebake.train.weights import Trained, save_weights
 __all__ = ["train"]
 
 CHECKPOINT_SECONDS = 60.0
-# Processes agree between two steps on one number: 0, or this for a checkpoint, or the number of a signal to stop by.
-CHECKPOINT_DUE = 1
-# CUDA raises a class of its own. MPS, the CPU's allocator and oneDNN (the last pattern) raise RuntimeError.
+# All-reduced between two steps: 0, this value to write a checkpoint, or the number of a signal that stops the run.
+CHECKPOINT_SIGNAL = 1
+# CUDA raises torch.OutOfMemoryError. MPS, the CPU's allocator and oneDNN (the last pattern) raise RuntimeError.
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|could not create a primitive")
 
 
 def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
-    """Train a run to its end and return its summary. A finished run stays as it is.
+    """Train a run to its end and return its summary. A finished run is not changed.
 
-    An interruption leaves a checkpoint, and the exception says how to resume the run. Several processes stop at the
-    same step, and rank 0 alone reads and writes the run's files.
+    An interruption leaves a checkpoint, and the exception's message names the command that resumes the run. Several
+    processes stop at the same step. Only rank 0 reads and writes the run's files.
 
     Args:
         job: what to train.
-        options: of the command. This function reads `follow`, `overwrite`, `resume`, `tensorboard`, `usd_per_hour`.
-        processes: the processes that train it.
+        options: the command's. This function reads `follow`, `overwrite`, `resume`, `tensorboard`, `usd_per_hour`.
+        processes: the group of processes that train it.
 
     Raises:
-        DataError: shards or checkpoints are not usable, or another process trains this run.
+        DataError: shards or checkpoints are not usable, or another command trains this run.
         MachineError: memory is full, or torch.compile failed.
         DivergenceError: a loss is not finite.
     """
@@ -67,7 +67,7 @@ def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROC
             keep_freed_memory()
         try:
             with processes.defer_signals() as received:
-                gc.collect()  # the trainer of the previous run is a reference cycle, which keeps its device memory
+                gc.collect()  # the previous run's trainer is a reference cycle that holds device memory
                 return _Session(job, options, processes, received).train()
         except DivergenceError as error:
             if not processes.is_main:
@@ -90,7 +90,7 @@ def _open(job: Job, lock: contextlib.ExitStack, options: TrainOptions) -> dict[s
     run.path.mkdir(parents=True, exist_ok=True)
     lock.enter_context(locked(run.path, LOCK, "training"))
     if options.overwrite:
-        _try_to_read(job.data)  # else the old run would be removed for nothing
+        _try_to_read(job.data)  # before the old run is removed
         run.clear()
     elif not options.resume:
         run.refuse_existing()  # again: another process may have held the lock until now
@@ -131,7 +131,7 @@ class _Session:
         self.data, self.settings, self.run, self._options = job.data, job.settings, job.run, options
         self._processes, self._received = processes, received
         if job.settings.compiled:
-            torch.compiler.reset()  # it keeps the memory of earlier runs, and recompiles at most 8 times
+            torch.compiler.reset()  # frees the memory of earlier runs, and resets the limit of 8 recompilations
         self.trainer = Trainer(job.data, job.settings, model=job.model, follow=options.follow, processes=processes)
         saved = processes.run_on_main(self.run.checkpoints.load)
         if saved is not None:
@@ -155,7 +155,7 @@ class _Session:
                 if self._processes.is_main:
                     self.run.log("epoch", **asdict(report))
                 log(epoch_line(name, report, recipe.epochs))
-            self._act_on(self._processes.pending_signal())
+            self._handle_signal(self._processes.pending_signal())
             return self._finish()
         except (KeyboardInterrupt, TerminatedError, DataError, OSError) as error:
             if self._processes.size > 1 and isinstance(error, (DataError, OSError)):
@@ -169,14 +169,15 @@ class _Session:
 
     def _between_steps(self) -> None:
         check_signals()
-        due = self._processes.is_main and time.monotonic() >= self._next_checkpoint
-        if due:
-            self._next_checkpoint = math.inf  # until all processes know
-        self._act_on(self._processes.all_reduce_signal(max([CHECKPOINT_DUE if due else 0, *self._received])))
+        checkpoint = self._processes.is_main and time.monotonic() >= self._next_checkpoint
+        if checkpoint:
+            self._next_checkpoint = math.inf  # until all processes have received the signal
+        number = max([CHECKPOINT_SIGNAL if checkpoint else 0, *self._received])
+        self._handle_signal(self._processes.all_reduce_signal(number))
 
-    def _act_on(self, number: int) -> None:
-        """Write a checkpoint, or stop by a signal, as all processes do between the same two steps."""
-        if number == CHECKPOINT_DUE:
+    def _handle_signal(self, number: int) -> None:
+        """Write a checkpoint or stop. All processes receive the same number between the same two steps."""
+        if number == CHECKPOINT_SIGNAL:
             with defer_signals(), self.trainer.pause_clock():
                 self._save()
             self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS

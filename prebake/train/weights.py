@@ -1,4 +1,4 @@
-"""The weights file of a finished run: a model's tensors and all that is needed to use them."""
+"""The weights file of a finished run: the tensors of the model, and the metadata needed to use it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from prebake.train.tensors import read_tensors, write_tensors
 
 __all__ = ["Trained", "load_weights", "save_weights"]
 
-MAX_VALUES = 2**30  # per image; limits the memory that a file from a stranger can take
+MAX_VALUES = 2**30  # per image; limits the memory that an untrusted file can take
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Trained:
 
     Attributes:
         model: the network.
-        recipe: that it was trained by.
-        classes: their names, in the order of the logits.
-        image_shape: height, width, channels.
-        mean: of each channel, with pixels from 0 to 1.
-        std: likewise.
+        recipe: the recipe of its training.
+        classes: names of the classes, in the order of the logits.
+        image_shape: (H, W, C).
+        mean: mean of each channel, for pixels from 0 to 1.
+        std: standard deviation of each channel, likewise.
     """
 
     model: nn.Module
@@ -39,7 +39,7 @@ class Trained:
 
 
 def save_weights(path: Path, trained: Trained) -> None:
-    """Write a safetensors file, whole or not at all; its metadata holds all but the model's tensors."""
+    """Write a safetensors file atomically. Its metadata holds all fields except the model."""
     about = {
         "recipe": asdict(trained.recipe),
         "classes": trained.classes,
@@ -53,15 +53,15 @@ def save_weights(path: Path, trained: Trained) -> None:
 def load_weights(path: Path, model: AnyModel | None = None) -> Trained:
     """Read a file that `save_weights` wrote. The model is on the CPU and in evaluation mode.
 
-    A file may come from a stranger. It is never a reason to import code: a model of a user's own is imported only where
-    the caller names it. Nor does it take more memory than a few times the file's size.
+    The file may be untrusted. No code is imported because the file names it: a user's model is imported only if the
+    caller passes it. The memory used is limited to a few times the file's size.
 
     Args:
-        path: of the file.
-        model: the model that the run was trained with, if that was a user's own; not used for others.
+        path: path of the file.
+        model: the model of the run, if it is defined by the user; not used for built-in models.
 
     Raises:
-        DataError: no such file, or not one of these weights.
+        DataError: the file is missing, or is not a weights file.
         UsageError: `model` is needed, does not exist, or does not fit the weights.
     """
     if not path.is_file():
@@ -118,14 +118,14 @@ def _trained(tensors: dict[str, Tensor], about: Fields, recipe: Recipe, model: M
         except (UsageError, TypeError, ValueError, RuntimeError) as error:
             raise _MismatchError(" ".join(str(error).split())[:500]) from error
     else:
-        # On the meta device it takes no memory: a stranger's file gets some only once its own tensors fit the model.
+        # The meta device allocates no memory. Memory is allocated only if the tensors of the file fit the model.
         with torch.device("meta"):
             network = build()
         for name, planned in network.state_dict().items():
             if name in tensors and tensors[name].dtype != planned.dtype:
                 raise ValueError(f"{name}: expected {planned.dtype}, found {tensors[name].dtype}")
         network.load_state_dict(tensors, assign=True)
-        if any(buffer.is_meta for buffer in network.buffers()):  # some of timm's are computed and not saved
+        if any(buffer.is_meta for buffer in network.buffers()):  # timm computes some buffers and does not save them
             network = build()
             network.load_state_dict(tensors)
     network.eval()

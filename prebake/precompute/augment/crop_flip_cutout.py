@@ -1,10 +1,10 @@
 """Crop, flip and cutout as copies of rows.
 
-A store holds every source image encoded, padded and mirrored. A crop lies in one run of the store, from its first pixel
-to its last, with padding between its rows. A view is made in two steps. First, one look-up gathers the runs of some
-images, through an overlapping view of the store whose dtype is as wide as a run. Then the rows are copied out of the
-runs, which are still in the cache. No arithmetic on pixels follows the making of the store, so the views have the same
-bits on every machine.
+A store holds every source image encoded and padded, and also mirrored if flips are drawn. A crop is one contiguous run
+of the store, from its first pixel to its last, with padding between its rows. A view is made in two steps. First, one
+indexing operation gathers the runs of some images. It indexes an overlapping view of the store, whose dtype is as wide
+as a run. Then the rows are copied from the runs, which are still in the cache. Making a view needs no arithmetic on
+pixels, so the views have the same bits on every machine.
 """
 
 import math
@@ -21,17 +21,17 @@ from prebake.precompute.pixels import Pixels
 
 __all__ = ["Cutout", "Encoder", "ViewStore", "crop_and_flip"]
 
-BLOCK_BYTES = 1024 * 1024  # of source pixels that are prepared at a time
-CACHED_BYTES = 128 * 1024  # of runs that fit the second-level cache of a core, beside other data
+BLOCK_BYTES = 1024 * 1024  # size of a block of source pixels
+CACHED_BYTES = 128 * 1024  # total size of the gathered runs, which fits the L2 cache of a core
 
 
 class Encoder:
-    """Converts pixels 0 to 255 to the stored dtype: for floats, (pixel / 255 - mean) / std.
+    """Convert pixels 0 to 255 to the stored dtype: for floats, (pixel / 255 - mean) / std.
 
     Attributes:
-        tables: (channels, 256), the stored dtype.
-        zero: (channels,), the value of normalized zero, the mean colour: exactly 0 for floats, the nearest pixel value
-            for uint8.
+        tables: (C, 256) in the stored dtype: the stored value of each pixel value.
+        zero: (C,) in the stored dtype: the stored value of the mean colour. It is 0 for floats, and the nearest pixel
+            value for uint8.
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> None:
@@ -43,7 +43,7 @@ class Encoder:
             self.zero = np.zeros(len(mean), dtype)
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """Encode uint8 images."""
+        """Return uint8 images in the stored dtype."""
         encoded = np.empty(images_NHWC.shape, self.tables.dtype)
         for channel, table in enumerate(self.tables):
             np.take(table, images_NHWC[..., channel], out=encoded[..., channel], mode="clip")
@@ -51,7 +51,7 @@ class Encoder:
 
 
 class Cutout:
-    """Sets a square of each image to normalized zero, row by row."""
+    """Set a square of each image to the mean colour, row by row."""
 
     def __init__(self, side: int, zero: NDArray[np.generic]) -> None:
         self._steps = np.arange(side)
@@ -60,7 +60,7 @@ class Cutout:
         self._side, self._pixel_bytes = side, zero.nbytes
 
     def __call__(self, draw: Draw, images_NHWC: NDArray[np.generic]) -> None:
-        """Set the drawn squares of the images, which are contiguous and have the dtype of `zero`."""
+        """Fill the drawn squares in place. The images are contiguous, in the dtype of `zero`."""
         if not self._side:
             return
         n, height, width, _ = images_NHWC.shape
@@ -79,10 +79,10 @@ class ViewStore:
     """All images encoded and padded, and also mirrored if flips are drawn.
 
     Args:
-        pixels: the source images; they are read in blocks.
+        pixels: the source images, read in blocks.
         encoder: converts pixels to the stored dtype.
         augmentation: gives padding, flips and cutout.
-        workers: threads that make the store; by default one per core.
+        workers: number of threads that fill the store; by default one per core.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ViewStore:
 
     @classmethod
     def size_bytes(cls, shape: tuple[int, ...], encoder: Encoder, augmentation: Augmentation) -> int:
-        """Return the bytes of a store for images of shape (N, H, W, C)."""
+        """Return the size of a store for images of shape (N, H, W, C)."""
         return math.prod(cls._shape(shape, augmentation)) * encoder.tables.itemsize
 
     @staticmethod
@@ -122,7 +122,7 @@ class ViewStore:
         return sides, n, height + 2 * pad, width + 2 * pad, channels
 
     def _prepare(self, images: Pixels, encoder: Encoder, augmentation: Augmentation, workers: int | None) -> None:
-        """Fill the store with threads, in blocks that fit the cache; NumPy copies without the interpreter lock."""
+        """Fill the store with threads, in blocks that fit the cache. NumPy releases the GIL while it copies."""
         pixel = np.dtype((np.void, self._store.strides[-2]))
         pixels = self._store.reshape(-1).view(pixel).reshape(self._store.shape[:-1])
 
@@ -142,7 +142,7 @@ class ViewStore:
             list(pool.map(prepare, range(0, len(images), step)))
 
     def make(self, index_N: NDArray[np.int64], draw: Draw, out_NHWC: NDArray[np.generic]) -> None:
-        """Write the views of the images `index_N` to `out_NHWC`, which is contiguous and of the stored dtype."""
+        """Write the views of the images `index_N` to `out_NHWC`, which is contiguous, in the stored dtype."""
         rows, columns = self._padded
         image = draw.flip * self._store.shape[1] + index_N
         corner = (image * rows + draw.y) * columns + draw.x
@@ -170,7 +170,7 @@ def _pad(images_NHWC: NDArray[np.generic], encoder: Encoder, pad: int, mode: str
 def crop_and_flip(
     images_NHWC: NDArray[np.uint8], draw: Draw, augmentation: Augmentation, encoder: Encoder
 ) -> NDArray[np.uint8]:
-    """Return cropped and mirrored copies of uint8 images, for a transform; `encoder` is one for uint8."""
+    """Return cropped and mirrored copies of uint8 images, as input of a transform. `encoder` must be for uint8."""
     if not augmentation.pad and augmentation.flip == "none":
         return images_NHWC.copy()
     moved_NHWC = np.empty_like(images_NHWC)
