@@ -24,18 +24,24 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
         prog="prebake audit",
-        description="Derive records anew from the source images and the plan, and hold them against the stored bytes.",
+        description="Recompute records from the source images and the plan, and compare them with the stored bytes.",
     )
     add = options.add_argument
     add("directory", type=user_path, metavar="DIR", help="a shard set, such as shards/cifar10")
-    add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="source of the images, such as folder:PATH; default the one named in the manifest",
+    )
     add_source_options(options)
     add_transform_options(options)
     many = options.add_mutually_exclusive_group()
-    many.add_argument("--sample", type=int, default=SAMPLE, help=f"how many records to draw; default {SAMPLE}")
-    many.add_argument("--all", action="store_true", help="all records")
-    add("--seed", type=int, help="draw the same records again; default others each time")
-    add("--json", action="store_true", help="print JSON")
+    many.add_argument(
+        "--sample", type=int, default=SAMPLE, help=f"number of records to check, chosen at random; default {SAMPLE}"
+    )
+    many.add_argument("--all", action="store_true", help="check all records")
+    add("--seed", type=int, help="seed of the choice of records; default random")
+    add("--json", action="store_true", help="print the result as JSON")
     return options
 
 

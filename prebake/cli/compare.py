@@ -16,11 +16,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
         prog="prebake compare",
-        description="Print and draw finished runs side by side. Runs that differ in their seeds only are repetitions "
+        description="Compare finished runs in tables and a plot. Runs that differ only in their seeds are repetitions "
         "of one setting. Each setting is tested against the first one, on the validation split if all runs have one.",
     )
     options.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="directory of a finished run")
-    options.add_argument("--out", type=user_path, default=Path("compare.png"), help="picture; default compare.png")
+    options.add_argument(
+        "--out", type=user_path, default=Path("compare.png"), help="PNG file of the plot; default compare.png"
+    )
     options.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return options
 

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options of `prebake completion`."""
     options = CommandParser(
         prog="prebake completion",
-        description="Print a completion script.",
+        description="Print a completion script for a shell.",
         epilog='For bash, add to ~/.bashrc: eval "$(prebake completion bash)"',
     )
     options.add_argument("shell", choices=SHELLS)

@@ -24,18 +24,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
         prog="prebake heatmap",
-        description="Draw heat maps of test images for the model of one run, or for those of two runs side by side.",
+        description="Draw Grad-CAM heat maps of test images for the model of one run, or for two runs side by side.",
     )
     options.add_argument("run", type=user_path, metavar="RUN", help="directory of a finished run")
     options.add_argument(
-        "--against", type=user_path, metavar="RUN", help="another run, such as one without augmentation"
+        "--against", type=user_path, metavar="RUN", help="directory of a second run, such as one without augmentation"
     )
     options.add_argument(
-        "--shards", type=parse_path, help="shard set with the test images, or its root; default the run's own"
+        "--shards", type=parse_path, help="shard set with the test images, or its root; default the one of the run"
     )
-    options.add_argument(
-        "--images", type=int, default=2, help="images of each class, for the first 100 classes; default 2"
-    )
+    options.add_argument("--images", type=int, default=2, help="images per class, for the first 100 classes; default 2")
     options.add_argument("--out", type=user_path, default=Path("heatmap.png"), help="PNG file; default heatmap.png")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add_model_option(options)

@@ -10,7 +10,7 @@ __all__ = ["main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of `prebake list`."""
-    return CommandParser(prog="prebake list", description="List the values of --dataset.")
+    return CommandParser(prog="prebake list", description="List the data sets that --dataset accepts.")
 
 
 def main() -> None:

@@ -36,16 +36,18 @@ class Command(NamedTuple):
 COMMANDS = {
     "precompute": Command("prebake.cli.precompute", "bake the augmented views of a data set", RESUME_BAKE),
     "list": Command("prebake.cli.list", "list the data sets that can be baked"),
-    "info": Command("prebake.cli.shards", "show what a shard set holds, and what is missing", "", ("info",)),
+    "info": Command(
+        "prebake.cli.shards", "show the content of a shard set and which shards are missing", "", ("info",)
+    ),
     "verify": Command("prebake.cli.shards", "check every byte against its checksum", "", ("verify",)),
     "audit": Command("prebake.cli.audit", "recompute views from the source images and compare them"),
-    "repair": Command("prebake.cli.repair", "bake what is missing or damaged", RESUME_BAKE),
-    "show": Command("prebake.cli.shards", "draw images as several epochs hold them", "", ("show",)),
-    "drop": Command("prebake.cli.shards", "remove the last epochs", "", ("drop",)),
+    "repair": Command("prebake.cli.repair", "bake missing and damaged shards again", RESUME_BAKE),
+    "show": Command("prebake.cli.shards", "draw a grid of images in several epochs", "", ("show",)),
+    "drop": Command("prebake.cli.shards", "remove the last epochs of a shard set", "", ("drop",)),
     "train": Command("prebake.cli.train", "train a model on shard sets", RESUME_TRAIN),
     "predict": Command("prebake.cli.predict", "classify image files with a trained model"),
     "compare": Command("prebake.cli.compare", "compare finished runs"),
-    "report": Command("prebake.cli.report", "write the report of a run again"),
+    "report": Command("prebake.cli.report", "write the report of a finished run again"),
     "heatmap": Command("prebake.cli.heatmap", "draw where a model looks (Grad-CAM)"),
     "completion": Command("prebake.cli.completion", "print a completion script for bash, zsh or tcsh"),
 }

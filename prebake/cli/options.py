@@ -35,10 +35,15 @@ def add_source_options(options: argparse.ArgumentParser) -> None:
         type=user_path,
         default=DATA_DIR,
         metavar="DIR",
-        help="torchvision root, which downloads are written to; default data",
+        help="torchvision root, where data sets are read and downloaded; default data",
     )
-    add("--image-size", type=int, metavar="SIDE", help="resize and crop your own pictures to squares of SIDE pixels")
-    add("--skip-unreadable", action="store_true", help="leave out unreadable pictures instead of stopping")
+    add(
+        "--image-size",
+        type=int,
+        metavar="SIDE",
+        help="resize and crop images of your own data to squares of SIDE pixels",
+    )
+    add("--skip-unreadable", action="store_true", help="skip unreadable images instead of stopping")
 
 
 def given_source(chosen: argparse.Namespace) -> list[str]:
@@ -59,15 +64,15 @@ def given_source(chosen: argparse.Namespace) -> list[str]:
 def add_memory_option(options: argparse.ArgumentParser) -> None:
     """Add `--memory`."""
     options.add_argument(
-        "--memory", metavar="SIZE", help="memory to use at most, such as 4GB; default half of the machine's memory"
+        "--memory", metavar="SIZE", help="memory limit, such as 4GB; default half of the machine's memory"
     )
 
 
 def add_transform_options(options: argparse.ArgumentParser) -> None:
     """Add the options that name a user's transforms."""
     add = options.add_argument
-    add("--transform", metavar="FILE.py:NAME", help="callable that makes the view of a training image")
-    add("--test-transform", metavar="FILE.py:NAME", help="callable that makes the view of a held-out image")
+    add("--transform", metavar="FILE.py:NAME", help="callable that augments a training image")
+    add("--test-transform", metavar="FILE.py:NAME", help="callable that transforms a held-out image")
 
 
 def transforms_of(chosen: argparse.Namespace) -> tuple[Pipeline | None, Pipeline | None]:

@@ -18,4 +18,4 @@ class CommandParser(argparse.ArgumentParser):
 
 def add_model_option(options: argparse.ArgumentParser) -> None:
     """Add `--model`, for commands that load the weights of a run."""
-    options.add_argument("--model", metavar="FILE.py:NAME", help="the run's model, if it was your own")
+    options.add_argument("--model", metavar="FILE.py:NAME", help="the model of the run, if you defined it yourself")

@@ -45,15 +45,20 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
         prog="prebake precompute",
-        description="Bake every augmented view of an image data set.",
-        epilog="prebake list says what --dataset takes.",
+        description="Compute every augmented view of an image data set, and write them to shards.",
+        epilog="prebake list prints the data sets that --dataset accepts.",
     )
     add = options.add_argument
     names = ", ".join(map(str, sources().values()))
-    add("--epochs", type=int, required=True, help="views of each training image")
-    add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"of {names}; default cifar10")
+    add("--epochs", type=int, required=True, help="number of views of each training image")
+    add("--dataset", nargs="+", default=["cifar10"], metavar="NAME", help=f"any of {names}; default cifar10")
     add_source_options(options)
-    add("--out", type=parse_path, default=Path("shards"), help="root of the shard sets, or its URL; default shards")
+    add(
+        "--out",
+        type=parse_path,
+        default=Path("shards"),
+        help="directory or URL to write the shard sets in; default shards",
+    )
     add(
         "--augment",
         choices=AUGMENTATIONS,
@@ -61,21 +66,34 @@ def parser() -> argparse.ArgumentParser:
         help=f"one of {', '.join(AUGMENTATIONS)}; default standard, or plain with --transform",
     )
     add_transform_options(options)
-    add("--pad", type=int, help="pixels around the image before it is cropped")
-    add("--pad-mode", choices=PAD_MODES, help="content of the padding")
+    add("--pad", type=int, help="padding in pixels on each side before the crop")
+    add("--pad-mode", choices=PAD_MODES, help="how the padding is filled")
     add("--flip", choices=FLIPS, help="when images are mirrored")
-    add("--cutout", type=int, help="side in pixels of the square cut out, 0 for none")
-    add("--resize", metavar="SIDE:EPOCHS,...", help="sides of the images in turn, such as 16:5,24:10,32:10")
-    add("--dtype", default="float16", choices=IMAGE_DTYPES, help="of the stored images; default float16")
-    add("--val-fraction", type=float, default=0.0, help="share of the training images held out for validation")
-    add("--seed", type=int, default=0, help="of all draws; default 0")
-    add("--workers", type=int, help="threads, or processes for a transform; default one per core")
-    add("--task", metavar="I/N", help="bake the share of task I of N, from 0, beside the others")
+    add("--cutout", type=int, help="side in pixels of the cutout square; 0 for none")
+    add(
+        "--resize",
+        metavar="SIDE:EPOCHS,...",
+        help="image sides and the number of epochs of each, such as 16:5,24:10,32:10",
+    )
+    add("--dtype", default="float16", choices=IMAGE_DTYPES, help="dtype of the stored images; default float16")
+    add(
+        "--val-fraction",
+        type=float,
+        default=0.0,
+        help="fraction of the training images held out for validation; default 0",
+    )
+    add("--seed", type=int, default=0, help="seed of all random draws; default 0")
+    add("--workers", type=int, help="number of threads, or of processes for a transform; default one per core")
+    add(
+        "--task",
+        metavar="I/N",
+        help="bake only the shards of task I of N, counted from 0; the tasks may run at the same time",
+    )
     add("--dask", metavar="ADDRESS", help="bake on the workers of a Dask scheduler, such as tcp://HOST:8786")
     add_memory_option(options)
-    add("--overwrite", action="store_true", help="replace what stands there")
-    add("--dry-run", action="store_true", help="say what would be written, and bake nothing")
-    add("--json", action="store_true", help="print JSON")
+    add("--overwrite", action="store_true", help="replace an existing shard set")
+    add("--dry-run", action="store_true", help="print what would be written, and write nothing")
+    add("--json", action="store_true", help="print the result as JSON")
     return options
 
 

@@ -14,11 +14,13 @@ __all__ = ["main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = CommandParser(prog="prebake predict", description="Classify image files.")
+    options = CommandParser(
+        prog="prebake predict", description="Classify image files with the model of a finished run."
+    )
     options.add_argument("run", type=user_path, help="directory of a finished run")
     options.add_argument("images", type=user_path, nargs="+", metavar="IMAGE", help="image files, of any size")
-    options.add_argument("--top", type=int, default=3, help="how many classes to name; default 3")
-    options.add_argument("--json", action="store_true", help="one JSON object an image")
+    options.add_argument("--top", type=int, default=3, help="number of classes to print per image; default 3")
+    options.add_argument("--json", action="store_true", help="print one JSON object per image")
     add_model_option(options)
     return options
 

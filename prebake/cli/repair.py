@@ -48,14 +48,19 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = CommandParser(
-        prog="prebake repair", description="Bake what is missing or damaged, and leave the rest alone."
+        prog="prebake repair",
+        description="Bake missing and damaged shards again, and leave the other shards unchanged.",
     )
     add = options.add_argument
     add("directory", type=user_path, metavar="DIR", help="a shard set, such as shards/cifar10")
-    add("shards", nargs="*", metavar="SHARD", help="archives to bake again even if their checksums fit")
-    add("--dataset", metavar="NAME", help="where the pictures are, as folder:PATH; by default what the manifest names")
+    add("shards", nargs="*", metavar="SHARD", help="archives to bake again even if their checksums are correct")
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="source of the images, such as folder:PATH; default the one named in the manifest",
+    )
     add_source_options(options)
-    add("--workers", type=int, help="threads, or processes for a transform; default one per core")
+    add("--workers", type=int, help="number of threads, or of processes for a transform; default one per core")
     add_memory_option(options)
     add_transform_options(options)
     return options

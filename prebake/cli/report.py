@@ -21,11 +21,9 @@ __all__ = ["main", "open_shards", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = CommandParser(prog="prebake report", description="Write the report of a run again.")
+    options = CommandParser(prog="prebake report", description="Write the report of a finished run again.")
     options.add_argument("run", type=user_path, metavar="RUN", help="directory of a finished run")
-    options.add_argument(
-        "--shards", type=parse_path, help="the shard set that it was trained on, or its root, if that was moved"
-    )
+    options.add_argument("--shards", type=parse_path, help="shard set of the run, or its root, if it was moved")
     options.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
     add_model_option(options)
     return options

@@ -29,17 +29,17 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         )
         return added
 
-    info = command("info", "Show what a shard set holds, and what is missing.")
-    info.add_argument("--json", action="store_true", help="print JSON")
-    info.add_argument("--digest", action="store_true", help="print one SHA-256 of the whole set, and nothing else")
+    info = command("info", "Show the content of a shard set, and which shards are missing.")
+    info.add_argument("--json", action="store_true", help="print the result as JSON")
+    info.add_argument("--digest", action="store_true", help="print only one SHA-256 of the whole set")
     verify = command("verify", "Check every byte against its checksum.")
-    verify.add_argument("--json", action="store_true", help="print JSON")
-    show = command("show", "Draw the same images as several epochs hold them.")
-    show.add_argument("--epochs", help="such as 0-7; default the first 8")
-    show.add_argument("--images", type=int, nargs="+", help="source indices; default the first 8")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    show = command("show", "Draw a grid of the same images in several epochs.")
+    show.add_argument("--epochs", help="range of epochs, such as 0-7; default the first 8")
+    show.add_argument("--images", type=int, nargs="+", help="source indices of the images; default the first 8")
     show.add_argument("--out", type=user_path, default=Path("grid.png"), help="PNG file; default grid.png")
-    drop = command("drop", "Remove the last epochs, to free space.")
-    drop.add_argument("--epochs", required=True, help="such as 20-: from epoch 20 to the last one")
+    drop = command("drop", "Remove the last epochs of a shard set to free space.")
+    drop.add_argument("--epochs", required=True, help="range of epochs, such as 20- for epoch 20 to the last one")
     return {"info": info, "verify": verify, "show": show, "drop": drop}
 
 

@@ -24,64 +24,79 @@ __all__ = ["main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = CommandParser(prog="prebake train", description="Train every data set found in the shards.")
+    options = CommandParser(prog="prebake train", description="Train a model on each shard set found.")
     add = options.add_argument
     add(
         "--shards",
         type=parse_path,
-        help="one shard set, or the root of several, or its URL; default shards, or with --resume RUN the run's own",
+        help="shard set, root of several, or URL; default shards, or with --resume RUN the run's own",
     )
-    add("--dataset", nargs="+", metavar="NAME", help="only these of the sets found")
-    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}; default: the shards name it")
+    add("--dataset", nargs="+", metavar="NAME", help="train on these shard sets only")
+    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}; default: named in the shards")
     add(
         "--model",
         metavar="NAME",
         help=f"one of {', '.join(MODELS)}; timm:NAME for a model of timm; FILE.py:NAME or package.module:NAME for your "
-        "own; default the recipe's",
+        "own model; default the recipe's",
     )
-    add("--epochs", type=int, help="default the recipe's or the shards' number, whichever is smaller")
-    add("--replay", action="store_true", help="allow more epochs than views: epoch e plays e mod views")
+    add("--epochs", type=int, help="number of epochs; default the smaller of the recipe's and the shards' numbers")
+    add("--replay", action="store_true", help="allow more epochs than views: epoch e reads view e mod views")
     add(
         "--follow",
         action="store_true",
-        help="begin while the shards are still being baked, and wait for what is missing",
+        help="start while the shards are still being baked, and wait for missing shards",
     )
-    add("--batch-size", type=int, help="default the recipe's")
+    add("--batch-size", type=int, help="images per step, in all processes together; default the recipe's")
     add("--lr", type=float, help="peak learning rate; default the recipe's")
     add(
         "--set",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help=f"other hyperparameters, default the recipe's: {', '.join(SETTABLE)}, and the model's own options",
+        help=f"other hyperparameters: {', '.join(SETTABLE)}, and the options of the model; default the recipe's",
     )
-    add("--seed", type=int, help="of the initial weights; default 0")
-    add("--shuffle-seed", type=int, metavar="S", help="of an order of the records of one's own; default as baked")
-    add("--runs", type=int, default=1, metavar="N", help="repeat with the seeds SEED, SEED + 1 and so on; default 1")
-    add("--target", type=float, metavar="PERCENT", help="also say how long it took to this held-out accuracy")
-    add("--usd-per-hour", type=float, metavar="X", help="also say what it cost")
+    add("--seed", type=int, help="seed of the initial weights; default 0")
+    add("--shuffle-seed", type=int, metavar="S", help="seed to shuffle the records by; default the baked order")
+    add(
+        "--runs", type=int, default=1, metavar="N", help="number of runs, with the seeds SEED, SEED + 1, ...; default 1"
+    )
+    add("--target", type=float, metavar="PERCENT", help="also report the time to this held-out accuracy")
+    add("--usd-per-hour", type=float, metavar="X", help="price of the machine, to report the cost of the run")
     add("--device", default="auto", help="auto, cuda, mps or cpu; default auto")
-    add("--precision", default="auto", choices=("auto", *PRECISIONS), help="default auto")
-    add("--threads", type=int, metavar="N", help="of the CPU; default OMP_NUM_THREADS, or all cores that may be used")
-    add("--compile", action="store_true", help="compile the step first: takes about a minute")
-    add("--cache", type=user_path, metavar="DIR", help="keeps shards that come by URL; default ~/.cache/prebake")
-    add("--cache-size", metavar="50GB", help="of it at most; default 50GB, or half the space if less")
+    add(
+        "--precision",
+        default="auto",
+        choices=("auto", *PRECISIONS),
+        help="precision of forward and backward passes; default auto",
+    )
+    add("--threads", type=int, metavar="N", help="number of CPU threads; default OMP_NUM_THREADS, or all usable cores")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the training step with torch.compile, which takes about a minute",
+    )
+    add("--cache", type=user_path, metavar="DIR", help="cache for remote shards; default ~/.cache/prebake")
+    add(
+        "--cache-size",
+        metavar="50GB",
+        help="size limit of the cache; default 50GB, or half of the free space if that is less",
+    )
     add(
         "--sync-batchnorm",
         action="store_true",
-        help="under torchrun, normalize by the whole batch and not each process's slice by itself; on CUDA",
+        help="under torchrun on CUDA, compute batch norm statistics over all processes",
     )
-    add("--out", type=user_path, help="root of the runs; default runs")
+    add("--out", type=user_path, help="root of the run directories; default runs")
     again = options.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
         type=lambda text: str(user_path(text)),
         metavar="auto|RUN",
-        help="auto: go on with unfinished runs of the same settings, keep finished ones; RUN, the directory of a run: "
-        "go on with that one, whose settings are its own",
+        help="auto: resume unfinished runs with the same settings, and keep finished ones; RUN: resume the run in this "
+        "directory with its own settings",
     )
-    again.add_argument("--overwrite", action="store_true", help="repeat runs that are there already")
-    add("--tensorboard", action="store_true", help="write each epoch's figures for TensorBoard, too")
+    again.add_argument("--overwrite", action="store_true", help="train again if a run exists already")
+    add("--tensorboard", action="store_true", help="also write the metrics of each epoch for TensorBoard")
     add("--json", action="store_true", help="print the summaries as JSON lines instead of a table")
     return options
 
