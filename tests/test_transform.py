@@ -323,7 +323,7 @@ def test_another_version_of_a_library_is_refused(transformed: ShardSet, monkeypa
     assert re.search(r"torch \d\S*, torchvision \d\S*", found["library"])
     assert found["transform"].startswith("TrivialAugmentWide(")
     assert "library" not in augmentation_for().to_json()
-    monkeypatch.setattr("prebake.precompute.augment.identity._version", lambda name: f"{name} 9.9")
+    monkeypatch.setattr("prebake.precompute.augment.identity.version_of", lambda name: f"{name} 9.9")
     other = replace(AUGMENTATION, transform=torchvision_transform("TrivialAugmentWide"))
     with pytest.raises(DataError, match=r"augmentation\.library is '.*' there, '.*torch 9\.9, torchvision 9\.9'"):
         bake(transformed.path, augment=other, epochs=2, val_fraction=0)

@@ -8,20 +8,20 @@ import hashlib
 import inspect
 import re
 import sys
-import sysconfig
-from collections.abc import Iterable, Iterator
-from importlib import metadata
-from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterable
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
+from prebake.precompute.augment.source_code import CONSTANTS, is_library, is_standard, names_in, text_of, version_of
+
 __all__ = ["identify"]
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+USER_MODULE = re.compile(r"\bprebake_user_(\w+)_[0-9a-f]{8}\b")  # of `prebake.user_code`; it tells the file's path
+BUILT_IN = ("builtin_function_or_method", "cython_function_or_method")
 MAX_TEXT = 500
-CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 
 
 def identify(transform: Any) -> dict[str, str]:
@@ -35,14 +35,14 @@ def identify(transform: Any) -> dict[str, str]:
     visitor = _Visitor()
     visitor.visit(transform)
     named = isinstance(transform, FunctionType)
-    text = transform.__qualname__ if named else ADDRESS.sub("", " ".join(repr(transform).split()))
+    text = transform.__qualname__ if named else _repr(transform)
     if len(text) > MAX_TEXT:
         visitor.sources.append(text)
         text = f"{text[:MAX_TEXT]}..."
     identity = {"transform": text}
     if visitor.sources:
         identity["source"] = hashlib.sha256("\n".join(visitor.sources).encode()).hexdigest()[:32]
-    versions = sorted(filter(None, map(_version, visitor.packages)))
+    versions = sorted(filter(None, map(version_of, visitor.packages)))
     return {**identity, "library": ", ".join(versions)} if versions else identity
 
 
@@ -63,8 +63,8 @@ class _Visitor:
             return
         self._seen[id(value)] = value
         if isinstance(value, ModuleType):
-            if self._is_users(value.__name__, getattr(value, "__file__", None)):
-                self.sources.append(inspect.getsource(value))
+            if self._is_users(value.__name__):
+                self.sources.append(text_of(value))
         elif isinstance(value, FunctionType):
             self._visit_function(value)
         elif isinstance(value, type):
@@ -75,10 +75,16 @@ class _Visitor:
             self._visit_all((value.func, value.args, value.keywords), constants)
         elif isinstance(value, dict):
             self._visit_all(value.values(), constants)
-        elif isinstance(value, list | tuple | set | frozenset):
+        elif isinstance(value, list | tuple):
             self._visit_all(value, constants)
+        elif isinstance(value, set | frozenset):
+            self._visit_all(sorted(value, key=repr), constants)  # texts have another order in each process
         elif isinstance(value, np.ndarray):
             self.sources += [hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()] * constants
+        elif (type(value).__module__, type(value).__name__) == ("torch", "Tensor"):
+            self.visit(value.detach().cpu().numpy(), constants)
+        elif type(value).__name__ in BUILT_IN:
+            self.visit(sys.modules.get(value.__module__ or "builtins"))
         else:
             self._visit_object(value)
 
@@ -88,19 +94,21 @@ class _Visitor:
 
     def _visit_object(self, value: Any) -> None:
         self.visit(type(value))
-        users = [cls for cls in type(value).__mro__ if self._is_users(cls.__module__, _file_of(cls))]
+        users = [cls for cls in type(value).__mro__ if self._is_users(cls.__module__)]
         if any("__repr__" in vars(cls) for cls in users):
-            self.sources.append(ADDRESS.sub("", repr(value)))
+            self.sources.append(_repr(value))
             return
         # The repr of a library's object tells its parameters. Its attributes may change with use.
         for name, part in sorted(getattr(value, "__dict__", {}).items()):
             self.visit(part, bool(users) and not name.startswith("_"))
 
     def _visit_function(self, function: FunctionType) -> None:
-        if not self._is_users(function.__module__, function.__code__.co_filename):
+        if not self._is_users(function.__module__):
             return
-        self.sources.append(_source_of(function))
-        for name in sorted(set(_names_in(function.__code__))):
+        self.sources.append(text_of(function))
+        if hasattr(function, "__wrapped__"):  # by a decorator
+            self.visit(inspect.unwrap(function))
+        for name in sorted(set(names_in(function.__code__))):
             if name in function.__globals__:
                 self.visit(function.__globals__[name])
         for cell in function.__closure__ or ():
@@ -108,51 +116,20 @@ class _Visitor:
 
     def _visit_class(self, cls: type) -> None:
         for each in cls.__mro__:
-            if self._is_users(each.__module__, _file_of(each)):
-                self.sources.append(_source_of(each))
+            if self._is_users(each.__module__):
+                self.sources.append(text_of(each))
                 self._visit_all((part for part in vars(each).values() if isinstance(part, FunctionType)), True)
 
-    def _is_users(self, module: str | None, file: str | None) -> bool:
+    def _is_users(self, module: str | None) -> bool:
         """Whether code is a user's own; the package of other code is noted."""
-        top = (module or "builtins").partition(".")[0]
-        if top in sys.stdlib_module_names or top == "prebake":
+        if is_standard(module or "builtins"):
             return False
-        installed = file is not None and any(Path(file).is_relative_to(path) for path in _site_packages())
-        if installed or (file is None and top in sys.modules and top != "__main__"):
-            self.packages.add(top)
+        if is_library(str(module)):
+            self.packages.add(str(module).partition(".")[0])
             return False
         return True
 
 
-@functools.cache
-def _site_packages() -> tuple[str, ...]:
-    return tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sysconfig.get_path("stdlib")})
-
-
-def _file_of(cls: type) -> str | None:
-    return getattr(sys.modules.get(cls.__module__), "__file__", None)
-
-
-def _names_in(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_in(constant)
-
-
-def _source_of(code: Any) -> str:
-    try:
-        return inspect.getsource(code)
-    except (OSError, TypeError):  # typed at a prompt: the byte code changes with the version of Python
-        if isinstance(code, FunctionType):
-            constants = [each for each in code.__code__.co_consts if isinstance(each, CONSTANTS)]
-            return f"{code.__code__.co_code.hex()} {constants} Python {sys.version}"
-        return str(code.__qualname__)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return f"{package} {metadata.version(package)}"
-    except metadata.PackageNotFoundError:  # the package has another name than its distribution
-        names = metadata.packages_distributions().get(package, [])
-        return f"{names[0]} {metadata.version(names[0])}" if names else None
+def _repr(value: Any) -> str:
+    """The repr in one line, without addresses, and without the path of the file that a user named."""
+    return USER_MODULE.sub(r"\1", ADDRESS.sub("", " ".join(repr(value).split())))
