@@ -41,6 +41,17 @@ class Records(IterableDataset[Any]):
             yield record.index_N.astype(np.int64)
 
 
+class OpenedBefore(Records):
+    """Source indices of one epoch, through an iterator that the process of the DataLoader has opened."""
+
+    def __init__(self, path: str) -> None:
+        self.batches = ShardSet(path).batches("train", 1, batch_size=100, columns=("index",))
+
+    def __iter__(self) -> Iterator[Any]:
+        for (indices,) in self.batches:
+            yield indices.astype(np.int64)
+
+
 class WebDataset(Records):
     """Labels of one epoch through webdataset's pipeline."""
 
@@ -72,7 +83,7 @@ def test_workers_yield_the_batches_of_one_process(baked: ShardSet, workers: int,
     assert len(found) == (13 if drop_last else 14)
 
 
-@pytest.mark.parametrize("dataset", [Records, WebDataset])
+@pytest.mark.parametrize("dataset", [Records, OpenedBefore, WebDataset])
 @pytest.mark.parametrize("workers", [2, 12])  # 12 is more than there are records
 def test_workers_share_the_records(baked: ShardSet, dataset: type[Records], workers: int) -> None:
     assert values(dataset(str(baked.path)), workers) == values(dataset(str(baked.path)), 0)

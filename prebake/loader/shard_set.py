@@ -191,9 +191,7 @@ class ShardSet:
         for name in columns:
             if name not in shapes:
                 raise UsageError(f"{self.location}: no column named {name!r}; there are {', '.join(shapes)}")
-        batches = self._batches(split, epoch, batch_size, drop_last, [shapes[name] for name in columns])
-        worker, workers = _worker()
-        return itertools.islice(batches, worker, None, workers)
+        return _of_worker(self._batches(split, epoch, batch_size, drop_last, [shapes[name] for name in columns]))
 
     def _batches(
         self, split: str, epoch: int, batch_size: int, drop_last: bool, columns: Sequence[Column]
@@ -223,7 +221,7 @@ class ShardSet:
         The next record overwrites the arrays: copy what you keep. The workers of a torch DataLoader share the
         records. Raises as `batches`.
         """
-        return self._records(split, epoch, *_worker())
+        yield from self._records(split, epoch, *_worker())
 
     def _records(self, split: str, epoch: int, worker: int = 0, workers: int = 1) -> Iterator[Record]:
         """Yield every `workers`-th record from record `worker` on."""
@@ -318,6 +316,12 @@ class ShardSet:
         if not 0 <= epoch < len(epochs):
             raise UsageError(f"{self.location}: {split} has epochs 0 to {len(epochs) - 1}, found {epoch}")
         return epochs[epoch]
+
+
+def _of_worker(batches: Iterator[tuple[NDArray[Any], ...]]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Yield the batches of this worker, which may be a fork of the process that called this function."""
+    worker, workers = _worker()
+    yield from itertools.islice(batches, worker, None, workers)
 
 
 def _worker() -> tuple[int, int]:
