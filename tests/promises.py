@@ -26,12 +26,12 @@ class Promise:
     mechanisms: tuple[Mechanism, ...]
 
 
-KILLED_RUN = "tests/test_killed_runs.py::test_a_run_killed_after_any_step_goes_on_to_the_same_end"
+KILLED_RUN = "tests/test_killed_runs.py::test_a_run_killed_after_any_step_resumes_exactly"
 FLIPPED_BIT = "tests/attacks/test_detection.py::test_one_flipped_bit_at_any_byte_is_seen"
 HOSTILE_FILE = "tests/attacks/test_attacks.py::test_any_content_of_a_file_is_refused_or_read_right"
 KILLED_BAKE = "tests/test_kills.py::test_a_bake_killed_at_any_file_operation_can_be_resumed"
 RANKS = "tests/test_world.py::test_several_processes_train_the_same_weights_as_one[small-2]"
-TRAIN_INPUT = "tests/test_commands_train_input.py::test_bad_input_ends_with_its_code_and_its_words"
+TRAIN_INPUT = "tests/test_commands_train_input.py::test_bad_input_ends_with_its_exit_code_and_message"
 LOCKED_RUN = "tests/test_commands_train_input.py::test_a_second_training_of_a_run_ends_and_names_the_first"
 KILLED_WORKER = "tests/test_transform.py::test_a_killed_process_ends_the_bake_which_can_be_resumed"
 FULL_DISK = "tests/test_full_disk.py::test_a_bake_on_a_full_disk_can_be_resumed[fork]"
@@ -128,7 +128,7 @@ PROMISES: tuple[Promise, ...] = (
         ("tests/test_audit.py",),
         (
             Mechanism("prebake.precompute.recompute:_difference", sub.nothing, "tests/test_audit.py::test_a_mistake_in_baking_is_found"),
-            Mechanism("prebake.precompute.recompute:_difference", sub.truncated_equals, "tests/test_audit.py::test_missing_and_truncated_archives_are_said"),
+            Mechanism("prebake.precompute.recompute:_difference", sub.truncated_equals, "tests/test_audit.py::test_missing_and_truncated_archives_are_reported"),
             Mechanism("prebake.precompute.provenance:make_plan", sub.any_splits, "tests/test_audit.py::test_a_manifest_of_another_source_is_refused"),
             Mechanism("prebake.precompute.audit:order", sub.first_seed, "tests/test_audit.py::test_a_sample_finds_a_forgery_if_it_draws_it"),
         ),
@@ -160,7 +160,7 @@ PROMISES: tuple[Promise, ...] = (
         ("tests/test_stopped_runs.py", "tests/test_resume.py"),
         (
             Mechanism("prebake.train.trainer:defer_signals", sub.no_context, "tests/test_stopped_runs.py::test_a_signal_waits_for_the_end_of_the_step"),
-            Mechanism("prebake.train.session:_Session._save", sub.not_after("KeyboardInterrupt", "TerminatedError"), "tests/test_stopped_runs.py::test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on[15-143-terminated]"),
+            Mechanism("prebake.train.session:_Session._save", sub.not_after("KeyboardInterrupt", "TerminatedError"), "tests/test_stopped_runs.py::test_a_signal_leaves_a_checkpoint_and_prints_how_to_resume[15-143-terminated]"),
             Mechanism("prebake.train.session:_Session._save", sub.not_after("DataError", "OSError"), "tests/test_killed_runs.py::test_a_run_resumes_after_its_damaged_shard_is_repaired"),
         ),
     ),

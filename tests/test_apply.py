@@ -115,7 +115,7 @@ def test_the_encoder_table_is_the_formula(mean: float, std: float, dtype: str) -
         assert encoder.zero.tobytes() == bytes(encoder.zero.nbytes)
 
 
-def test_each_channel_has_a_table_of_its_own() -> None:
+def test_each_channel_has_its_own_table() -> None:
     encoder = Encoder(MEANS, DEVIATIONS, "float32")
     image = np.full((1, 1, 1, 3), 200, np.uint8)
     expected = [np.float32((200 / 255 - mean) / std) for mean, std in zip(MEANS, DEVIATIONS, strict=True)]

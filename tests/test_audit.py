@@ -292,7 +292,7 @@ def test_arguments_outside_their_range_are_refused(changes: dict[str, Any], said
         audit_all(done, **changes)
 
 
-def test_missing_and_truncated_archives_are_said(there: Path) -> None:
+def test_missing_and_truncated_archives_are_reported(there: Path) -> None:
     (there / "train-e000-000.json").unlink()
     (there / "train-e001-000.tar").unlink()
     (there / "train-e002-000.tar").write_bytes((there / "train-e002-000.tar").read_bytes()[:5000])
@@ -311,7 +311,7 @@ def test_a_set_of_which_nothing_is_there_yet_is_no_crash(there: Path) -> None:
         audit_all(there)
 
 
-def test_arrays_of_one_s_own_are_audited_without_their_classes(done: Path) -> None:
+def test_arrays_are_audited_without_their_classes(done: Path) -> None:
     audit_all(done, classes=None)
 
 
@@ -330,7 +330,7 @@ def baked_digits(digits_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits_root / "digits", tmp_path / "digits"))
 
 
-def test_the_command_says_in_one_line_that_all_is_as_planned(digits_root: Path) -> None:
+def test_audit_prints_one_line_if_all_records_match(digits_root: Path) -> None:
     directory = digits_root / "digits"
     whole = precompute_command("audit", directory)
     assert (whole.status, whole.said) == (

@@ -450,7 +450,7 @@ def test_interrupt_during_imports_prints_one_line_and_exits_130(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("package", ["precompute", "prebake", "train"])
-def test_no_heavy_module_is_imported_before_signals_are_heeded(package: str) -> None:
+def test_no_heavy_module_is_imported_before_signals_are_handled(package: str) -> None:
     heavy = "{'torch', 'torchvision', 'sklearn', 'scipy', 'matplotlib'}"
     code = f"import sys, {package}.__main__; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

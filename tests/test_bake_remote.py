@@ -203,7 +203,7 @@ def test_failed_uploads_are_repeated_until_the_deadline(
     assert INDEX not in s3.set()
 
 
-def test_an_unfinished_set_is_said_to_be_so(s3: FakeS3, done: Path, tmp_path: Path, command: Command) -> None:
+def test_an_unfinished_set_is_reported(s3: FakeS3, done: Path, tmp_path: Path, command: Command) -> None:
     s3.copy(done)
     del s3.files[PREFIX + INDEX]
     with pytest.raises(DataError, match=rf"{URL}: train epoch 1 is not baked yet.*same --out"):

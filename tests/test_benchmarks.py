@@ -45,7 +45,7 @@ def test_a_peer_is_asked_again_and_again(tmp_path: Path) -> None:
         assert (peer.version, peer(), peer()) == ("1.2", 7, 7)
 
 
-def test_a_peer_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_peer_that_dies_is_named_with_its_last_output(tmp_path: Path) -> None:
     with (
         Peer(PYTHON, script(tmp_path, MORTAL), tmp_path) as peer,
         pytest.raises(MachineError, match=r"some_stream\.py: ended .*\(no memory left\).*--peer"),
@@ -53,7 +53,7 @@ def test_a_peer_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
         peer()
 
 
-def test_what_is_no_program_does_not_start(tmp_path: Path) -> None:
+def test_a_file_that_is_not_executable_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("")
     with pytest.raises(MachineError, match="Permission denied"), Peer(tmp_path / "python", tmp_path, tmp_path):
         pass
@@ -200,7 +200,7 @@ def test_the_writer_that_is_timed_bakes_the_same_bytes(baked: ShardSet, digits: 
             path.unlink()
 
 
-def test_no_space_is_said_before_anything_is_baked(
+def test_too_little_space_is_reported_before_the_bake(
     baked: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bake.check_space(baked.plan, tmp_path, "--work-dir")
@@ -209,7 +209,7 @@ def test_no_space_is_said_before_anything_is_baked(
         bake.check_space(baked.plan, tmp_path, "--work-dir")
 
 
-def test_a_bake_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_failed_bake_reports_its_cause(tmp_path: Path) -> None:
     failing = [sys.executable, "-c", "import sys; sys.exit('no space')"]
     process = subprocess.Popen(failing, stderr=subprocess.PIPE, text=True)
     with pytest.raises(MachineError, match="ended with code 1: no space"):

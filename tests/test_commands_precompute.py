@@ -127,7 +127,7 @@ def test_a_dry_run_refuses_more_shards_than_readers_take(tmp_path: Path, monkeyp
     assert (done.returncode, "error: expected at most 3 shards, found 4" in done.stderr) == (2, True), done.stderr
 
 
-def test_a_dry_run_says_the_exact_bytes_and_writes_nothing(done: Path) -> None:
+def test_a_dry_run_prints_the_exact_bytes_and_writes_nothing(done: Path) -> None:
     said = json.loads((done.parent / "dry.json").read_text())
     assert said["size_bytes"] == said["planned_bytes"] == archives(done)
     assert said["shards"] == said["planned_shards"] == len(list(done.glob("*.tar"))) == 4
@@ -168,7 +168,7 @@ def test_a_target_that_can_not_be_written_to_exits_with_4(tmp_path: Path) -> Non
     assert (tmp_path / "file").read_text() == "no directory"
 
 
-def test_another_plan_exits_with_3_and_says_what_differs(done: Path) -> None:
+def test_another_plan_exits_with_3_and_names_the_difference(done: Path) -> None:
     refused = precompute_digits(done.parent, "--epochs", "3", "--seed", "1")
     assert refused.returncode == 3
     assert "seed is 0 there, 1 asked for" in refused.stderr
@@ -198,7 +198,7 @@ def test_verify_exits_with_3_and_names_damaged_shards(there: Path) -> None:
     assert (found["missing"], found["shards"]) == (["train-e002-000.tar"], 3)
 
 
-def test_info_says_what_the_set_holds(done: Path) -> None:
+def test_info_describes_the_set(done: Path) -> None:
     said = json.loads(run("shards", "info", done, "--json").stdout)
     plan = ShardSet(done).plan
     expected = {
@@ -283,7 +283,7 @@ def test_show_writes_a_picture_of_each_image_in_each_epoch(done: Path, tmp_path:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "uint8", "float32"])
-def test_what_is_shown_are_the_source_s_pixels(dtype: str, digits: SourceData, tmp_path: Path) -> None:
+def test_show_draws_the_pixels_of_the_source(dtype: str, digits: SourceData, tmp_path: Path) -> None:
     train = digits.splits["train"]
     images, labels = train.images_NHWC[:200], train.labels_N[:200]
     prebake.bake(images, labels, augment="plain", dtype=dtype, epochs=2, out=tmp_path)
@@ -414,7 +414,7 @@ runpy.run_module(sys.argv[0], run_name="__main__")
     assert "Windows is not supported" in done.stderr
 
 
-def test_a_dry_run_says_what_the_real_run_would_do(tmp_path: Path) -> None:
+def test_a_dry_run_predicts_the_real_run(tmp_path: Path) -> None:
     options = ["--dataset", "digits", "--epochs", "1", "--out", str(tmp_path)]
     assert run("precompute", *options).returncode == 0
     other = run("precompute", *options, "--dtype", "uint8", "--dry-run")

@@ -182,7 +182,7 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
 
 
 @pytest.mark.parametrize(("make", "code", "words"), TABLE, ids=[make.__name__ for make, _, _ in TABLE])
-def test_bad_input_ends_with_its_code_and_its_words(
+def test_bad_input_ends_with_its_exit_code_and_message(
     make: Callable[[Scene], tuple[object, ...]], code: int, words: str, scene: Scene, record_property: Record
 ) -> None:
     arguments = make(scene)

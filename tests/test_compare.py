@@ -167,7 +167,7 @@ def test_run_named_twice_counts_once_and_a_copy_is_warned_about(compare: Command
     assert "warning: runs with the same seed are not independent" in compare(run, copy).out
 
 
-def test_several_tests_are_said_to_be_uncorrected(compare: Command, two_settings: list[Path], tmp_path: Path) -> None:
+def test_several_tests_are_reported_as_uncorrected(compare: Command, two_settings: list[Path], tmp_path: Path) -> None:
     third = write_runs(tmp_path / "c", [0.8, 0.9], settings={"recipe": {"name": "digits", "peak_lr": 0.3}})
     assert "not corrected" not in compare(*two_settings).out
     told = compare(*two_settings, *third).out

@@ -157,7 +157,7 @@ def test_other_devices_are_refused() -> None:
         check_compiler(torch.device("mps"))
 
 
-def test_what_goes_wrong_in_compiling_is_said_in_words(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_reported(tiny: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("ptxas\n  too old")
 

@@ -172,7 +172,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_document(tmp_path / "absent.json")
 
 
-def test_content_with_a_checksum_of_its_own_is_not_serialized() -> None:
+def test_content_with_its_own_checksum_is_not_serialized() -> None:
     with pytest.raises(ValueError, match="checksum"):
         serialize({"checksum": ""})
 

@@ -167,7 +167,7 @@ prebake.bake(images, np.arange(200) % 7, augment=augment, epochs=800, dtype="uin
 
 
 @pytest.mark.slow  # 800 epochs; test_kills.py kills small bakes
-def test_a_bake_killed_twice_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_bake_killed_twice_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     out, fresh = tmp_path / "killed", tmp_path / "fresh"
     for lines in (1, 40):
         # Its progress fills the pipe, so it can't end before it is killed.
@@ -228,7 +228,7 @@ def test_epoch_zero_can_not_be_dropped(there: Path) -> None:
     assert files(there) == before
 
 
-def test_too_little_space_is_said_before_anything_is_written(
+def test_too_little_space_is_reported_before_anything_is_written(
     tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = sum(shard.size_bytes for shard in ShardSet(done).plan.shards())

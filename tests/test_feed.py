@@ -132,7 +132,7 @@ def test_on_cuda_every_step_reads_its_own_batch(encoded: dict[str, ShardSet], st
 
 
 @pytest.mark.gpu
-def test_on_cuda_raw_batches_take_no_memory_of_their_own(encoded: dict[str, ShardSet]) -> None:
+def test_on_cuda_raw_batches_use_a_fixed_amount_of_memory(encoded: dict[str, ShardSet]) -> None:
     data, cuda = encoded["float16"], torch.device("cuda")
     held: list[int] = []
     gc.collect()  # the trainers of other tests

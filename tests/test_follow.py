@@ -33,12 +33,12 @@ def test_a_whole_epoch_is_not_waited_for(unfinished: ShardSet) -> None:
     assert not is_locked(unfinished.path)
 
 
-def test_what_nobody_bakes_is_an_error_that_names_it(unfinished: ShardSet) -> None:
+def test_an_epoch_that_no_bake_writes_is_an_error(unfinished: ShardSet) -> None:
     with pytest.raises(DataError, match=r"train-e001-000\.tar.*nobody bakes"):
         wait_for_epoch(unfinished, "train", 1, threading.Event())
 
 
-def test_what_somebody_bakes_is_waited_for(unfinished: ShardSet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epoch_that_a_bake_writes_is_waited_for(unfinished: ShardSet, capsys: pytest.CaptureFixture[str]) -> None:
     waiter = threading.Thread(target=wait_for_epoch, args=(unfinished, "train", 1, threading.Event()))
     with locked(unfinished.path):
         assert is_locked(unfinished.path)
@@ -92,7 +92,7 @@ def test_the_two_commands_run_side_by_side(tmp_path: Path) -> None:
     assert "digits    2" in out
 
 
-def test_follow_ends_with_exit_code_3_where_nobody_bakes(unfinished: ShardSet, tmp_path: Path) -> None:
+def test_follow_exits_with_3_if_no_bake_runs(unfinished: ShardSet, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "train", "--shards", str(unfinished.path), "--follow", "--batch-size", "64"]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "runs")],

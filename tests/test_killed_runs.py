@@ -88,7 +88,7 @@ def killed_at_each(runs: Runs, steps: list[int], whole: Path, every: int) -> Non
         removed(each.root)
 
 
-def test_a_run_killed_after_any_step_goes_on_to_the_same_end(runs: Runs, whole: Path, record_property: Record) -> None:
+def test_a_run_killed_after_any_step_resumes_exactly(runs: Runs, whole: Path, record_property: Record) -> None:
     steps = [1, 7, 20, 23, 40]
     killed_at_each(runs, steps, whole, every=4)
     record_property("cases", len(steps))
@@ -96,7 +96,7 @@ def test_a_run_killed_after_any_step_goes_on_to_the_same_end(runs: Runs, whole: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 4])
-def test_a_run_killed_after_every_step_goes_on_to_the_same_end(
+def test_a_run_killed_after_every_step_resumes_exactly(
     runs: Runs, whole: Path, record_property: Record, every: int
 ) -> None:
     killed_at_each(runs, list(range(1, STEPS + 1)), whole, every)
@@ -110,7 +110,7 @@ def test_davidnet_killed_after_every_step_resumes_exactly(forty: Path, tmp_path:
     record_property("cases", STEPS)
 
 
-def test_a_run_killed_again_and_again_goes_on_to_the_same_end(runs: Runs, whole: Path, record_property: Record) -> None:
+def test_a_run_killed_repeatedly_resumes_exactly(runs: Runs, whole: Path, record_property: Record) -> None:
     steps = [3, 5, 11, 20, 21, 38]
     for step in steps:
         assert runs.attempt(first=at_step(step, kill), every=2).status == -signal.SIGKILL
@@ -135,7 +135,7 @@ def random_times(runs: Runs, whole: Path, number: signal.Signals, chains: int) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_run_disturbed_at_random_times_goes_on_to_the_same_end(
+def test_a_run_interrupted_at_random_times_resumes_exactly(
     runs: Runs, whole: Path, number: signal.Signals, record_property: Record
 ) -> None:
     record_property("cases", random_times(runs, whole, number, 3))

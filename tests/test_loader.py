@@ -136,7 +136,7 @@ def test_replay_plays_the_views_again(three: ShardSet) -> None:
     assert played == [baked_indices(three, epoch % 3) for epoch in range(7)]
 
 
-def test_a_replayed_view_has_an_order_of_its_own(three: ShardSet) -> None:
+def test_a_replayed_view_has_a_different_order(three: ShardSet) -> None:
     with Loader(three, batch_size=64, columns=INDEX, replay=True, shuffle_seed=1) as loader:
         played = [indices(loader) for _ in range(4)]
     assert sorted(played[0]) == sorted(played[3])

@@ -142,7 +142,7 @@ def test_epochs_are_evaluated_on_val_or_else_on_test(digits: SourceData, tmp_pat
     assert score.loss != trainer.evaluate(other).loss
 
 
-def test_without_held_out_data_a_run_says_that_there_is_none(digits: SourceData, tmp_path: Path) -> None:
+def test_a_run_without_held_out_data_reports_none(digits: SourceData, tmp_path: Path) -> None:
     train = digits.splits["train"]
     prebake.bake(train.images_NHWC[:70], train.labels_N[:70], epochs=1, out=tmp_path / "set")
     (report,) = run(Trainer(ShardSet(tmp_path / "set"), settings())).state.reports

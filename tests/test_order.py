@@ -53,7 +53,7 @@ def test_the_order_depends_only_on_its_arguments(shuffle_seed: int, epoch: int, 
     assert listed(shuffle_seed, epoch, shards) == first
 
 
-def test_seeds_and_epochs_have_orders_of_their_own() -> None:
+def test_each_seed_and_epoch_has_a_different_order() -> None:
     # Not a function of their sum either.
     found = {tuple(listed(seed, epoch, [200, 190])) for seed in range(8) for epoch in range(8)}
     assert len(found) == 64

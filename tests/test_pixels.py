@@ -126,7 +126,7 @@ def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "1XB", "GB", "1e9"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"--memory: expected a size such as 500MB or 4GB, found '{text}'"):
         size_bytes(text, "--memory")
 

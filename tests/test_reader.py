@@ -100,7 +100,7 @@ def test_records_have_images_labels_and_source_indices(baked: ShardSet, samples:
     assert start == baked.samples("train", 1) == 1350
 
 
-def test_each_batch_has_arrays_of_its_own(baked: ShardSet, samples: Any) -> None:
+def test_each_batch_has_its_own_arrays(baked: ShardSet, samples: Any) -> None:
     images_NHWC, labels_N, _ = samples["train", 0]
     kept = list(baked.batches("train", 0, batch_size=100))
     for (images, labels), (next_images, next_labels) in itertools.combinations(kept, 2):

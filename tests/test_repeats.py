@@ -113,7 +113,7 @@ def test_cost_counts_the_bake_once_and_waiting_as_training(tmp_path: Path) -> No
     assert "compile 15.0 s, train 120.0 s, evaluate 12.0 s of all runs" in told
 
 
-def test_cost_says_that_an_unknown_bake_time_is_left_out(tmp_path: Path) -> None:
+def test_cost_reports_that_an_unknown_bake_time_is_left_out(tmp_path: Path) -> None:
     seconds = {"precompute": None, "compile": 0.0, "train": 36.0, "wait": 1.0, "evaluate": 0.0}
     run = RunRecord.read_finished(write_run(tmp_path / "run", 0.9, summary={"seconds": seconds}))
     found = aggregate([run], usd_per_hour=100)

@@ -170,7 +170,7 @@ def test_mnist_end_to_end_through_the_bad_proxy(port: int, data_dir: Path, tmp_p
         assert set(proxy.met) >= set(FAULTS), proxy.met
 
 
-def test_bakes_that_are_killed_go_on_in_the_bucket(port: int, here: Path) -> None:
+def test_killed_bakes_resume_in_the_bucket(port: int, here: Path) -> None:
     more = environment(port)
     command = [sys.executable, "-m", "precompute", *map(str, BAKE), "--out", "s3://bucket/killed"]
     for seconds in (4.0, 5.0, 6.0, 7.0):
@@ -193,7 +193,7 @@ def test_bakes_that_are_killed_go_on_in_the_bucket(port: int, here: Path) -> Non
         ("cut", 3, "/cut/train-e001-000.tar: expected "),
     ],
 )
-def test_what_is_wrong_on_a_server_is_said(here: Path, tmp_path: Path, place: str, code: int, words: str) -> None:
+def test_errors_of_a_server_are_reported(here: Path, tmp_path: Path, place: str, code: int, words: str) -> None:
     root = tmp_path / "root"
     there = Path(shutil.copytree(here / "digits", root / place))
     if place == "nothing":
@@ -214,7 +214,7 @@ def test_what_is_wrong_on_a_server_is_said(here: Path, tmp_path: Path, place: st
     assert "Traceback" not in done.err
 
 
-def test_wrong_credentials_and_no_bucket_are_said(port: int) -> None:
+def test_wrong_credentials_and_a_missing_bucket_are_reported(port: int) -> None:
     done = run("prebake", "info", "s3://nobody/x", more=environment(port))
     assert (done.code, "error: s3://nobody/x/manifest.json: no such bucket" in done.err) == (3, True), done.err
     done = run("train", "--shards", "s3://nobody/x", *TRAIN, more=environment(port))

@@ -48,7 +48,7 @@ def raising(number: signal.Signals) -> Act:
 
 
 @pytest.mark.parametrize(("number", "code", "word"), KINDS)
-def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+def test_a_signal_leaves_a_checkpoint_and_prints_how_to_resume(
     number: signal.Signals, code: int, word: str, runs: Runs, record_property: Record
 ) -> None:
     ended = runs.attempt(first=at_step(13, raising(number)), every=1000)
@@ -171,7 +171,7 @@ def swallowed() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_signal_that_is_swallowed_is_heard_after_the_next_step(runs: Runs) -> None:
+def test_a_swallowed_signal_stops_after_the_next_step(runs: Runs) -> None:
     ended = runs.attempt(first=at_step(5, swallowed), every=1000, seconds=PATIENCE)
     assert ended.status == 143, ended.said
     assert checkpoints(runs.path) == ["step-00000006.safetensors"]
@@ -186,7 +186,7 @@ def test_a_swallowed_signal_stops_a_run_that_waits_for_shards(unfinished: Runs) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "word"), KINDS)
-def test_davidnet_in_a_process_of_its_own_ends_within_5_seconds(
+def test_davidnet_in_a_new_process_ends_within_5_seconds(
     number: signal.Signals, code: int, word: str, shards: Path, tmp_path: Path, record_property: Record
 ) -> None:
     options = ["--shards", shards / "digits", "--out", tmp_path, "--epochs", 500, "--replay", *ON_CPU]

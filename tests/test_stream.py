@@ -130,7 +130,7 @@ def test_a_stream_equals_plain_reading_of_the_held_out_splits(baked: ShardSet, s
 
 
 @pytest.mark.parametrize("batch_size", [50, 128, 300])
-def test_batches_run_across_the_border_of_two_shards(
+def test_batches_span_two_shards(
     digits: SourceData, tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Layout(128, standard_columns((8, 8, 1), "uint8")).size_bytes
@@ -163,7 +163,7 @@ def test_the_number_of_buffers_is_fixed_for_any_batch_count(baked: ShardSet, bat
     assert len(many_images) == len(few_images) == len(many_labels) == len(few_labels)
 
 
-def test_a_batch_stays_as_it_is_until_the_next_one_is_asked_for(baked: ShardSet) -> None:
+def test_a_batch_stays_unchanged_until_the_next_request(baked: ShardSet) -> None:
     epochs = [0, 1] * 10
     wanted = expected(baked, epochs, 128)
     with Stream(baked, "train", epochs, 128) as stream:
@@ -301,14 +301,14 @@ def test_an_epoch_beyond_the_planned_ones_is_refused(baked: ShardSet) -> None:
         Stream(baked, "train", [2], 64)
 
 
-def test_a_stream_that_has_ended_says_so_again(baked: ShardSet) -> None:
+def test_a_finished_stream_yields_nothing_more(baked: ShardSet) -> None:
     with Stream(baked, "test", [0], 100) as stream:
         assert len(list(stream)) == 3
         assert list(stream) == []
     assert list(stream) == []
 
 
-def test_an_error_is_raised_again_to_whoever_asks_again(copied: ShardSet) -> None:
+def test_an_error_is_raised_again_at_the_next_call(copied: ShardSet) -> None:
     (copied.path / "train-e001-000.json").unlink()
     with Stream(copied, "train", [1], 64) as stream:
         for _ in range(2):

@@ -69,7 +69,7 @@ SAMPLE = [0, 1, 64, 127, 128, 129, 255, 256, 257, 300, 511, 512, 639, 640, 641, 
 
 
 @pytest.mark.parametrize(("batch_size", "drop_last"), [(1, False), (64, True), (300, False), (701, True)])
-def test_a_stream_goes_on_from_a_sample_as_if_it_had_come_there(
+def test_a_stream_started_at_a_sample_yields_the_same_rest(
     three: ShardSet, batch_size: int, drop_last: bool, record_property: Record
 ) -> None:
     assert len(three.plan.shards("train", 0)) == 3
@@ -88,7 +88,7 @@ def test_a_stream_started_at_any_sample_yields_the_same_rest(
 @pytest.mark.parametrize(
     ("start", "records", "shards"), [(0, 6, 3), (127, 6, 3), (128, 5, 3), (512, 2, 1), (700, 0, 0)]
 )
-def test_what_was_consumed_is_neither_opened_nor_read(
+def test_consumed_records_are_neither_opened_nor_read(
     three: ShardSet, monkeypatch: pytest.MonkeyPatch, start: int, records: int, shards: int
 ) -> None:
     read: list[int] = []

@@ -145,6 +145,6 @@ def test_a_shape_that_says_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
     assert refused(tmp_path / "file", [len(header).to_bytes(8, "little") + header + bytes(4)]) == 1
 
 
-def test_what_can_t_be_read_is_said_to_be(tmp_path: Path) -> None:
+def test_a_directory_is_reported_as_unreadable(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"can't be read \(Is a directory\)"):
         read_tensors(tmp_path)

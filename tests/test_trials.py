@@ -13,7 +13,7 @@ from prebake.train.device import keep_freed_memory
 from tests.helpers.trials import CRASHED, trial
 
 
-def test_a_trial_returns_exit_code_and_words() -> None:
+def test_a_trial_returns_exit_code_and_output() -> None:
     def main() -> None:
         raise DataError("what")
 

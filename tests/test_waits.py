@@ -51,7 +51,7 @@ def test_a_wait_holds_the_time_that_a_batch_takes_to_come() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_wait_does_not_hold_what_is_done_with_a_batch() -> None:
+def test_a_wait_excludes_the_time_of_the_step() -> None:
     waits = DataWaitMeter(CPU)
     for _ in waits.of(slow(3, 0.25)):
         time.sleep(4)

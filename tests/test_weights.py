@@ -59,7 +59,7 @@ def test_saving_leaves_one_file(saved: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-def test_missing_weights_are_said_to_be_missing(tmp_path: Path) -> None:
+def test_missing_weights_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no weights here; name the directory of a finished run"):
         load_weights(tmp_path / "weights.safetensors")
 
@@ -138,7 +138,7 @@ def test_a_model_for_other_images_is_saved_with_its_own_shape(trained: Trainer, 
     ],
     ids=lambda changes: str(changes)[:60],
 )
-def test_what_a_stranger_says_of_weights_is_held_against_them(
+def test_untrusted_metadata_is_checked_against_the_weights(
     saved: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     tensors, about = read_tensors(saved)
