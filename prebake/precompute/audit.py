@@ -27,6 +27,10 @@ from prebake.precompute.workers import imap_threads
 __all__ = ["SAMPLE", "Audit", "audit", "audit_records", "choose_seed", "refuse_differences"]
 
 SAMPLE = 100
+STATEFUL = (
+    "Either the bytes changed, or the transform keeps state or draws from other generators than random, numpy.random "
+    "and torch: then correct it and bake with --overwrite (overwrite=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def audit(
     test_transform: Transform | None = None,
     sample: int | None = SAMPLE,
     seed: int | None = None,
-) -> None:
+) -> Audit:
     """Recompute records of the shard set `out` from its source, and compare every byte.
 
     Args:
@@ -72,6 +76,9 @@ def audit(
         test_transform: as for `bake`.
         sample: number of records, drawn at random; None: all.
         seed: of this draw, 0 to 2^63 - 1; None: a random one, which nobody can know beforehand.
+
+    Returns:
+        The number of records that were compared; nothing differs, and nothing is missing.
 
     Raises:
         UsageError: an argument outside its range, or arrays that do not fit each other.
@@ -88,11 +95,12 @@ def audit(
         shards.plan,
         source,
         None if transform is None else Pipeline.of(transform),
-        None if test_transform is None else Pipeline.of(test_transform),
+        None if test_transform is None else Pipeline.of(test_transform, "test_transform"),
     )
     found = audit_records(shards, provenance, sample, seed)
     remedy = "remove the indexes (.json) of those that differ, and call prebake.bake() with the same arrays"
     refuse_differences(shards, found, f"Bake them anew: {remedy}")
+    return found
 
 
 def choose_seed(sample: int | None, seed: int | None) -> int:
@@ -111,9 +119,13 @@ def refuse_differences(data: ShardSet, found: Audit, remedy: str) -> None:
     troubles = []
     if found.differing:
         count = len(found.differing)
-        troubles.append(f"{count} shards differ from what was planned ({listed([*found.differing.values()], 1)})")
+        words = "1 shard differs" if count == 1 else f"{count} shards differ"
+        troubles.append(f"{words} from what was planned ({listed([*found.differing.values()], 1)})")
+        if "transform" in data.plan.augmentation or "test_transform" in data.plan.augmentation:
+            remedy = f"{STATEFUL}. {remedy}"
     if found.missing:
-        troubles.append(f"{len(found.missing)} shards are missing ({listed(found.missing)})")
+        words = "1 shard is" if len(found.missing) == 1 else f"{len(found.missing)} shards are"
+        troubles.append(f"{words} missing ({listed(found.missing)})")
     if troubles:
         raise DataError(f"{data.path}: {'; '.join(troubles)}. {remedy}")
 

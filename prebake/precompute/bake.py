@@ -104,7 +104,7 @@ def bake(
     augmentation = source.augmentation(augment) if isinstance(augment, str) else augment
     augmentation = augmentation.with_transforms(
         None if transform is None else Pipeline.of(transform),
-        None if test_transform is None else Pipeline.of(test_transform),
+        None if test_transform is None else Pipeline.of(test_transform, "test_transform"),
     )
     plan = make_plan(source, augmentation, epochs, dtype, seed)
     check_writable(directory)
@@ -241,7 +241,7 @@ class LocalPool:
         if augmentation.transform is not None:
             if augmentation.transform.is_picklable():
                 return self._in_processes(augmentation, self.source.splits[split], shards)
-            log("one thread bakes, since other processes cannot load the transform; define it in a module")
+            log("one thread bakes: processes cannot load the transform; define it at the top level of a module")
             workers = 1
         augmenter = augmenter_for(self.source, self.augmentation, self.plan, shards[0], workers, self.memory)
         return imap_threads(functools.partial(self.writer.write, augmenter), shards, workers)

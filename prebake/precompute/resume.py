@@ -4,12 +4,14 @@ import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 
 from prebake.console import log
 from prebake.errors import DataError, listed
 from prebake.format.manifest import MANIFEST, Plan, Shard, differences
 from prebake.format.verify import damage
+from prebake.precompute.augment.identity import changes, without_identity
 from prebake.precompute.progress import Progress
 from prebake.precompute.workers import imap_threads
 from prebake.storage.atomic import remove
@@ -39,11 +41,14 @@ def reconcile(plan: Plan, directory: Location, *, overwrite: bool) -> Plan:
             )
         return plan
     there = Plan.read(directory)
-    found = differences(there, plan)
+    changed = changes(there.augmentation, plan.augmentation)
+    rest = (replace(each, augmentation=without_identity(each.augmentation)) for each in (there, plan))
+    found = changed + differences(*rest)
     if found:
+        advice = "Restore it to add epochs or to resume. " * (len(changed) == len(found))
         raise DataError(
-            f"{directory}: holds other shards ({'; '.join(found)}). --overwrite (overwrite=True) replaces them, or "
-            "name another --out (out=DIR)"
+            f"{directory}: holds other shards ({'; '.join(found)}). {advice}"
+            "--overwrite (overwrite=True) replaces them, or name another --out (out=DIR)"
         )
     return there if there.epochs > plan.epochs else plan
 

@@ -45,7 +45,9 @@ def try_transforms(
     if floats and dtype == "uint8":
         raise UsageError("--dtype uint8: the transform returns floats; take float16 or float32")
     if shape[2] != own[2]:
-        raise UsageError(f"--transform: returns {shape[2]} channels, and the images have {own[2]}; keep the number")
+        raise UsageError(
+            f"{augmentation.transform.name}: returns {shape[2]} channels, and the images have {own[2]}; keep the number"
+        )
     for split, images in source.splits.items():
         held_out = augmentation_of(augmentation, split)
         if split == "train":
@@ -54,13 +56,13 @@ def try_transforms(
             views = _views_twice(images, held_out, encoder, seed)
         elif floats:
             raise UsageError(
-                f"--transform: returns floats, which only it can make of the {split} images, too; "
-                "name the transform for them with --test-transform (in Python, test_transform=)"
+                f"{augmentation.transform.name}: returns floats, which only it can make of the {split} images, too; "
+                "name the transform for them with --test-transform (test_transform=)"
             )
         if (views[0].shape, views[0].dtype != np.uint8) != (shape, floats):
             raise UsageError(
-                f"--test-transform: expected {shape} {'floats' if floats else 'uint8'}, as --transform returns them, "
-                f"found {views[0].shape} {views[0].dtype}"
+                f"{held_out.transform.name if held_out.transform else split}: expected {shape} "
+                f"{'floats' if floats else 'uint8'}, as the transform of train returns them, found {views[0].shape} {views[0].dtype}"
             )
     return shape, floats
 
@@ -82,13 +84,13 @@ def _views_twice(images: Images, augmentation: Augmentation, encoder: Encoder, s
     for index, (view, again) in enumerate(zip(made[0], made[1][::-1], strict=True)):
         if view.shape != again.shape or view.dtype != again.dtype or view.tobytes() != again.tobytes():
             raise UsageError(
-                f"--transform: {pipeline.identity['transform']} made two different views of sample {index} from one "
+                f"{pipeline.name} made two different views of sample {index} from one "
                 "seed. Its randomness must come from random, numpy.random or torch, or it needs set_random_seed(seed); "
                 "and it must keep no state between two calls"
             )
         if view.shape != made[0][0].shape or view.dtype != made[0][0].dtype:
             raise UsageError(
-                f"--transform: expected views of one shape and dtype, found {made[0][0].shape} {made[0][0].dtype} for "
-                f"sample 0, and {view.shape} {view.dtype} for sample {index}"
+                f"{pipeline.name}: expected views of one shape and dtype, found {made[0][0].shape} "
+                f"{made[0][0].dtype} for sample 0, and {view.shape} {view.dtype} for sample {index}"
             )
     return made[0]

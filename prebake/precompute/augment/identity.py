@@ -8,15 +8,16 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
+from prebake.errors import quote
 from prebake.precompute.augment.source_code import CONSTANTS, is_library, is_standard, names_in, text_of, version_of
 
-__all__ = ["identify"]
+__all__ = ["changes", "identify", "without_identity"]
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 USER_MODULE = re.compile(r"\bprebake_user_(\w+)_[0-9a-f]{8}\b")  # of `prebake.user_code`; it tells the file's path
@@ -44,6 +45,29 @@ def identify(transform: Any) -> dict[str, str]:
         identity["source"] = hashlib.sha256("\n".join(visitor.sources).encode()).hexdigest()[:32]
     versions = sorted(filter(None, map(version_of, visitor.packages)))
     return {**identity, "library": ", ".join(versions)} if versions else identity
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Describe in words how the transforms of two augmentations differ, as manifests hold them."""
+    found = []
+    for prefix, kind in (("", "transform"), ("test_", "test transform")):
+        before, now = (each.get(f"{prefix}transform") for each in (there, here))
+        if before != now:
+            names = ["none" if each is None else quote(each) for each in (before, now)]
+            found.append(f"the {kind} was {names[0]} at the bake, and is {names[1]} now")
+        elif there.get(f"{prefix}source") != here.get(f"{prefix}source"):
+            found.append(f"the code of {kind} {quote(now)} changed since the bake")
+    before, now = (set(filter(None, str(each.get("library", "")).split(", "))) for each in (there, here))
+    if before != now:
+        names = [", ".join(sorted(each)) or "none" for each in (before - now, now - before)]
+        found.append(f"the libraries were {quote(names[0])[1:-1]} at the bake, and are {names[1]} now")
+    return found
+
+
+def without_identity(augmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an augmentation that `changes` does not compare."""
+    ours = {f"{prefix}{key}" for prefix in ("", "test_") for key in ("transform", "source", "library")}
+    return {key: value for key, value in augmentation.items() if key not in ours}
 
 
 class _Visitor:

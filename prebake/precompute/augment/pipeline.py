@@ -54,13 +54,13 @@ class Pipeline:
     arguments: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, transform: Transform) -> "Pipeline":
-        """Return the pipeline of a transform that this process has.
+    def of(cls, transform: Transform, argument: str = "transform") -> "Pipeline":
+        """Return the pipeline of a transform that this process has; messages name the argument.
 
         Raises:
             UsageError: not callable, or a class.
         """
-        return cls(_check_transform, (transform, "transform"))
+        return cls(_check_transform, (transform, argument))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pipeline, (self.factory, self.arguments)  # without the cached transform
@@ -74,6 +74,15 @@ class Pipeline:
     def identity(self) -> dict[str, str]:
         """What a manifest holds of the transform: `transform`, `source` and `library`, see `identify`."""
         return identify(self.transform)
+
+    @property
+    def name(self) -> str:
+        """The transform for messages: the option or argument that it was given with, and the user's name of it."""
+        if self.factory is _import_transform:
+            module, _, name = self.arguments[0].rpartition(":")
+            return f"{self.arguments[1]}: {Path(module).name}:{name}"
+        option = self.arguments[1] if self.factory is _check_transform else "--augment"
+        return f"{option}: {self.identity['transform']}"
 
     def is_picklable(self) -> bool:
         """Whether another process can load the transform: not if it was defined at a prompt or in a notebook."""
@@ -107,12 +116,9 @@ class Pipeline:
                 except Exception as error:
                     words = f"{type(error).__name__}: {error}"
                     raise UsageError(
-                        f"--transform: {self.identity['transform']} raised {words} for sample {columns['index'][i]} "
-                        f"({_place(error)})"
+                        f"{self.name} raised {words} for sample {columns['index'][i]} ({_place(error)})"
                     ) from error
-                views.append(
-                    _as_array(view, f"--transform: {self.identity['transform']}, sample {columns['index'][i]}")
-                )
+                views.append(_as_array(view, f"{self.name}, sample {columns['index'][i]}"))
         return views
 
     @functools.cached_property

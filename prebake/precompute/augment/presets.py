@@ -10,6 +10,7 @@ from typing import Any
 
 from prebake.errors import DataError, UsageError
 from prebake.format.document import Fields
+from prebake.precompute.augment.identity import changes, without_identity
 from prebake.precompute.augment.pipeline import Pipeline, torchvision_transform
 
 __all__ = ["AUGMENTATIONS", "FLIPS", "PAD_MODES", "Augmentation", "augmentation_for"]
@@ -132,7 +133,7 @@ class Augmentation:
             if option in content and pipeline is None:
                 raise DataError(
                     f"{where}: baked with the {option} {taken.text(option)}; "
-                    f"name it with --{option.replace('_', '-')} FILE.py:NAME"
+                    f"name it with --{option.replace('_', '-')} FILE.py:NAME ({option}=)"
                 )
         try:
             augmentation = cls(**values, recipe=recipe, transform=transform, test_transform=test_transform)
@@ -142,12 +143,16 @@ class Augmentation:
         unknown = sorted({*content} - {*known, "source", "test_source", "library"})
         if unknown:
             raise DataError(f"{where}: unknown fields {', '.join(unknown)}; use the release that baked it")
-        for key in sorted({*content, *known}):
-            if content.get(key) != known.get(key):
-                raise DataError(
-                    f"{where}: {key} is {content.get(key)!r} there, {known.get(key)!r} here: other code may make other "
-                    "pixels. Use the transform and the versions that baked it"
-                )
+        found = changes(content, known) + [
+            f"{key} is {content.get(key)!r} there, {known.get(key)!r} here"
+            for key in without_identity({**content, **known})
+            if content.get(key) != known.get(key)
+        ]
+        if found:
+            raise DataError(
+                f"{where}: {'; '.join(found)}. Other code may make other pixels: use the transform and the versions "
+                "that baked it, or bake anew with --overwrite (overwrite=True)"
+            )
         return augmentation
 
 
