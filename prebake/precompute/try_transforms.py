@@ -62,7 +62,8 @@ def try_transforms(
         if (views[0].shape, views[0].dtype != np.uint8) != (shape, floats):
             raise UsageError(
                 f"{held_out.transform.name if held_out.transform else split}: expected {shape} "
-                f"{'floats' if floats else 'uint8'}, as the transform of train returns them, found {views[0].shape} {views[0].dtype}"
+                f"{'floats' if floats else 'uint8'}, as the transform of train returns them, "
+                f"found {views[0].shape} {views[0].dtype}"
             )
     return shape, floats
 
