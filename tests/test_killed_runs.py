@@ -229,7 +229,7 @@ def test_two_damaged_checkpoints_end_the_run_with_exit_code_3(runs: Runs) -> Non
     ended = runs.attempt()
     assert ended.status == 3
     assert all(str(path) in ended.said for path in there)
-    assert ended.said.splitlines()[-1].endswith("--overwrite starts the run anew")
+    assert ended.said.splitlines()[-1].endswith("--overwrite (overwrite=True) starts the run anew")
     assert sorted((runs.path / "checkpoint").iterdir()) == there
 
 

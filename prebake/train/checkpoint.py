@@ -64,7 +64,9 @@ class Checkpoints:
                 log(f"{reason}; resuming from {path.name}")
             return saved
         if damaged:
-            raise DataError(f"no usable checkpoint ({'; '.join(damaged)}); --overwrite starts the run anew")
+            raise DataError(
+                f"no usable checkpoint ({'; '.join(damaged)}); --overwrite (overwrite=True) starts the run anew"
+            )
         return None
 
     def _by_step(self) -> list[Path]:

@@ -302,7 +302,8 @@ class Trainer:
             self._restore(saved)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
-                f"{self.data.name}: the checkpoint does not fit ({error}); --overwrite starts the run anew"
+                f"{self.data.name}: the checkpoint does not fit ({error}); --overwrite (overwrite=True) "
+                "starts the run anew"
             ) from None
 
     def _restore(self, saved: Saved) -> None:

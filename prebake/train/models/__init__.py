@@ -242,5 +242,5 @@ def _network_sha256(network: nn.Module) -> str:
     for name, value in network.state_dict().items():
         if isinstance(value, Tensor) and not is_lazy(value):  # a lazy one has no values yet
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
