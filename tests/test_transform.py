@@ -345,6 +345,23 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     assert 'must call bake() under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
 
 
+def test_a_transform_under_the_guard_of_a_script_is_refused(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, numpy as np, prebake\n"
+        "if __name__ == '__main__':\n"
+        "    def f(image): return image\n"
+        "    images = np.zeros((4, 8, 8, 3), np.uint8)\n"
+        "    try: prebake.bake(images, np.arange(4), transform=f, epochs=1, workers=1, out=sys.argv[1])\n"
+        "    except prebake.UsageError as error: print(error)\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path / "set")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Define it at the top level of a module, and not under `if __name__" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bake(tmp_path / "set", augment=AUGMENTATION, epochs=1, val_fraction=0, test=None, workers=1)

@@ -7,6 +7,7 @@ share the prepared images. A transform computes image by image and holds the int
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import threading
@@ -16,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from prebake.errors import MachineError
+from prebake.errors import MachineError, UsageError
 from prebake.signals import check_signals, defer_signals
 
 __all__ = ["imap_processes", "imap_threads"]
@@ -57,22 +58,28 @@ def imap_processes(work: Callable[[T, threading.Event], R], items: Sequence[T], 
 
     Raises:
         MachineError: a process was killed, or none can be started.
+        UsageError: the processes cannot unpickle `work`.
     """
     context = multiprocessing.get_context("spawn")  # a forked process would copy locks that other threads hold
     ours, theirs = context.Pipe()
     try:
-        with ours, theirs, _process_pool(workers, context, (work, theirs)) as pool:
+        with ours, theirs, _process_pool(workers, context, (pickle.dumps(work), theirs)) as pool:
             try:
                 with _starting_processes():
                     done = _submit(pool, _call, [(item,) for item in items])
                 yield from _results(done, len(items))
             except BaseException:
-                begun = ours.poll()
+                reported = ours.recv_bytes().decode() if ours.poll() else None
                 ours.close()  # the processes end when they see this, or the end of this process
                 pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool:
-        if not begun:
+        if reported:
+            raise UsageError(
+                f"worker processes cannot load the transform ({reported}). Define it at the top level of a module, and "
+                'not under `if __name__ == "__main__":`'
+            ) from None
+        if reported is None:
             raise MachineError(
                 "a worker process ended before it began. Each worker imports the script that bakes: a script "
                 'must call bake() under `if __name__ == "__main__":`'
@@ -131,14 +138,20 @@ _work: Callable[..., Any]
 _stopped = threading.Event()
 
 
-def _begin(work: Callable[..., Any], parent: Connection) -> None:
-    """Set up a worker process."""
+def _begin(pickled_work: bytes, parent: Connection) -> None:
+    """Set up a worker process, and report why its work cannot be unpickled, or nothing."""
     global _work
-    _work = work
+    reported = ""
     try:
-        parent.send_bytes(b"begun")
+        _work = pickle.loads(pickled_work)  # noqa: S301 - from the parent process
+    except Exception as error:
+        reported = f"{type(error).__name__}: {error}"
+    try:
+        parent.send_bytes(reported.encode())
     except OSError:  # the parent has closed the pipe, or is gone
         os._exit(1)
+    if reported:
+        os._exit(1)  # without a traceback
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
