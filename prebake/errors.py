@@ -1,6 +1,7 @@
 """Errors that a user can cause; each class has the exit code of a command that ends with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = ["DataError", "DivergedError", "MachineError", "PrebakeError", "UsageError", "listed", "quote"]
 
@@ -30,9 +31,13 @@ class MachineError(PrebakeError):
 
 
 class DivergedError(PrebakeError):
-    """The training loss is not a finite number."""
+    """A loss or a weight is not a finite number. `facts`, plain JSON values, go into the run's log."""
 
     exit_code = 5
+
+    def __init__(self, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.facts = dict(facts or {})
 
 
 def quote(value: object, max_length: int = 200) -> str:

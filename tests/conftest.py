@@ -52,6 +52,7 @@ def baked(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
         test=(test.images_NHWC, test.labels_N),
         classes=digits.classes,
         name="digits",
+        recipe="digits",
         val_fraction=0.1,
         epochs=2,
         out=out,
@@ -91,6 +92,7 @@ def tiny(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> ShardS
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         classes=digits.classes,
         name="digits",
+        recipe="digits",
         epochs=2,
         out=out,
     )

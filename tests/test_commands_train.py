@@ -152,7 +152,9 @@ def test_a_finished_run_is_refused_before_others_are_trained(
 
 def test_a_log_without_held_out_data_is_json_all_the_same(digits: SourceData, tmp_path: Path, command: Command) -> None:
     train = digits.splits["train"]
-    prebake.bake(train.images_NHWC[:70], train.labels_N[:70], name="digits", epochs=1, out=tmp_path / "digits")
+    prebake.bake(
+        train.images_NHWC[:70], train.labels_N[:70], name="digits", recipe="digits", epochs=1, out=tmp_path / "digits"
+    )
     ended = command("--shards", tmp_path / "digits", "--out", tmp_path / "runs", *ON_CPU)
     assert ended.code == 0, ended.err
     assert "NaN" not in (the_run(tmp_path / "runs") / "log.jsonl").read_text()

@@ -49,6 +49,7 @@ class Scene:
             "test": (test.images_NHWC[:100], test.labels_N[:100]),
             "classes": self.digits.classes,
             "name": "digits",
+            "recipe": "digits",
             "epochs": 2,
             "out": self.shards.parent / directory,
         }

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from prebake.errors import DivergedError
 from prebake.loader.shard_set import ShardSet
-from prebake.train.divergence import DivergenceError
 from prebake.train.evaluate import Score
 from prebake.train.recipes import recipe_for, schedule
 from prebake.train.state import Settings
@@ -41,7 +41,7 @@ def test_the_named_images_follow_the_shuffled_order(tiny: ShardSet, monkeypatch:
 
     monkeypatch.setattr(Trainer, "step", noted)
     trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32", shuffle_seed=3))
-    with pytest.raises(DivergenceError) as caught:
+    with pytest.raises(DivergedError) as caught:
         list(trainer.run())
     labels: dict[int, int] = {}
     for record in tiny.records("train", 1):
@@ -64,7 +64,7 @@ def test_the_first_bad_step_is_named_with_its_lr_and_images(
 ) -> None:
     poison(monkeypatch, 4, value)
     trainer = Trainer(tiny, Settings(recipe_for("digits", epochs=2), 0, "cpu", "fp32"))
-    with pytest.raises(DivergenceError) as caught:
+    with pytest.raises(DivergedError) as caught:
         list(trainer.run())
     assert trainer.steps_done == 5  # at once, on the CPU
     rate = schedule(trainer.settings.recipe, 6)[0][4]
@@ -87,7 +87,7 @@ def test_divergence_is_found_at_the_next_check_without_syncs(tiny: ShardSet, mon
             monkeypatch.undo()
             trainer.save()
 
-    with pytest.raises(DivergenceError, match=r"step 2 of 6 \(epoch 0"):
+    with pytest.raises(DivergedError, match=r"step 2 of 6 \(epoch 0"):
         list(trainer.run(look))
     assert trainer.steps_done == 2  # and no later
 
@@ -101,7 +101,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tiny: ShardSet, kind: str) ->
     tensor = weight.detach() if kind == "weight" else trainer.learner.optimizer.state[weight]["momentum_buffer"]
     tensor[3, 5] = math.inf
     name = "model" if kind == "weight" else "momentum"
-    with pytest.raises(DivergenceError, match=rf"not finite after step 3: {name}.head.weight; a lower --lr"):
+    with pytest.raises(DivergedError, match=rf"not finite after step 3: {name}.head.weight; a lower --lr"):
         trainer.save()
 
 

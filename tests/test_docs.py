@@ -120,6 +120,18 @@ def test_code_that_the_docs_name_exists(path: Path) -> None:
         assert resolve(name) is not None, name
 
 
+@pytest.mark.parametrize("path", pages.pages(), ids=lambda path: path.name)
+def test_included_files_exist(path: Path) -> None:
+    included = re.findall(r"^--8.*$", path.read_text(), re.MULTILINE)
+    for line in included:  # a formatter must not have changed the line
+        found = re.fullmatch(r'--8<-- "([^"]+)"', line)
+        assert found, line
+        assert (ROOT / found[1]).is_file(), line
+    loops = {file.name for file in (ROOT / "examples").glob("*_*.py") if file.name != "__init__.py"}
+    if path.name == "python.md":
+        assert loops - {"webdataset_loop.py"} == {line.split("/")[1][:-1] for line in included}
+
+
 def test_the_docs_name_every_data_set_recipe_and_model() -> None:
     assert {*map(str, sources().values())} <= names("data-sets")
     assert set(AUGMENTATIONS) <= names("augmentations")

@@ -46,6 +46,7 @@ def six_epochs(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> 
         test=(test.images_NHWC, test.labels_N),
         classes=digits.classes,
         name="digits",
+        recipe="digits",
         epochs=EPOCHS,
         out=out,
     )

@@ -23,7 +23,7 @@ def unfinished(digits: SourceData, tmp_path: Path) -> ShardSet:
     """Two epochs of digits. The index of the second is removed."""
     test = digits.splits["test"]
     out = tmp_path / "shards" / "digits"
-    prebake.bake(test.images_NHWC, test.labels_N, name="digits", epochs=2, out=out)
+    prebake.bake(test.images_NHWC, test.labels_N, name="digits", recipe="digits", epochs=2, out=out)
     (out / "train-e001-000.json").rename(out / "aside")
     return ShardSet(out)
 

@@ -111,6 +111,7 @@ def hints_of(digits: SourceData, tmp_path: Path, command: Command, monkeypatch: 
             test=(test.images_NHWC, test.labels_N),
             classes=digits.classes,
             name="digits",
+            recipe="digits",
             epochs=1,
             out=tmp_path / "set",
             **baking,

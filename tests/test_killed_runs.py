@@ -49,6 +49,7 @@ def forty(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         classes=digits.classes,
         name="digits",
+        recipe="digits",
         epochs=2,
         out=out,
     )

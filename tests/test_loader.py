@@ -54,6 +54,7 @@ def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
         train.labels_N[:700],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         name="digits",
+        recipe="digits",
         dtype="uint8",
         epochs=3,
         out=out,

@@ -80,7 +80,9 @@ def three_shards(digits: SourceData, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * RECORD.size_bytes)
     train = digits.splits["train"]
     out = tmp_path / "digits"
-    prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
+    prebake.bake(
+        train.images_NHWC[:700], train.labels_N[:700], name="digits", recipe="digits", dtype="uint8", epochs=2, out=out
+    )
     data = ShardSet(out)
     assert [len(shard.layouts) for shard in data.plan.shards("train", 0)] == [2, 2, 2]
     return data

@@ -52,6 +52,7 @@ def encoded(request: pytest.FixtureRequest, digits: SourceData, tmp_path_factory
         train.labels_N[:50],
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         name="digits",
+        recipe="digits",
         dtype=request.param,
         epochs=1,
         out=out,

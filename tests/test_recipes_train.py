@@ -34,6 +34,7 @@ def bake(digits: SourceData, augment: str, epochs: int, out: Path) -> Path:
         augment=augmentation_for(augment, mirror=False, side=8),
         classes=digits.classes,
         name="digits",
+        recipe="digits",
         epochs=epochs,
         out=out,
     )

@@ -32,6 +32,7 @@ def grown(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         augment=Augmentation("standard", 1, "reflect", "none", 2, resize="8:1,12"),
         name="digits",
+        recipe="digits",
         epochs=3,
         out=out,
     )

@@ -137,7 +137,9 @@ def test_batches_span_two_shards(
     monkeypatch.setattr("prebake.format.shard.SHARD_BYTES", 2 * record)
     train = digits.splits["train"]
     out = tmp_path / "digits"
-    prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
+    prebake.bake(
+        train.images_NHWC[:700], train.labels_N[:700], name="digits", recipe="digits", dtype="uint8", epochs=2, out=out
+    )
     data = ShardSet(out)
     assert len(data.plan.shards("train", 0)) == 3
     with Stream(data, "train", [0, 1], batch_size) as stream:

@@ -30,7 +30,15 @@ def three(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Shard
     train, out = digits.splits["train"], tmp_path_factory.mktemp("three") / "digits"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prebake.format.shard.SHARD_BYTES", 2 * RECORD.size_bytes)
-        prebake.bake(train.images_NHWC[:700], train.labels_N[:700], name="digits", dtype="uint8", epochs=2, out=out)
+        prebake.bake(
+            train.images_NHWC[:700],
+            train.labels_N[:700],
+            name="digits",
+            recipe="digits",
+            dtype="uint8",
+            epochs=2,
+            out=out,
+        )
     return ShardSet(out)
 
 

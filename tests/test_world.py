@@ -54,6 +54,7 @@ def numbered(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Sh
         test=(test.images_NHWC[:100], test.labels_N[:100]),
         classes=digits.classes,
         name="digits",
+        recipe="digits",
         augment="plain",
         epochs=2,
         out=out,

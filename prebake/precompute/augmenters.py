@@ -95,7 +95,7 @@ class LookupAugmenter:
 class PipelineAugmenter:
     """Makes records with a transform, image by image.
 
-    Training images are cropped and mirrored first, as uint8; then transformed; then encoded and cut out. Floats that
+    Training images are mirrored and cropped first, as uint8; then transformed; then encoded and cut out. Floats that
     the transform returns are not encoded.
 
     Args:

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def bake(
     classes: Iterable[str] | None = None,
     mirror: bool | None = None,
     name: str = "images",
+    recipe: str = "default",
     image_size: int | None = None,
     val_fraction: float = 0.0,
     dtype: str = "float16",
@@ -69,13 +70,14 @@ def bake(
         epochs: number of views of each image.
         out: the directory of this one set, or its URL.
         augment: an `Augmentation`, or the name of a preset; by default `standard`, or `plain` with a transform.
-        transform: makes the view of a training image, after the crops and flips of `augment` and before its cutout;
+        transform: makes the view of a training image, after the flips and crops of `augment` and before its cutout;
             see `Transform`.
         test_transform: makes the view of a validation or test image. Needed if `transform` returns floats.
         test: images and labels of a test split, or a map-style data set; it is stored without augmentation.
         classes: names of the classes; by default the data set's own, or the labels.
         mirror: whether images may be mirrored where `augment` is a preset; by default no.
         name: of the data set.
+        recipe: name of the training recipe that the manifest suggests, where `augment` names none.
         image_size: side in pixels that the images of a map-style data set are resized and cropped to.
         val_fraction: share of the images to hold out as a validation split.
         dtype: of the stored images: float16, uint8 or float32.
@@ -97,7 +99,7 @@ def bake(
     directory = parse_path(out)
     how = Decoding(image_size=image_size, scratch=nearest_directory(directory))
     source = source_from(data, labels, test=test, classes=classes, mirror=mirror, name=name, how=how)
-    source = hold_out(source, val_fraction)
+    source = replace(hold_out(source, val_fraction), recipe=recipe)
     log(source.summary())
     if augment is None:
         augment = "standard" if transform is None else "plain"

@@ -40,6 +40,7 @@ class SourceData:
             that images are not mirrored unless a user asks for it.
         preset_side: the side in pixels that padding and cutout of a preset are scaled to; None: the images' shorter
             side.
+        recipe: the training recipe to suggest, where the preset suggests none.
         left_out: phrases about what the source holds and the data set does not.
         notes: phrases about what a user should know of it.
     """
@@ -49,6 +50,7 @@ class SourceData:
     splits: dict[str, Images]
     mirror: bool | None = None
     preset_side: int | None = None
+    recipe: str = "default"
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

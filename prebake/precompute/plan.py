@@ -12,7 +12,6 @@ from prebake.errors import MachineError, UsageError
 from prebake.format.columns import IMAGE_DTYPES
 from prebake.format.manifest import MAX_EPOCHS, MAX_SEED, NAME, Epoch, Plan, Shard, Source
 from prebake.precompute.augment import Augmentation, at_side, sides
-from prebake.precompute.augment.presets import RECIPES
 from prebake.precompute.images import SourceData, channel_statistics, sha256
 from prebake.precompute.progress import gigabytes
 from prebake.precompute.resume import files_of, is_begun
@@ -79,7 +78,7 @@ def make_plan(source: SourceData, augmentation: Augmentation, epochs: int, dtype
             mean=mean,
             std=std,
             sha256={name: sha256(split) for name, split in source.splits.items()},
-            recipe=augmentation.recipe or RECIPES.get(source.name, "default"),
+            recipe=augmentation.recipe or source.recipe,
         ),
         augmentation=augmentation.to_json(),
         dtype=dtype,

@@ -12,15 +12,7 @@ from prebake.loader.shard_set import ShardSet
 from prebake.train.recipes import schedule
 from prebake.train.state import Settings
 
-__all__ = ["DivergenceError", "not_finite", "of_held_out", "of_step", "of_weights"]
-
-
-class DivergenceError(DivergedError):
-    """Training diverged. `facts` holds plain JSON values for the run's log."""
-
-    def __init__(self, settings: Settings, message: str, facts: Mapping[str, Any]) -> None:
-        super().__init__(f"{message}; a lower --lr than {settings.recipe.peak_lr} may help")
-        self.facts = facts
+__all__ = ["not_finite", "of_held_out", "of_step", "of_weights"]
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -28,7 +20,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
-def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: float, view: int) -> DivergenceError:
+def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: float, view: int) -> DivergedError:
     """Return an error that names the step, its learning rate and its images.
 
     Args:
@@ -48,7 +40,7 @@ def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: flo
     rates, _ = schedule(settings.recipe, steps_per_epoch * settings.recipe.epochs)
     order = reading_order(data, "train", view, settings.shuffle_seed, epoch)
     images = data.source_indices("train", view, step * size, (step + 1) * size, order).tolist()
-    return DivergenceError(
+    return _diverged(
         settings,
         f"{data.name}: the loss of step {number + 1} of {len(rates)} (epoch {epoch}, lr {rates[number]:.4g}) is "
         f"{loss}, on a batch of {size} images with the source indices {listed([str(image) for image in images])}",
@@ -56,17 +48,21 @@ def of_step(data: ShardSet, settings: Settings, epoch: int, step: int, loss: flo
     )
 
 
-def of_weights(data: ShardSet, settings: Settings, steps: int, names: Sequence[str]) -> DivergenceError:
+def of_weights(data: ShardSet, settings: Settings, steps: int, names: Sequence[str]) -> DivergedError:
     """Return an error for weights, statistics or momentum that are not finite after `steps` steps."""
-    return DivergenceError(
+    return _diverged(
         settings, f"{data.name}: not finite after step {steps}: {listed(names, 3)}", {"steps": steps, "names": names}
     )
 
 
-def of_held_out(data: ShardSet, settings: Settings, epoch: int, split: str, loss: float) -> DivergenceError:
+def of_held_out(data: ShardSet, settings: Settings, epoch: int, split: str, loss: float) -> DivergedError:
     """Return an error for a held-out loss that is not finite although the training loss is finite."""
-    return DivergenceError(
+    return _diverged(
         settings,
         f"{data.name}: the {split} loss after epoch {epoch} is {loss}, and the training loss was finite",
         {"epoch": epoch, "split": split, "loss": str(loss)},
     )
+
+
+def _diverged(settings: Settings, message: str, facts: Mapping[str, Any]) -> DivergedError:
+    return DivergedError(f"{message}; a lower --lr than {settings.recipe.peak_lr} may help", facts)

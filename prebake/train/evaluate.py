@@ -14,6 +14,7 @@ from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
 __all__ = ["Predictions", "Score", "evaluate", "final_shape", "final_split", "predict", "shifted"]
 
 BATCH_SIZE = 500
+MIRRORING = {"random", "alternate"}  # the values of `flip` that mirror training images
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def predict(
         world_size=processes.size,
         reuse_buffers=True,
     )
-    mirrors = tta and data.plan.augmentation.get("flip", "none") != "none"
+    mirrors = tta and data.plan.augmentation.get("flip") in MIRRORING
 
     def forward(images: Tensor) -> Tensor:
         with autocast(device, precision):

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 
 from prebake.console import log
-from prebake.errors import DataError, MachineError
+from prebake.errors import DataError, DivergedError, MachineError
 from prebake.loader.shard_set import ShardSet
 from prebake.signals import TerminatedError, check_signals, defer_signals
 from prebake.storage.lock import locked
 from prebake.train.device import keep_freed_memory, peak_bytes
 from prebake.train.distributed import SINGLE_PROCESS, ProcessGroup
-from prebake.train.divergence import DivergenceError
 from prebake.train.evaluate import final_shape, final_split, predict
 from prebake.train.jobs import Job, TrainOptions
 from prebake.train.models import is_users_own
@@ -56,7 +55,7 @@ def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROC
     Raises:
         DataError: shards or checkpoints are not usable, or another command trains this run.
         MachineError: memory is full, or torch.compile failed.
-        DivergenceError: a loss is not finite.
+        DivergedError: a loss is not finite.
     """
     run = job.run
     with contextlib.ExitStack() as lock:
@@ -69,7 +68,7 @@ def train(job: Job, options: TrainOptions, processes: ProcessGroup = SINGLE_PROC
             with processes.defer_signals() as received:
                 gc.collect()  # the previous run's trainer is a reference cycle that holds device memory
                 return _Session(job, options, processes, received).train()
-        except DivergenceError as error:
+        except DivergedError as error:
             if not processes.is_main:
                 sys.exit(error.exit_code)  # rank 0 prints the message
             run.log("diverged", message=str(error), **error.facts)

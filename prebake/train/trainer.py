@@ -94,7 +94,7 @@ class Trainer:
 
         Raises:
             DataError: shards missing or damaged.
-            DivergenceError: a loss is not finite.
+            DivergedError: a loss is not finite.
             MachineError: torch.compile failed.
         """
         epochs, state = self.settings.recipe.epochs, self.state
@@ -213,7 +213,7 @@ class Trainer:
         )
 
     def check_losses(self) -> list[float]:
-        """Return this epoch's losses; raise DivergenceError if one is not finite; waits for the device."""
+        """Return this epoch's losses; raise DivergedError if one is not finite; waits for the device."""
         epoch, losses = self.state.epoch, self._metrics.losses()
         for step, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -276,7 +276,7 @@ class Trainer:
         The tensors are not copies: write them before the next step.
 
         Raises:
-            DivergenceError: a loss, a weight or a momentum is not finite.
+            DivergedError: a loss, a weight or a momentum is not finite.
         """
         self._stop_clock()
         losses = self.check_losses()

@@ -1,7 +1,7 @@
 """Augmentation: `draw` makes choices from (seed, epoch, index), `ViewStore` and `Pipeline` make views from them."""
 
 from prebake.precompute.augment.crop_flip_cutout import Cutout, Encoder, ViewStore, crop_and_flip
-from prebake.precompute.augment.draw import Draw, draw, held_out_order, order, transform_seeds
+from prebake.precompute.augment.draws import Draw, draw, held_out_order, order, transform_seeds
 from prebake.precompute.augment.pipeline import Pipeline, Transform, torchvision_transform, user_transform
 from prebake.precompute.augment.presets import (
     AUGMENTATIONS,

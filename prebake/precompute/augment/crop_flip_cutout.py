@@ -1,4 +1,4 @@
-"""Crop, flip and cutout as copies of rows.
+"""Flip, crop and cutout as copies of rows.
 
 A store holds every source image encoded and padded, and also mirrored if flips are drawn. A crop is one contiguous run
 of the store, from its first pixel to its last, with padding between its rows. A view is made in two steps. First, one
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prebake.format.record import normalized
-from prebake.precompute.augment.draw import Draw
+from prebake.precompute.augment.draws import Draw
 from prebake.precompute.augment.presets import Augmentation
 from prebake.precompute.pixels import Pixels
 
@@ -170,7 +170,7 @@ def _pad(images_NHWC: NDArray[np.generic], encoder: Encoder, pad: int, mode: str
 def crop_and_flip(
     images_NHWC: NDArray[np.uint8], draw: Draw, augmentation: Augmentation, encoder: Encoder
 ) -> NDArray[np.uint8]:
-    """Return cropped and mirrored copies of uint8 images, as input of a transform. `encoder` must be for uint8."""
+    """Return mirrored and cropped copies of uint8 images, as input of a transform. `encoder` must be for uint8."""
     if not augmentation.pad and augmentation.flip == "none":
         return images_NHWC.copy()
     moved_NHWC = np.empty_like(images_NHWC)

@@ -22,7 +22,7 @@ RESIZE_LIBRARIES = ("torch", "torchvision")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad, crop to the original size, mirror, transform, cut out, in this order.
+    """Pad, mirror, crop to the original size, transform, cut out, in this order.
 
     Attributes:
         name: of the preset.
@@ -34,8 +34,8 @@ class Augmentation:
         cutout: side in pixels of a square set to normalized zero; 0: none. DeVries and Taylor, 2017; the square is
             inside the image, as in davidcpage/cifar10-fast.
         resize: `SIDE:EPOCHS,...,SIDE`, the shorter side of the images in turn, see `resize`; or `none`.
-        recipe: name of the training recipe that the manifest suggests; empty: that of the data set.
-        transform: applied to the training images between flip and cutout, or None.
+        recipe: name of the training recipe that the manifest suggests; empty: that of the source.
+        transform: applied to the training images between crop and cutout, or None.
         test_transform: applied to the images of the held-out splits, or None.
 
     Raises:
@@ -158,7 +158,6 @@ class Augmentation:
 
 STANDARD = Augmentation("standard", pad=4, pad_mode="reflect", flip="random", cutout=8)
 PLAIN = Augmentation("plain", pad=0, pad_mode="reflect", flip="none", cutout=0)
-RECIPES = {"digits": "digits"}  # of data sets, where the preset suggests none
 PRESET_SIDE = 32  # of the images that the presets were made for
 WRN22 = Augmentation("wrn22", pad=4, pad_mode="zero", flip="random", cutout=0, recipe="wrn22")
 JITTER = torchvision_transform("ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2)

@@ -23,7 +23,7 @@ def read_digits(_argument: str, _data_dir: Path, _how: Decoding) -> SourceData:
     order = held_out_order(len(labels_N))
     parts = {"train": order[:TRAIN], "test": order[TRAIN:]}
     splits = {split: Images(images_NHWC[index_N], labels_N[index_N]) for split, index_N in parts.items()}
-    return SourceData("digits", tuple(str(digit) for digit in range(10)), splits, mirror=False)
+    return SourceData("digits", tuple(str(digit) for digit in range(10)), splits, mirror=False, recipe="digits")
 
 
 register(Source("digits", read_digits, "1,500 + 297 handwritten digits, 8x8x1, which come with scikit-learn"))

@@ -61,7 +61,7 @@ class Source:
     Attributes:
         name: the whole name, such as `mnist`, or the kind before the colon, such as `folder`.
         read: reads it.
-        about: one line for `prebake precompute list`.
+        about: one line for `prebake list`.
         argument: placeholder for what follows the colon, such as `PATH`; empty where there is no colon.
         absolute: returns the argument as it means the same in any working directory.
     """
