@@ -16,7 +16,7 @@ def test_more_epochs_than_baked_are_refused_without_replay(shards: Path, tmp_pat
     ended = command(*options)
     assert ended.code == 3
     assert "3 epochs asked for, the shards hold 2. Bake more: " in ended.err
-    assert "--dataset digits --epochs 3" in ended.err
+    assert "--dataset digits --epochs 3 --augment standard " in ended.err
     assert not (tmp_path / "runs").exists()
     ended = command(*options, "--replay")
     assert ended.code == 0, ended.err

@@ -11,6 +11,7 @@ from typing import Any
 
 from prebake.errors import DataError, UsageError, listed, quote
 from prebake.format.columns import Column, check_columns, columns_from_json, columns_to_json, standard_columns
+from prebake.format.command import bake_again, bake_more
 from prebake.format.document import MAX_BYTES, Fields, read_document, serialize
 from prebake.format.shard import (
     MAX_EPOCHS,
@@ -23,7 +24,6 @@ from prebake.format.shard import (
     splits_to_json,
 )
 from prebake.format.source import Source
-from prebake.format.version1 import bake_again
 from prebake.storage.files import Location
 from prebake.storage.remote import Remote
 
@@ -121,6 +121,18 @@ class Plan:
             f"Rebuild it: prebake repair {shlex.quote(str(directory))} "
             "(for a data set of your own, with the --dataset and --image-size of the bake; "
             "for arrays, call prebake.bake() with them again)"
+        )
+
+    def more_epochs(self, directory: Location, epochs: int) -> str:
+        """Return the advice to bake more epochs into `directory`, for the end of a message."""
+        return bake_more(
+            directory,
+            name=self.source.name,
+            augmentation=self.augmentation,
+            dtype=self.dtype,
+            seed=self.seed,
+            samples={split: epochs_of[0].samples for split, epochs_of in self.splits.items()},
+            epochs=epochs,
         )
 
     def with_epochs(self, epochs: int) -> "Plan":

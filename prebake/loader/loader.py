@@ -134,9 +134,9 @@ class Loader(IterableDataset[Batch]):
 
     def _too_few_epochs(self, wanted: int) -> UsageError:
         return UsageError(
-            f"{self.data.location}: holds {self.data.epochs} epochs, and {wanted} are asked for. Bake more: run the "
-            f"command that baked it again, with --epochs {wanted}; or pass replay=True, which plays the views of epoch "
-            f"e mod {self.data.epochs} in epoch e"
+            f"{self.data.location}: holds {self.data.epochs} epochs, and {wanted} are asked for. "
+            f"{self.data.plan.more_epochs(self.data.location, wanted)}. Or pass replay=True, which plays the views of "
+            f"epoch e mod {self.data.epochs} in epoch e"
         )
 
     @property

@@ -138,7 +138,7 @@ def job_of(run: RunDir, shards: Location, options: TrainOptions, processes: Proc
     if found != expected:
         raise DataError(
             f"{data.location}: {run.path} plays {expected.get('views')} views, found {found['views']}; "
-            f"bake as many epochs as there were. {data.plan.remedy(data.location)}"
+            f"bake as many epochs as there were. {data.plan.more_epochs(data.location, settings.recipe.epochs)}"
         )
     return Job(data, settings, model, run)
 
@@ -277,7 +277,7 @@ def _epochs(data: ShardSet, recipe: Recipe, options: TrainOptions) -> int:
     if asked > data.epochs and not options.replay:
         raise DataError(
             f"{data.location}: {asked} epochs asked for, the shards hold {data.epochs}. "
-            f"Bake more: prebake precompute --dataset {data.name} --epochs {asked}; or --replay, which plays view "
+            f"{data.plan.more_epochs(data.location, asked)}. Or --replay, which plays view "
             f"e mod {data.epochs} in epoch e"
         )
     return asked
