@@ -10,7 +10,7 @@ from pathlib import Path
 from prebake.cli.completion import all_parsers
 from prebake.cli.main import COMMANDS
 
-__all__ = ["BEGIN", "END", "PAGE", "reference"]
+__all__ = ["BEGIN", "END", "PAGE", "reference", "write"]
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 BEGIN, END = "<!-- python -m tests.command_line --write -->\n", "<!-- end -->\n"
@@ -65,13 +65,18 @@ def _help(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     return " ".join(text.replace("|", " or ").split())
 
 
+def write() -> None:
+    """Write the reference into its page."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(before + BEGIN + reference() + END + rest.partition(END)[2])
+
+
 def main() -> None:
     """Print the reference, or write it into its page."""
     options = argparse.ArgumentParser(prog="python -m tests.command_line", description=__doc__)
     options.add_argument("--write", action="store_true", help="replace it in docs/command-line.md")
     if options.parse_args().write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(before + BEGIN + reference() + END + rest.partition(END)[2])
+        write()
     else:
         sys.stdout.write(reference())
 

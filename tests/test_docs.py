@@ -15,11 +15,8 @@ from prebake.cli.completion import all_parsers
 from prebake.cli.main import COMMANDS
 from prebake.format.document import read_document
 from prebake.loader.shard_set import ShardSet
-from prebake.precompute.augment import AUGMENTATIONS
-from prebake.precompute.sources import sources
-from prebake.train.models import MODELS
-from prebake.train.recipes import RECIPES, SETTABLE
-from tests import command_line
+from prebake.train.recipes import SETTABLE
+from tests import command_line, generated_docs
 from tests.helpers import pages
 from tests.helpers.pages import ROOT
 from tests.helpers.trials import trial
@@ -132,10 +129,15 @@ def test_included_files_exist(path: Path) -> None:
         assert loops - {"webdataset_loop.py"} == {line.split("/")[1][:-1] for line in included}
 
 
-def test_the_docs_name_every_data_set_recipe_and_model() -> None:
-    assert {*map(str, sources().values())} <= names("data-sets")
-    assert set(AUGMENTATIONS) <= names("augmentations")
-    assert {*RECIPES, *MODELS, *SETTABLE} <= names("recipes")
+@pytest.mark.parametrize("page", generated_docs.PARTS)
+def test_generated_parts_of_the_docs_are_current(page: str) -> None:
+    assert generated_docs.generated(page) in (DOCS / f"{page}.md").read_text(), (
+        "run python -m tests.generated_docs --write"
+    )
+
+
+def test_the_docs_name_every_hyperparameter() -> None:
+    assert set(SETTABLE) <= names("recipes")
 
 
 def test_the_training_page_lists_every_exit_code() -> None:

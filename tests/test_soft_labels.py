@@ -1,6 +1,7 @@
 """Soft-label sets: written, read in step with their parent, and refused where they don't fit."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 import prebake
 from prebake import Loader
+from prebake.cli.main import main
 from prebake.errors import DataError, UsageError
 from prebake.format.manifest import MANIFEST
 from prebake.format.soft_labels import DIRECTORY, SoftLabelPlan, Teacher, write_soft_labels
@@ -24,6 +26,7 @@ from tests.attacks.hostile import reseal
 CLASSES = 3
 TEACHERS = (Teacher("ab" * 32, "digits"), Teacher("cd" * 32, "digits"))
 Change = Callable[[dict[str, Any]], object]
+Command = Callable[..., tuple[int, str]]
 
 
 def probabilities(index_N: NDArray[np.uint32], epoch: int) -> NDArray[np.float16]:
@@ -217,3 +220,43 @@ def test_loader_refuses_damaged_and_unknown_soft_labels(copied: ShardSet) -> Non
     tar.write_bytes(content)
     with pytest.raises(DataError, match="bytes differ from the index"):
         list(Loader(copied, batch_size=50, soft_labels="teacher"))
+
+
+@pytest.fixture
+def shards_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process; return its exit code and output."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["prebake", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return run
+
+
+def test_info_and_verify_know_the_soft_labels(copied: ShardSet, shards_command: Command) -> None:
+    assert "soft labels   teacher\n" in shards_command("info", copied.path)[1]
+    code, said = shards_command("verify", copied.path)
+    assert code == 0, said
+    assert f"{len(copied.plan.shards()) + len(copied.plan.shards('train'))} shards, " in said
+
+
+@pytest.mark.parametrize("broken", ["train-e000-000.tar", "train-e001-000.json", MANIFEST])
+def test_verify_names_damaged_soft_labels(copied: ShardSet, broken: str, shards_command: Command) -> None:
+    path = copied.path / DIRECTORY / "teacher" / broken
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, said = shards_command("verify", copied.path)
+    assert code == 3
+    assert str(path) in said
+    assert f"1 shards damaged ({DIRECTORY}/teacher/" in said
+    assert f"Remove {path.parent}, and write the soft labels again" in said
+
+
+def test_drop_keeps_soft_labels_and_says_so(copied: ShardSet, shards_command: Command) -> None:
+    code, said = shards_command("drop", copied.path, "--epochs", "1-")
+    assert code == 0
+    assert f"{copied.path / DIRECTORY}: teacher kept" in said

@@ -5,18 +5,22 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
 from prebake.errors import DataError, UsageError, listed, quote
+from prebake.format.manifest import MANIFEST, Plan
+from prebake.format.shard import Shard
+from prebake.format.soft_labels import DIRECTORY, SoftLabelPlan
 from prebake.format.verify import damage
-from prebake.loader.describe import describe, digest
+from prebake.loader.describe import describe, digest, soft_label_sets
 from prebake.loader.grid import draw_grid
 from prebake.loader.shard_set import ShardSet
 from prebake.precompute.drop import drop_epochs
-from prebake.storage.files import parse_path
+from prebake.storage.files import Location, existing, parse_path
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -71,6 +75,7 @@ def _info(data: ShardSet, arguments: argparse.Namespace) -> None:
     print(f"samples       {samples}")
     print(f"bytes         {about['bytes']} of {about['bytes_planned']} in {about['shards']} shards")
     print(f"identity      {about['identity']}")
+    print(f"soft labels   {', '.join(about['soft_labels']) or 'none'}")
     print(f"missing       {f'{len(missing)} shards: {listed(missing)}' if missing else 'nothing'}")
 
 
@@ -80,28 +85,51 @@ def _plain(value: object) -> str:
 
 
 def _verify(data: ShardSet, arguments: argparse.Namespace) -> None:
-    missing = set(data.missing())
-    whole = [shard for shard in data.plan.shards() if shard.tar not in missing]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda shard: damage(data.location, shard, data.plan), whole)
-        damaged = {shard.tar: trouble for shard, trouble in zip(whole, found, strict=True) if trouble}
+    whole, missing, damaged = _check(data.location, data.plan, data.missing())
     size_bytes = sum(shard.size_bytes for shard in whole)
+    count, remedies = len(whole), [data.plan.remedy(data.location)] if damaged or missing else []
+    for name in soft_label_sets(data):
+        directory, prefix = data.location / DIRECTORY / name, f"{DIRECTORY}/{name}/"
+        try:
+            plan = SoftLabelPlan.read(directory, data.plan)
+        except DataError as error:
+            damaged[f"{prefix}{MANIFEST}"] = str(error)
+            remedies.append(f"Remove {directory}, and write the soft labels again")
+            continue
+        indexes = existing(directory, [shard.index for shard in plan.shards()])
+        absent = [shard.tar for shard in plan.shards() if shard.index not in indexes]
+        checked, not_there, broken = _check(directory, plan, absent)
+        size_bytes += sum(shard.size_bytes for shard in checked)
+        count += len(checked)
+        missing += [prefix + tar for tar in not_there]
+        damaged |= {prefix + tar: trouble for tar, trouble in broken.items()}
+        remedies += [plan.remedy(directory)] if not_there or broken else []
     if arguments.json:
-        counts = {"shards": len(whole), "bytes": size_bytes}
-        print(json.dumps({**counts, "damaged": damaged, "missing": sorted(missing)}, indent=1))
+        counts = {"shards": count, "bytes": size_bytes}
+        print(json.dumps({**counts, "damaged": damaged, "missing": missing}, indent=1))
     else:
-        for name in sorted(missing):
+        for name in missing:
             print(f"missing  {name}")
         for trouble in damaged.values():
             print(f"damaged  {trouble}")
     if damaged or missing:
         raise DataError(
             f"{data.location}: {len(damaged)} shards damaged ({listed(list(damaged)) or 'none'}), "
-            f"{len(missing)} missing. "
-            f"{data.plan.remedy(data.location)}"
+            f"{len(missing)} missing. {'. '.join(remedies)}"
         )
     if not arguments.json:
-        print(f"{data.location}: {len(whole)} shards, {size_bytes} bytes, all as written")
+        print(f"{data.location}: {count} shards, {size_bytes} bytes, all as written")
+
+
+def _check(
+    directory: Location, plan: Plan | SoftLabelPlan, missing: Sequence[str]
+) -> tuple[list[Shard], list[str], dict[str, str]]:
+    """Check every shard of a plan that is there; return these, the missing, and a description of each damage."""
+    whole = [shard for shard in plan.shards() if shard.tar not in set(missing)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda shard: damage(directory, shard, plan), whole)
+        damaged = {shard.tar: trouble for shard, trouble in zip(whole, found, strict=True) if trouble}
+    return whole, sorted(missing), damaged
 
 
 def _show(data: ShardSet, arguments: argparse.Namespace) -> None:
@@ -120,6 +148,8 @@ def _drop(data: ShardSet, arguments: argparse.Namespace) -> None:
         )
     freed = drop_epochs(data, epochs.start)
     print(f"{data.path}: epochs {epochs.start} to {epochs.stop - 1} dropped, {freed} bytes freed")
+    if kept := soft_label_sets(data):
+        print(f"{data.path / DIRECTORY}: {listed(kept)} kept; remove what you no longer need")
 
 
 def epoch_range(text: str, epochs: int) -> range:

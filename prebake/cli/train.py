@@ -3,7 +3,6 @@
 import argparse
 import json
 from dataclasses import fields
-from pathlib import Path
 
 from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
@@ -114,14 +113,14 @@ def _train(processes: ProcessGroup) -> None:
     check_cost(arguments.usd_per_hour)
     use_threads(arguments.threads)
     with processes.connected():
-        summaries = train_all(_options(arguments), processes)
+        results = train_all(_options(arguments), processes)
+    summaries = [summary for _, summary in results]
     if not processes.is_main:
         return
     print("\n".join(map(json.dumps, summaries)) if arguments.json else results_table(summaries))
     if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
         for first in range(0, len(summaries), arguments.runs):
-            paths = [Path(summary["run"]) for summary in summaries[first : first + arguments.runs]]
-            runs = [RunRecord.read_finished(path) for path in paths]
+            runs = [RunRecord.read_finished(run.path) for run, _ in results[first : first + arguments.runs]]
             summed = aggregate(runs, arguments.target, arguments.usd_per_hour)
             print(json.dumps({"aggregate": summed}) if arguments.json else f"\n{describe(summed)}")
 

@@ -1,15 +1,17 @@
 """Facts about a shard set, and its digest."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from prebake.errors import DataError
 from prebake.format.columns import columns_to_json
 from prebake.format.index import Index
-from prebake.format.manifest import SPLITS
+from prebake.format.manifest import NAME, SPLITS
+from prebake.format.soft_labels import DIRECTORY
 from prebake.loader.shard_set import ShardSet
 
-__all__ = ["describe", "digest"]
+__all__ = ["describe", "digest", "soft_label_sets"]
 
 
 def describe(data: ShardSet) -> dict[str, Any]:
@@ -35,7 +37,16 @@ def describe(data: ShardSet) -> dict[str, Any]:
         "bytes": sum(shard.size_bytes for shard in planned if shard.tar not in missing),
         "bytes_planned": sum(shard.size_bytes for shard in planned),
         "missing": sorted(missing),
+        "soft_labels": soft_label_sets(data),
     }
+
+
+def soft_label_sets(data: ShardSet) -> list[str]:
+    """List the names of the soft-label sets in a shard set; those of a remote set are not listed."""
+    directory = data.location / DIRECTORY
+    if not isinstance(directory, Path) or not directory.is_dir():
+        return []
+    return sorted(path.name for path in directory.iterdir() if path.is_dir() and NAME.fullmatch(path.name))
 
 
 def digest(data: ShardSet) -> str:

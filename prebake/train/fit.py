@@ -117,23 +117,23 @@ def fit(
         overwrite=overwrite,
         tensorboard=tensorboard,
     )
-    summaries = train_all(options)
-    if len(summaries) != 1:
-        raise UsageError(f"data: expected one shard set, found {len(summaries)} in {data}; all of them were trained")
-    run = Path(summaries[0]["run"])
-    return FitResult(summaries[0], run, load_weights(run / "weights.safetensors", model).model)
+    results = train_all(options)
+    if len(results) != 1:
+        raise UsageError(f"data: expected one shard set, found {len(results)} in {data}; all of them were trained")
+    ((run, summary),) = results
+    return FitResult(summary, run.path, load_weights(run.path / "weights.safetensors", model).model)
 
 
-def train_all(options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> list[dict[str, Any]]:
-    """Train all that the options of `prebake train` ask for, one run after the other; return their summaries."""
+def train_all(options: TrainOptions, processes: ProcessGroup = SINGLE_PROCESS) -> list[tuple[RunDir, dict[str, Any]]]:
+    """Train all that the options of `prebake train` ask for, one run after the other; return runs and summaries."""
     if options.tensorboard:
         check_tensorboard()
     if options.resume in (None, "auto"):
         found = processes.run_on_all(lambda: jobs(options, processes))
-        return [train(job, options, processes) for job in found]
+        return [(job.run, train(job, options, processes)) for job in found]
     run, shards = processes.run_on_main(lambda: RunDir.open(Path(str(options.resume))))
     summary = processes.run_on_main(run.finished)
     if summary is not None:
         log(f"{summary['dataset']}: finished already, in {run.path}")
-        return [summary]
-    return [train(processes.run_on_all(lambda: job_of(run, shards, options, processes)), options, processes)]
+        return [(run, summary)]
+    return [(run, train(processes.run_on_all(lambda: job_of(run, shards, options, processes)), options, processes))]
