@@ -174,7 +174,6 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (strange_settings, 3, "log.jsonl holds no usable settings (batch_size: expected <class 'int'>, found 'many')"),
     (strange_summary, 3, "summary.json: not the summary of a run"),
     (another_machine, 4, "and can be resumed only there (--device: this machine has no "),
-    (no_shards, 2, "--shards: needed"),
     (out_is_a_file, 4, "manifest.json"),
     (out_is_in_a_file, 4, "manifest.json"),
     (out_is_read_only, 4, "runs"),
