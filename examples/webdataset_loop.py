@@ -25,7 +25,7 @@ def records(urls: list[Path]) -> wds.WebDataset:
 def main(path: str) -> None:
     """Train on every baked epoch, a record being a batch, then print the accuracy on the test split."""
     manifest = json.loads((Path(path) / "manifest.json").read_text())
-    height, width, channels = manifest["image_shape"]
+    height, width, channels = manifest["columns"][0]["shape"]
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Flatten(),  # (N, H, W, C) as stored

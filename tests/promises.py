@@ -203,7 +203,7 @@ PROMISES: tuple[Promise, ...] = (
     ),
     Promise(
         "Shards from a stranger run no code and write no files. Time and memory stay bounded, and the errors are those of prebake",
-        "a hostile file for each attack, through every command; numbered mutations in forks that end if anything is run or written, within 1 s and 256 MB",
+        "a hostile file for each attack, through every command; numbered mutations in forks that end if anything is run or written, within 2 s and 256 MB",
         (
             "tests/attacks/test_attacks.py",
             "tests/attacks/test_documents.py",

@@ -225,7 +225,7 @@ def test_labels_out_of_range_are_found_despite_valid_checksums(there: Path) -> N
     for shard in ShardSet(there).plan.shards():
         reseal(there / shard.index, lambda index: index.update(identity=identity))
     ended = COMMANDS["verify"](there)
-    holds(ended, 3, "labels from 0 to 9, outside the classes")
+    holds(ended, 3, "expected labels from 0 to 1, found 0 to 9")
     holds(COMMANDS["audit"](there), 3, "source.classes is ['0', '1'] there")
 
 

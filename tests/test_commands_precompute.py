@@ -250,7 +250,7 @@ def test_drop_removes_the_last_epochs(there: Path, done: Path) -> None:
         f"{there}: epochs 1 to 2 dropped, {sum(path.stat().st_size for path in gone)} bytes freed\n"
     )
     assert {path.name for path in there.iterdir()} == {path.name for path in done.iterdir()} - {p.name for p in gone}
-    for epochs, said in (("0-", "at least epoch 0 stays"), ("5", "expected one of 0 to 0"), ("x", "found 'x'")):
+    for epochs, said in (("0-", "at least epoch 0 must remain"), ("5", "expected one of 0 to 0"), ("x", "found 'x'")):
         refused = run("shards", "drop", there, "--epochs", epochs)
         assert refused.returncode == 2
         assert said in refused.stderr

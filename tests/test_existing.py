@@ -223,7 +223,7 @@ def test_dropped_epochs_are_baked_again_to_the_same_bytes(there: Path, done: Pat
 
 def test_epoch_zero_can_not_be_dropped(there: Path) -> None:
     before = files(there)
-    with pytest.raises(UsageError, match="at least epoch 0 stays"):
+    with pytest.raises(UsageError, match="at least epoch 0 must remain"):
         drop_epochs(ShardSet(there), 0)
     assert files(there) == before
 

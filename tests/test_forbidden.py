@@ -16,6 +16,11 @@ ALLOWED = {
     ("pickle", "prebake/precompute/sources/torchvision.py"),
     # It tests whether a user's own pipeline can be sent to another process; it loads nothing.
     ("pickle", "prebake/precompute/augment/pipeline.py"),
+    # It maps a shard that this process has just written, in a directory that no other process knows, to upload it.
+    ("mmap", "prebake/storage/remote.py"),
+    # A worker process loads the work that its parent process sends through a pipe.
+    ("pickle", "prebake/precompute/workers.py"),
+    ("pickle.load", "prebake/precompute/workers.py"),
 }
 
 

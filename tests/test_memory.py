@@ -32,7 +32,7 @@ def test_a_device_that_is_full_ends_with_4_and_what_to_try(
     ended = command("--shards", shards / "digits", "--recipe", "digits", "--out", tmp_path, *ON_CPU)
     assert ended.code == 4
     line = ended.err.splitlines()[-1]
-    assert re.search(r"error: out of memory on cpu: batches of 64 in fp32, \d+\.\d\d GB used at most", line)
+    assert re.search(r"error: out of memory on cpu: batches of 64 in fp32, peak use \d+\.\d\d GB", line)
     assert line.endswith("Try a smaller batch (--batch-size 32), --precision bf16, or another --device")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from prebake.errors import UsageError
 from prebake.precompute.augment import augmentation_for
+from prebake.precompute.augment.pipeline import torchvision_transform
 from prebake.train.recipes import (
     RECIPES,
     SETTABLE,
@@ -76,22 +77,22 @@ def test_a_run_of_five_steps_has_a_schedule() -> None:
 # Of each recipe: net, epochs, batch, first, highest and last rate, momentum at first and at the peak, weight decay and
 # label smoothing; padding, its mode, flip, cutout and transform. They are those of the publications that the recipes
 # name, but for resnet18-concat, resnet50 and resnet34-wide, whose rates are ours, and `fast`, chosen by measurement.
-JITTER = "ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)"
+JITTER = torchvision_transform("ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2)
 PUBLISHED: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
-    "page2018": (("davidnet", 24, 512, 0, 0.4, 0, 0.9, 0.9, 5e-4, 0), (4, "reflect", "random", 8, "none")),
-    "cnn94": (("cnn94", 24, 512, 0.1, 0.6, 0, 0.9, 0.9, 5e-4, 0.2), (4, "reflect", "random", 8, "none")),
+    "page2018": (("davidnet", 24, 512, 0, 0.4, 0, 0.9, 0.9, 5e-4, 0), (4, "reflect", "random", 8, None)),
+    "cnn94": (("cnn94", 24, 512, 0.1, 0.6, 0, 0.9, 0.9, 5e-4, 0.2), (4, "reflect", "random", 8, None)),
     "resnet20": (("resnet20", 200, 128, 0.1, 0.1, 0, 0.9, 0.9, 5e-4, 0), (4, "zero", "random", 0, JITTER)),
-    "wrn22": (("wrn22", 30, 512, 0.125, 1.5, 0, 0.95, 0.85, 1e-4, 0), (4, "zero", "random", 0, "none")),
+    "wrn22": (("wrn22", 30, 512, 0.125, 1.5, 0, 0.95, 0.85, 1e-4, 0), (4, "zero", "random", 0, None)),
     "resnet18-concat": (
         ("resnet18-concat", 40, 128, 0.4 / 12, 0.4, 0, 0.95, 0.85, 1e-4, 0),
-        (4, "zero", "random", 0, "none"),
+        (4, "zero", "random", 0, None),
     ),
-    "resnet50": (("resnet50", 30, 512, 0.4 / 12, 0.4, 0, 0.95, 0.85, 5e-4, 0), (4, "zero", "random", 0, "none")),
+    "resnet50": (("resnet50", 30, 512, 0.4 / 12, 0.4, 0, 0.95, 0.85, 5e-4, 0), (4, "zero", "random", 0, None)),
     "resnet34-wide": (
         ("resnet34-wide", 30, 512, 0.4 / 12, 0.4, 0, 0.95, 0.85, 5e-4, 0),
-        (4, "zero", "random", 0, "none"),
+        (4, "zero", "random", 0, None),
     ),
-    "fast": (("fastnet", 10, 1024, 0.3, 1.5, 0, 0.85, 0.85, 1.33e-3, 0.2), (2, "reflect", "alternate", 0, "none")),
+    "fast": (("fastnet", 10, 1024, 0.3, 1.5, 0, 0.85, 0.85, 1.33e-3, 0.2), (2, "reflect", "alternate", 0, None)),
 }
 
 
