@@ -96,6 +96,7 @@ def test_every_link_in_the_docs_resolves(path: Path) -> None:
         assert not anchor or anchor in pages.anchors(target), link
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", EXAMPLES)
 def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     ran = 0

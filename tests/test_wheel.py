@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # `.ci/run` runs these
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("prebake", "pyproject.toml", "README.md", "LICENSE")
 
