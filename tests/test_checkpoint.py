@@ -68,7 +68,7 @@ def test_where_all_are_damaged_it_says_so_and_what_to_do(checkpoints: Checkpoint
     for step in (5, 6):
         checkpoints.save(step, saved(step))
         (checkpoints.directory / f"step-{step:08d}.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no usable checkpoint \(.*00006.*; .*00005.*\); overwrite=True"):
+    with pytest.raises(DataError, match=r"no usable checkpoint \(.*00006.*; .*00005.*\); --overwrite \(overwrite"):
         checkpoints.load()
 
 
