@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prebake.loader.loader import Loader
     from prebake.loader.shard_set import ShardSet
     from prebake.precompute.audit import audit
-    from prebake.precompute.augment import Augmentation, augmentation_for
+    from prebake.precompute.augment import Augmentation, Transform, augmentation_for
     from prebake.precompute.bake import bake
     from prebake.train.fit import fit
 
@@ -25,6 +25,7 @@ _MODULES = {
     "MachineError": "prebake.errors",
     "PrebakeError": "prebake.errors",
     "ShardSet": "prebake.loader.shard_set",
+    "Transform": "prebake.precompute.augment",
     "UsageError": "prebake.errors",
     "audit": "prebake.precompute.audit",
     "augmentation_for": "prebake.precompute.augment",
@@ -40,6 +41,7 @@ __all__ = [
     "MachineError",
     "PrebakeError",
     "ShardSet",
+    "Transform",
     "UsageError",
     "audit",
     "augmentation_for",

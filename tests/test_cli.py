@@ -44,6 +44,14 @@ def test_a_missing_or_unknown_command_is_a_usage_error(
     assert "precompute, list, info" in said
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("bake", "precompute"), ("audti", "audit")])
+def test_a_near_command_is_suggested(
+    typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, typed) == 2
+    assert f"Did you mean prebake {meant}? " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_under_its_own_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,5 +1,6 @@
 """The console script `prebake` and `python -m prebake`: `prebake COMMAND ...`."""
 
+import difflib
 import importlib
 import platform
 import sys
@@ -79,7 +80,11 @@ def _without_command(arguments: Sequence[str]) -> None:
     elif arguments[:1] in (["--help"], ["-h"]):
         print(_help())
     elif arguments:
-        raise UsageError(f"no command named {arguments[0]!r}; there are {', '.join(COMMANDS)}. See prebake --help")
+        near = ["precompute"] if arguments[0] == "bake" else difflib.get_close_matches(arguments[0], COMMANDS, 1)
+        hint = "".join(f"Did you mean prebake {name}? " for name in near)
+        raise UsageError(
+            f"no command named {arguments[0]!r}. {hint}There are {', '.join(COMMANDS)}. See prebake --help"
+        )
     else:
         raise UsageError(f"expected a command; there are {', '.join(COMMANDS)}. See prebake --help")
 

@@ -217,7 +217,7 @@ def _report_baked(job: Job, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"dataset": job.plan.source.name, "directory": str(job.directory), "epochs": epochs}))
     else:
-        print(f"{job.plan.source.name}: {epochs} epochs of {images} images in {job.directory}")
+        print(f"{job.plan.source.name}: {epochs} epoch{'s' * (epochs != 1)} of {images} images in {job.directory}")
 
 
 def _bake_task(job: Job, task: Task, arguments: argparse.Namespace) -> None:

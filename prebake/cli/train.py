@@ -6,6 +6,7 @@ from dataclasses import fields
 
 from prebake.cli.options import user_path
 from prebake.cli.parser import CommandParser
+from prebake.console import log
 from prebake.storage.files import parse_path
 from prebake.train.device import PRECISIONS
 from prebake.train.distributed import ProcessGroup
@@ -118,6 +119,8 @@ def _train(processes: ProcessGroup) -> None:
     if not processes.is_main:
         return
     print("\n".join(map(json.dumps, summaries)) if arguments.json else results_table(summaries))
+    for summary in summaries:
+        log(f"{summary['dataset']}: the run is in {summary['run']}")
     if arguments.runs > 1 or arguments.target or arguments.usd_per_hour:
         for first in range(0, len(summaries), arguments.runs):
             runs = [RunRecord.read_finished(run.path) for run, _ in results[first : first + arguments.runs]]

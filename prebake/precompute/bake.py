@@ -71,7 +71,7 @@ def bake(
         out: the directory of this one set, or its URL.
         augment: an `Augmentation`, or the name of a preset; by default `standard`, or `plain` with a transform.
         transform: makes the view of a training image, after the flips and crops of `augment` and before its cutout;
-            see `Transform`.
+            see `prebake.Transform`.
         test_transform: makes the view of a validation or test image. Needed if `transform` returns floats.
         test: images and labels of a test split, or a map-style data set; it is stored without augmentation.
         classes: names of the classes; by default the data set's own, or the labels.
