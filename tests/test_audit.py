@@ -99,7 +99,7 @@ def test_the_message_says_which_member_differs_in_which_samples(kind: str, words
     first = changed(before, after)[0]
     with pytest.raises(DataError, match=re.escape(words)) as caught:
         audit_all(there)
-    assert "1 shards differ" in str(caught.value)
+    assert "1 shard differs" in str(caught.value)
     assert f"{there / shard.tar}, record e002-r00001" in str(caught.value)
     assert f"first in sample {first} (source index {before.index_N[first]})" in str(caught.value)
 
@@ -148,7 +148,7 @@ def test_every_forgery_whose_checksums_fit_is_found(
     for shard, number in forgeries(directory, cases):
         assert damage(directory, shard, plan) is None, "verify would have found it"
         key = list(shard.records())[number][0]
-        with pytest.raises(DataError, match=rf"1 shards differ .*{shard.tar}, record {key}: "):
+        with pytest.raises(DataError, match=rf"1 shard differs .*{shard.tar}, record {key}: "):
             audit_all(directory)
         found += 1
     audit_all(directory)
@@ -296,7 +296,7 @@ def test_missing_and_truncated_archives_are_reported(there: Path) -> None:
     (there / "train-e000-000.json").unlink()
     (there / "train-e001-000.tar").unlink()
     (there / "train-e002-000.tar").write_bytes((there / "train-e002-000.tar").read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"2 shards differ .*1 shards are missing \(train-e000-000\.tar\)") as caught:
+    with pytest.raises(DataError, match=r"2 shards differ .*1 shard is missing \(train-e000-000\.tar\)") as caught:
         audit_all(there)
     assert "train-e001-000.tar: missing, though its index is there" in str(caught.value)
     (there / "train-e001-000.json").unlink()

@@ -232,7 +232,7 @@ def test_labels_out_of_range_are_found_despite_valid_checksums(there: Path) -> N
 def test_a_data_set_named_twice_is_baked_once(tmp_path: Path, root: Path) -> None:
     ended = precompute_command("--dataset", "digits", "digits", "--epochs", 1, "--out", tmp_path)
     holds(ended, 0)
-    assert ended.said.count("digits: 1 epochs of 1500 images in") == 1
+    assert ended.said.count("digits: 1 epoch of 1500 images in") == 1
     assert content(tmp_path) == content(root)
 
 
@@ -407,7 +407,7 @@ def test_other_letters_are_escaped_in_an_ascii_locale(tmp_path: Path, root: Path
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     out = tmp_path / "Weg é"
     code, said = in_a_process("precompute", *DIGITS, "--out", out, environment=ascii_only)
-    assert (code, "digits: 1 epochs of 1500 images in" in said, "Traceback" in said) == (0, True, False), said
+    assert (code, "digits: 1 epoch of 1500 images in" in said, "Traceback" in said) == (0, True, False), said
     assert content(out) == content(root)
     for command in (("prebake", "verify"), ("prebake", "audit")):
         code, said = in_a_process(*command, out / "digits", environment=ascii_only)
