@@ -42,7 +42,8 @@ def test_progress_is_a_line_an_epoch_on_stderr(finished: tuple[Ended, Path]) -> 
 
 def test_a_run_ends_with_how_well_the_device_was_used(finished: tuple[Ended, Path]) -> None:
     ended, runs = finished
-    summary, line = summary_of(the_run(runs)), ended.err.splitlines()[-1]
+    summary, (line, place) = summary_of(the_run(runs)), ended.err.splitlines()[-2:]
+    assert place.endswith(f": the run is in {the_run(runs)}")
     assert line.startswith(f"digits: utilization {100 * summary['utilization']:.2f} %, {summary['stalls']} stalls")
     assert line.endswith(f"99 % of waits under {1000 * summary['wait_p99_seconds']:.2g} ms")
 
