@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,8 +171,12 @@ def test_what_was_just_written_is_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100_000))
     assert stream.in_memory(path)
-    stream.forget([path])
-    assert not stream.in_memory(path) or on_tmpfs(path)
+    dropped = False
+    for _ in range(50):  # the kernel may keep pages for a moment, and a check may read them ahead
+        stream.forget([path])
+        dropped = dropped or not stream.in_memory(path)
+        time.sleep(0 if dropped else 0.1)
+    assert dropped or on_tmpfs(path)
     assert path.read_bytes() == bytes(100_000)
 
 

@@ -177,7 +177,7 @@ TABLE: list[tuple[Callable[[Scene], tuple[object, ...]], int, str]] = [
     (out_is_a_file, 4, "manifest.json"),
     (out_is_in_a_file, 4, "manifest.json"),
     (out_is_read_only, 4, "runs"),
-    (one_image, 2, "1 training image; batch norm needs at least 2 in a batch"),
+    (one_image, 2, "batches of 64 are larger than the 1 training images"),
     (batches_of_one, 2, "--batch-size: expected at least 2, as batch norm needs, found 1"),
 ]
 

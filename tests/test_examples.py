@@ -94,6 +94,7 @@ def accuracy(ended: Trial) -> float:
     return float(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", examples(list(RESUMABLE)))
 def test_a_killed_example_resumes_at_the_next_batch(name: str, six_epochs: ShardSet, tmp_path: Path) -> None:
     wanted, first, second = played(six_epochs), tmp_path / "first", tmp_path / "second"

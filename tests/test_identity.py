@@ -27,6 +27,7 @@ def user_identity(file: Path, text: str) -> dict[str, str]:
     return identify(import_object(f"{file}:f", "--transform").value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["PYTHONPATH", "pth"])
 def test_the_identity_is_the_same_wherever_torch_is_installed(way: str, tmp_path: Path) -> None:
     assert JITTER is not None

@@ -500,6 +500,7 @@ def test_a_dataloader_without_workers_plays_epoch_after_epoch(three: ShardSet) -
         assert [int(i) for _, _, index in loader for i in index] == baked_indices(three, epoch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("begun", [False, True])
 def test_dataloader_workers_are_refused_with_advice(three: ShardSet, start: str, begun: bool) -> None:

@@ -47,6 +47,7 @@ def test_every_mechanism_exists_and_has_a_substitute(mechanism: Mechanism) -> No
     assert mechanism.substitute(original) is not original
 
 
+@pytest.mark.slow
 def test_mechanism_is_switched_off_in_new_processes() -> None:
     number = next(n for n, each in enumerate(MECHANISMS) if each.target == "prebake.train.checkpoint:KEPT")
     code = "import prebake.train.checkpoint as c; print(c.KEPT)"

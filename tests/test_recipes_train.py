@@ -1,4 +1,4 @@
-"""Recipes train: on digits, 1,500 images of 8x8, they beat a stated accuracy. `.ci/run` runs these, two at a time."""
+"""Recipes train: on 480 digits of 8x8, each exceeds a stated accuracy. `.ci/run` runs all but resnet34-wide."""
 
 from pathlib import Path
 
@@ -10,26 +10,27 @@ from prebake.precompute.images import SourceData
 from prebake.train.recipes import RECIPES
 from tests.helpers.commands import Command, summary_of, the_run
 
-# Epochs, batch size, peak learning rate and what is beaten. Batches are small, since 1,500 images make few steps else.
+IMAGES = 480
+# Epochs, batch size, peak learning rate and the accuracy to exceed. Few images and small batches keep this short.
 TRAINED = {
-    "default": (4, 64, 0.1, 0.90),
-    "page2018": (4, 64, 0.1, 0.90),
-    "digits": (4, 64, 0.1, 0.90),
-    "cnn94": (4, 64, 0.1, 0.90),
-    "resnet20": (6, 64, 0.1, 0.90),
-    "wrn22": (4, 64, 0.1, 0.90),
-    "resnet18-concat": (4, 64, 0.1, 0.90),
-    "fast": (6, 64, 0.5, 0.95),
+    "default": (3, 32, 0.1, 0.80),
+    "page2018": (3, 32, 0.1, 0.80),
+    "digits": (3, 32, 0.1, 0.80),
+    "cnn94": (4, 32, 0.1, 0.60),
+    "resnet20": (6, 32, 0.1, 0.80),
+    "wrn22": (3, 32, 0.1, 0.60),
+    "resnet18-concat": (5, 32, 0.02, 0.50),
+    "fast": (6, 32, 0.5, 0.90),
     "resnet50": (5, 32, 0.02, 0.50),
-    "resnet34-wide": (3, 64, 0.02, 0.50),  # three minutes of work already: 85 million parameters
+    "resnet34-wide": (10, 32, 0.02, 0.50),  # 85 million parameters: too slow for `.ci/run`
 }
 
 
 def bake(digits: SourceData, augment: str, epochs: int, out: Path) -> Path:
     train, test = digits.splits["train"], digits.splits["test"]
     prebake.bake(
-        train.images_NHWC,
-        train.labels_N,
+        train.images_NHWC[:IMAGES],
+        train.labels_N[:IMAGES],
         test=(test.images_NHWC, test.labels_N),
         augment=augmentation_for(augment, mirror=False, side=8),
         classes=digits.classes,
@@ -42,9 +43,9 @@ def bake(digits: SourceData, augment: str, epochs: int, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def eight(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight epochs of digits; read only."""
-    return bake(digits, "standard", 8, tmp_path_factory.mktemp("eight") / "digits")
+def ten(digits: SourceData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten epochs of digits; read only."""
+    return bake(digits, "standard", 10, tmp_path_factory.mktemp("ten") / "digits")
 
 
 @pytest.mark.slow
@@ -64,10 +65,10 @@ def test_shards_suggest_the_recipe_of_their_augmentation(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", list(reversed(RECIPES)))  # the longest first
-def test_a_recipe_trains_on_digits(recipe: str, eight: Path, tmp_path: Path, command: Command) -> None:
+def test_a_recipe_trains_on_digits(recipe: str, ten: Path, tmp_path: Path, command: Command) -> None:
     epochs, batch_size, rate, least = TRAINED[recipe]
     options = ("--recipe", recipe, "--epochs", epochs, "--batch-size", batch_size, "--lr", rate, "--device", "cpu")
-    ended = command("--shards", eight, "--out", tmp_path, *options)
+    ended = command("--shards", ten, "--out", tmp_path, *options)
     assert ended.code == 0, ended.err
     summary = summary_of(the_run(tmp_path))
     assert summary["test_accuracy"] > least

@@ -141,6 +141,7 @@ def crop_to_floats(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return image[1:5, 1:5].astype(np.float32) / np.float32(100)
 
 
+@pytest.mark.slow
 def test_a_function_gets_the_columns_that_it_asks_for(tmp_path: Path) -> None:
     prebake.bake(**ARRAYS, transform=mark, dtype="uint8", out=tmp_path / "set")
     found = train_images(tmp_path / "set")
@@ -331,6 +332,7 @@ def test_another_version_of_a_library_is_refused(transformed: ShardSet, monkeypa
         bake(transformed.path, augment=other, epochs=2, val_fraction=0)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -368,6 +370,7 @@ def test_the_last_line_counts_all_images(tmp_path: Path, capsys: pytest.CaptureF
     assert "train epoch 0 done, 300 of 300 images" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's children")
 def test_a_killed_process_ends_the_bake_which_can_be_resumed(
     transformed: ShardSet, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -74,6 +74,7 @@ def as_lists(item: Any) -> Any:
     return [as_lists(part) for part in item] if isinstance(item, tuple) else item.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (3, "fork"), (2, "spawn")])
 def test_workers_yield_the_batches_of_one_process(baked: ShardSet, workers: int, start: str, drop_last: bool) -> None:
