@@ -60,6 +60,7 @@ def test_warming_up_changes_nothing_but_the_clock(tiny: ShardSet) -> None:
     assert_same(warm.learner.model.state_dict(), cold.learner.model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compiler")
 def test_compiled_training_is_the_same_training(tiny: ShardSet, trained: Trainer) -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -96,6 +96,7 @@ def test_an_invalid_resize_is_refused(changes: dict[str, Any], said: str, tmp_pa
         bake(tmp_path / "set", augment=replace(AUGMENTATION, **changes), epochs=2)
 
 
+@pytest.mark.slow
 def test_training_follows_the_sizes_and_is_judged_at_the_last(
     grown: ShardSet, tmp_path: Path, command: Command
 ) -> None:
