@@ -90,7 +90,7 @@ def test_a_finished_run_prints_its_summary_without_shards(begun: Path, command: 
     shutil.rmtree(begun.parent.parent / "shards")
     again = command("--resume", begun)
     assert (again.code, again.out) == (0, first.out)
-    assert again.err == f"digits: finished already, in {begun}\n"
+    assert again.err == f"digits: finished already, in {begun}\ndigits: the run is in {begun}\n"
 
 
 def test_shards_that_were_moved_are_named_again_once(begun: Path, tmp_path: Path, command: Command) -> None:
