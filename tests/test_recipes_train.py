@@ -1,5 +1,7 @@
-"""Recipes train: on 480 digits of 8x8, each exceeds a stated accuracy. `.ci/run` runs all but resnet18-concat, resnet50 and
-resnet34-wide."""
+"""Recipes train: on 480 digits of 8x8, each exceeds a stated accuracy.
+
+`.ci/run` runs all but resnet18-concat, resnet50 and resnet34-wide.
+"""
 
 from pathlib import Path
 
